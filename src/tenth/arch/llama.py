@@ -1,0 +1,44 @@
+"""Llama 1-3, SmolLM2 and everything of their shape (arXiv 2302.13971; Llama 3.1's rotary bands)."""
+
+from __future__ import annotations
+
+from tenth.arch._base import QKV_BIAS, Architecture, Entry
+from tenth.arch._config import Config, flag, only
+
+OUTPUT_BIAS = {"attn_output.bias": Entry("model.layers.{i}.self_attn.o_proj.bias", "hidden")}
+FFN_BIAS = {
+    "ffn_gate.bias": Entry("model.layers.{i}.mlp.gate_proj.bias", "ffn"),
+    "ffn_up.bias": Entry("model.layers.{i}.mlp.up_proj.bias", "ffn"),
+    "ffn_down.bias": Entry("model.layers.{i}.mlp.down_proj.bias", "hidden"),
+}
+
+
+class Llama(Architecture):
+    """Biases are optional; all of a head is rotated."""
+
+    def block(self, config: Config) -> dict[str, Entry]:
+        """Biases where the config has them."""
+        attention = QKV_BIAS | OUTPUT_BIAS if flag(config, "attention_bias") else {}
+        return {**self.table, **attention, **(FFN_BIAS if flag(config, "mlp_bias") else {})}
+
+    def window(self, config: Config) -> int | None:
+        """None: the family has full attention."""
+        return None
+
+    def refuse(self, config: Config) -> None:
+        """llama.cpp insists on whole heads being rotated."""
+        only(
+            {**config, **self.rope(config)},
+            "partial_rotary_factor",
+            [1.0],
+            1.0,
+            "llama.cpp rotates whole heads here",
+        )
+
+
+ARCHITECTURE = Llama(
+    model_type="llama",
+    gguf_arch="llama",
+    interleaved=True,
+    rope_kinds=("default", "dynamic", "linear", "llama3", "yarn"),
+)

@@ -1,0 +1,327 @@
+"""The commands. Heavy modules are imported inside them, so that `tenth --help` answers at once.
+
+With --json, stdout carries one JSON object and nothing else; an error is {"error": {"kind", "message", ...}}.
+Exit status: 0 done, 2 an error that is explained in one line, 130 stopped by Ctrl-C.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+
+import typer
+
+from tenth import __version__
+from tenth.errors import BudgetError, InputError, OutputError, TenthError
+
+if TYPE_CHECKING:
+    from tenth.records import Budget
+
+DEFAULT_CONTEXT = 2048
+BUNDLE_FILES = {"model.gguf", "plan.json", "scorecard.json", "report.html"}
+USAGE: type[Exception] = typer.BadParameter.__mro__[1]  # click's UsageError, which typer does not export
+
+app = typer.Typer(
+    help="Fit a language model into a share of a device's memory, and prove that it fits.",
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    no_args_is_help=True,
+)
+
+Model = Annotated[str, typer.Argument(help="A Hugging Face folder, a hub name, or the word: bundled.")]
+Out = Annotated[Path, typer.Argument(help="A folder made by tenth fit.")]
+DeviceName = Annotated[
+    str | None, typer.Option("--device", help="One of tenth devices, or a device file.toml.")
+]
+Share = Annotated[str | None, typer.Option(help="Share of the device's memory; 10% unless told otherwise.")]
+Memory = Annotated[str | None, typer.Option(help="The budget itself instead of a device, such as 800MB.")]
+Context = Annotated[
+    int | None, typer.Option(help="Tokens of context: 2048, or all of a shorter-sighted model.")
+]
+Work = Annotated[
+    Path | None, typer.Option(help="Folder for intermediate results; a stopped run resumes there.")
+]
+Json = Annotated[bool, typer.Option("--json", help="One JSON object on stdout; all else on stderr.")]
+
+
+@app.callback(invoke_without_command=True)
+def root(
+    version: Annotated[bool, typer.Option("--version", help="Print the version and leave.")] = False,
+) -> None:
+    """Options before the command."""
+    if version:
+        print(__version__)
+        raise typer.Exit
+
+
+@app.command()
+def fit(
+    model: Model,
+    out: Annotated[Path, typer.Option("-o", "--out", help="The folder to make.")],
+    device: DeviceName = None,
+    share: Share = None,
+    memory: Memory = None,
+    context: Context = None,
+    text: Annotated[Path | None, typer.Option(help="UTF-8 text to calibrate on.")] = None,
+    eval_text: Annotated[Path | None, typer.Option(help="UTF-8 text to measure on.")] = None,
+    windows: Annotated[int, typer.Option(min=1, help="Windows of text to calibrate on.")] = 128,
+    seed: Annotated[int, typer.Option(help="Seed of everything random.")] = 0,
+    threads: Annotated[int, typer.Option(min=0, help="Threads; 0 takes all cores.")] = 0,
+    work: Work = None,
+    overwrite: Annotated[bool, typer.Option(help="Replace a finished result in OUT.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Compress MODEL for a device, measure it, and write OUT/model.gguf with its report."""
+    from tenth import models
+
+    check_destination(out, overwrite)
+    for file in (text, eval_text):
+        if file is not None and not file.is_file():
+            raise InputError(f"no text file {str(file)!r}; give a UTF-8 text")
+    read_amount(device, share, memory)  # a wrong budget is better heard of before a download
+    folder = models.resolve(model)
+    budget = make_budget(folder, device, share, memory, context)
+
+    from tenth import flow, report
+    from tenth.console import Voice
+
+    voice = Voice()
+    options = flow.FitOptions(
+        model=folder, destination=out, budget=budget, text=text, eval_text=eval_text,
+        windows=windows, seed=seed, work=work, threads=threads,
+    )  # fmt: skip
+    card = flow.fit(options, voice)
+    if as_json:
+        print(card.model_dump_json())
+    verdict = report.verdict(report.read_bundle(out)[0], card)
+    voice.summary(card, verdict, [str(out / name) for name in sorted(BUNDLE_FILES)])
+
+
+@app.command()
+def plan(
+    model: Model,
+    device: DeviceName = None,
+    share: Share = None,
+    memory: Memory = None,
+    context: Context = None,
+    work: Work = None,
+    as_json: Json = False,
+) -> None:
+    """Say what fit would decide, from config.json alone, or from what a fit measured in its --work folder."""
+    from tenth import models
+
+    read_amount(device, share, memory)
+    folder = models.resolve(model, config_only=True)
+    budget = make_budget(folder, device, share, memory, context)
+
+    from tenth import flow
+    from tenth.console import Voice
+
+    voice = Voice()
+    decided = flow.plan(folder, budget, voice, work)
+    if as_json:
+        print(decided.model_dump_json())
+    else:
+        voice.plan(decided)
+
+
+@app.command()
+def devices(share: Share = None, as_json: Json = False) -> None:
+    """List the known devices and what a share of each is."""
+    from tenth import devices as known_devices
+
+    part = known_devices.parse_share(share or "10%")
+    found = known_devices.known()
+    if as_json:
+        rows = [device.model_dump() | {"share": part, "budget": int(device.dram * part)} for device in found]
+        print(json.dumps({"devices": rows}))
+        return
+    widths = max(len(device.name) for device in found), max(len(device.title) for device in found)
+    print(f"{'name':{widths[0]}}  {'device':{widths[1]}}  {'memory':>8}  {f'{100 * part:.4g} % of it':>12}")
+    for device in found:
+        mark = "  (estimated)" if device.estimated else ""
+        size, budget = f"{device.dram / 1e9:.1f} GB", f"{int(device.dram * part) / 1e6:,.0f} MB"
+        print(f"{device.name:{widths[0]}}  {device.title:{widths[1]}}  {size:>8}  {budget:>12}{mark}")
+
+
+@app.command()
+def chat(
+    out: Out,
+    prompt: Annotated[str | None, typer.Option(help="Answer this and leave.")] = None,
+    max_tokens: Annotated[int, typer.Option(min=1, help="Longest answer, in tokens.")] = 512,
+    temperature: Annotated[float, typer.Option(min=0.0, help="0 always takes the likeliest token.")] = 0.7,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the draws.")] = 0,
+    as_json: Json = False,
+) -> None:
+    """Talk with a fitted model, offline. /quit, Ctrl-C or the end of the input leaves."""
+    from tenth import chat as talking
+    from tenth import serve as serving
+    from tenth.console import Voice
+
+    bundle = serving.open_bundle(out)
+    messages = iter([prompt]) if prompt is not None else typed_lines()
+    sampling = talking.Sampling(max_tokens, temperature, seed)
+    turns = talking.talk(bundle, messages, no_write if as_json else write_now, Voice().say, sampling)
+    if as_json:
+        print(json.dumps({"turns": [{"user": user, "answer": answer} for user, answer in turns]}))
+
+
+@app.command()
+def serve(
+    out: Out,
+    port: Annotated[int, typer.Option(min=1, max=65535, help="Port on this machine.")] = 8080,
+    as_json: Json = False,
+) -> None:
+    """Serve a fitted model to this machine only, with an OpenAI-compatible HTTP interface."""
+    from tenth import serve as serving
+    from tenth.console import Voice
+
+    with serving.running(serving.open_bundle(out), port=port) as server:
+        if as_json:
+            print(json.dumps({"url": f"{server.url}/v1", "folder": str(out)}), flush=True)
+        Voice().say(f"serving on {server.url}/v1, for this machine only; Ctrl-C stops")
+        try:
+            server.wait()
+        except KeyboardInterrupt:
+            Voice().say("stopped")
+
+
+@app.command()
+def report(out: Out, as_json: Json = False) -> None:
+    """Draw OUT/report.html again from OUT/plan.json and OUT/scorecard.json."""
+    from tenth import report as drawing
+
+    page = drawing.write(out)
+    print(json.dumps({"report": str(page)}) if as_json else page)
+
+
+def read_amount(
+    device: str | None, share: str | None, memory: str | None
+) -> tuple[int, str | None, float | None]:
+    """The budget from the three options, of which exactly one of --device and --memory must be given."""
+    from tenth import devices as known_devices
+
+    if (device is None) == (memory is None):
+        raise InputError(
+            "give either --device NAME (see: tenth devices), of which a tenth is taken, or --memory 800MB"
+            + ("" if device is None else ", not both")
+        )
+    if memory is not None:
+        if share is not None:
+            raise InputError("--share is a share of a --device; with --memory the budget is already given")
+        return known_devices.parse_size(memory), None, None
+    assert device is not None
+    found, part = known_devices.load(device), known_devices.parse_share(share or "10%")
+    return int(found.dram * part), found.name, part
+
+
+def make_budget(
+    folder: Path, device: str | None, share: str | None, memory: str | None, context: int | None
+) -> Budget:
+    """The Budget for the model in `folder`; InputError for a context that it was not made for."""
+    from tenth.checkpoint import open_config
+    from tenth.records import Budget
+
+    size, name, part = read_amount(device, share, memory)
+    config, _ = open_config(folder)
+    longest = config.get("max_position_embeddings")
+    longest = longest if isinstance(longest, int) and longest > 0 else None
+    if context is None:
+        context = min(DEFAULT_CONTEXT, longest or DEFAULT_CONTEXT)
+    if context < 1:
+        raise InputError(f"--context {context} is not a number of tokens; give 1 or more")
+    if longest is not None and context > longest:
+        raise InputError(
+            f"--context {context} is more than the model knows: max_position_embeddings is {longest}"
+        )
+    return Budget(memory=size, context=context, device=name, share=part)
+
+
+def check_destination(out: Path, overwrite: bool) -> None:
+    """OutputError when OUT is taken: not a folder, not empty, or a finished bundle without --overwrite."""
+    if not out.exists():
+        return
+    if not out.is_dir():
+        raise OutputError(f"{out} is a file; give -o a folder that does not exist yet")
+    held = {entry.name for entry in out.iterdir()} - {"log.txt"}
+    if held >= BUNDLE_FILES:
+        if not overwrite:
+            raise OutputError(f"{out} holds a finished result; give another -o, or --overwrite to replace it")
+    elif held:
+        raise OutputError(f"{out} is not empty and not a finished result; give -o an empty or new folder")
+
+
+def typed_lines() -> Iterator[str]:
+    """Lines of stdin, with a prompt sign when a person types them."""
+    typing = sys.stdin.isatty()
+    while True:
+        if typing:
+            print("> ", end="", file=sys.stderr, flush=True)
+        line = sys.stdin.readline()
+        if not line:
+            return
+        yield line.rstrip("\n")
+
+
+def write_now(piece: str) -> None:
+    """Print a piece of an answer at once."""
+    sys.stdout.write(piece)
+    sys.stdout.flush()
+
+
+def no_write(piece: str) -> None:
+    """Keep a piece of an answer for the JSON object at the end."""
+
+
+def main(arguments: Sequence[str] | None = None) -> NoReturn:
+    """Run the command line and exit with its status; no traceback for a person's mistake."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="replace")  # a model's name must not break a narrow terminal
+    command = typer.main.get_command(app)
+    sys.exit(
+        _guarded(lambda: command.main(words, prog_name="tenth", standalone_mode=False), "--json" in words)
+    )
+
+
+def _guarded(run: Callable[[], Any], as_json: bool) -> int:
+    try:
+        status = run()
+    except TenthError as error:
+        _tell(error, as_json)
+        return 2
+    except USAGE as error:
+        context = getattr(error, "ctx", None)
+        hint = f" (see: {context.command_path} --help)" if context else ""
+        message = str(error.format_message())
+        if context and type(error).__name__ == "NoArgsIsHelpError":
+            print(message, file=sys.stderr)
+        else:
+            _tell(InputError(f"{message}{hint}"), as_json)
+        return 2
+    except (KeyboardInterrupt, typer.Abort):
+        print("\nstopped; run the same command again to resume", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        sys.stderr.close()  # the reader left; nothing more to say
+        return 0
+    return status if isinstance(status, int) else 0
+
+
+def _tell(error: TenthError, as_json: bool) -> None:
+    """One line on stderr, the same as JSON on stdout, and for a budget the smallest that would do."""
+    line = " ".join(str(error).split())
+    print(f"tenth: error: {''.join(c for c in line if c.isprintable())}", file=sys.stderr)
+    smallest = error.smallest if isinstance(error, BudgetError) else {}
+    if smallest:
+        from tenth.console import Voice
+
+        Voice().smallest(smallest)
+    if as_json:
+        body: dict[str, Any] = {"kind": type(error).__name__, "message": line}
+        print(json.dumps({"error": body | ({"smallest": smallest} if smallest else {})}))

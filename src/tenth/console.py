@@ -1,0 +1,202 @@
+"""What a person sees on stderr: messages, progress bars with the time left, tables, errors.
+
+stdout is left to the answer itself, so that `--json` and pipes get nothing else. On a terminal the bars move;
+into a file or pipe a step prints a line now and then instead.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
+from rich.table import Table
+from rich.text import Text
+
+if TYPE_CHECKING:
+    from tenth.records import Candidate, Plan, Reading, Scorecard
+
+MB = 1_000_000
+QUIET_SECONDS = 10.0  # between two lines of one step when stderr is not a terminal
+PARTS = ("weights", "repacked", "kv", "compute", "output", "base")
+
+
+def megabytes(size: float) -> str:
+    """Bytes as decimal megabytes with two decimals below 100 MB: "38.47 MB"."""
+    value = size / MB
+    return f"{value:,.2f} MB" if value < 100 else f"{value:,.1f} MB"
+
+
+def seconds(span: float) -> str:
+    """A time span for people: "8 s", "3 min 20 s", "2 h 5 min"."""
+    whole = round(span)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60} s"
+    return f"{whole // 3600} h {whole % 3600 // 60} min"
+
+
+def clean(text: str) -> str:
+    """One line without control characters, for names that came from outside."""
+    return "".join(c if c.isprintable() else " " for c in text)
+
+
+class _Amount(ProgressColumn):
+    """Done and total in the step's unit; bytes become MB."""
+
+    def render(self, task: Task) -> Text:
+        unit = str(task.fields["unit"])
+        return Text(_amount(task.completed, task.total or 0.0, unit), style="progress.download")
+
+
+class Voice:
+    """A flow.Reporter that writes to stderr."""
+
+    def __init__(self) -> None:
+        self.console = Console(stderr=True, highlight=False)
+        self._progress: Progress | None = None
+
+    def say(self, message: str) -> None:
+        """Print one line."""
+        self.console.print(Text(clean(message)))
+
+    def warn(self, message: str) -> None:
+        """Print one line that stands out."""
+        self.console.print(Text(clean(message), style="bold red"))
+
+    @contextmanager
+    def step(self, name: str, total: float, unit: str = "") -> Iterator[Callable[[float], None]]:
+        """A bar for the duration of the block; call the yielded function with the amount done so far.
+
+        Steps may nest. unit "B" shows megabytes; other units are printed after the numbers.
+        """
+        if not self.console.is_terminal:
+            yield from self._plain_step(name, total, unit)
+            return
+        outermost = self._progress is None
+        if self._progress is None:
+            self._progress = Progress(
+                TextColumn("{task.description}", markup=False),
+                BarColumn(bar_width=28),
+                _Amount(),
+                TimeRemainingColumn(compact=True),
+                TextColumn("left"),
+                console=self.console,
+            )
+            self._progress.start()
+        progress = self._progress
+        task = progress.add_task(clean(name), total=total, unit=unit)
+        try:
+            yield lambda done: progress.update(task, completed=done)
+        finally:
+            if outermost:
+                progress.stop()
+                self._progress = None
+
+    def _plain_step(self, name: str, total: float, unit: str) -> Iterator[Callable[[float], None]]:
+        started = spoken = time.monotonic()
+
+        def advance_to(done: float) -> None:
+            nonlocal spoken
+            now = time.monotonic()
+            if now - spoken < QUIET_SECONDS or not 0 < done < total:
+                return
+            spoken = now
+            left = seconds((now - started) * (total - done) / done)
+            self.say(f"{name}: {_amount(done, total, unit)}, {left} left")
+
+        self.say(name)
+        yield advance_to
+        self.say(f"{name}: done in {seconds(time.monotonic() - started)}")
+
+    def parts(self, title: str, parts: Mapping[str, int], rows: Iterable[tuple[str, int]] = ()) -> None:
+        """A small table of bytes by part, with further rows (a total, a budget) below a line."""
+        table = Table(title=title, title_justify="left", show_header=False, box=None, padding=(0, 2))
+        for name, size in parts.items():
+            table.add_row(clean(name), Text(megabytes(size), justify="right"))
+        table.add_section()
+        for name, size in rows:
+            table.add_row(Text(name, style="bold"), Text(megabytes(size), justify="right", style="bold"))
+        self.console.print(table)
+
+    def smallest(self, parts: Mapping[str, int]) -> None:
+        """What the smallest possible plan would take, and what would help."""
+        shown = {name: size for name, size in parts.items() if name != "total"}
+        total = parts.get("total", sum(shown.values()))
+        self.parts("The smallest that would do, part by part", shown, [("total", total)])
+        self.say(
+            "What would help: a shorter --context, a larger --share or --memory, a smaller sibling model."
+        )
+
+    def plan(self, plan: Plan) -> None:
+        """The plan in a few lines: bits, types, runtime settings and memory by part."""
+        runtime = plan.runtime
+        self.say(
+            f"{plan.model}: {plan.bits_per_weight:.2f} bits per weight, file {megabytes(plan.file_bytes)}, "
+            f"predicted damage {plan.damage:.4g} nats per token ({plan.damage_source})"
+        )
+        counts: dict[str, int] = {}
+        for kind in plan.types.values():
+            counts[kind] = counts.get(kind, 0) + 1
+        self.say("types: " + ", ".join(f"{kind} x{count}" for kind, count in sorted(counts.items())))
+        self.say(
+            f"runtime: context {runtime.n_ctx}, n_ubatch {runtime.n_ubatch}, "
+            f"KV {runtime.type_k}/{runtime.type_v}, "
+            f"flash attention {'on' if runtime.flash_attention else 'off'}, "
+            f"repacking {'on' if runtime.repack else 'off'}"
+        )
+        rows = [("total, predicted", plan.memory.total), ("budget", plan.budget.memory)]
+        self.parts("Memory", {name: getattr(plan.memory, name) for name in PARTS}, rows)
+
+    def summary(self, card: Scorecard, verdict: str, files: Iterable[str]) -> None:
+        """After a fit: the verdict, memory against the budget, quality against the baselines, the files."""
+        proof = card.proof
+        self.console.print(Text(clean(verdict), style="bold"))
+        memory = Table(box=None, show_header=False, padding=(0, 2))
+        for name, size in (("budget", proof.budget), ("peak, predicted", proof.predicted)):
+            memory.add_row(name, Text(megabytes(size), justify="right"), "")
+        off = f"{proof.error:+.1%} against the prediction; {clean(proof.limit)}"
+        memory.add_row("peak, measured", Text(megabytes(proof.peak), justify="right"), Text(off))
+        self.console.print(memory)
+        table = Table(padding=(0, 1))
+        for heading in ("", "file", "fits", "KL", "same top token", "perplexity"):
+            table.add_column(heading, justify="left" if heading in ("", "fits") else "right")
+        original = next((r for r in card.original if r.name == "perplexity"), None)
+        table.add_row("original", "", "", "", "", _spread(original))
+        for candidate in card.candidates:
+            table.add_row(*_candidate_row(candidate))
+        self.console.print(table)
+        for file in files:
+            self.say(file)
+
+
+def _candidate_row(candidate: Candidate) -> list[str | Text]:
+    readings = {reading.name: reading for reading in candidate.readings}
+    top1 = readings.get("top1")
+    return [
+        Text(clean(candidate.name)),
+        megabytes(candidate.file_bytes),
+        "yes" if candidate.fits else "no",
+        _spread(readings.get("kl")),
+        "" if top1 is None else f"{top1.value:.1%}",
+        _spread(readings.get("perplexity")),
+    ]
+
+
+def _spread(reading: Reading | None) -> str:
+    if reading is None:
+        return ""
+    spread = "" if reading.spread is None else f" ± {reading.spread:.2g}"
+    return f"{reading.value:.4g}{spread}"
+
+
+def _amount(done: float, total: float, unit: str) -> str:
+    if unit == "B":
+        return f"{done / MB:.1f} of {megabytes(total)}"
+    if float(total).is_integer():
+        return f"{int(done)} of {int(total)} {unit}".rstrip()
+    return f"{done / total:.0%}" if total else ""

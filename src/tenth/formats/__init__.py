@@ -1,0 +1,1 @@
+"""File formats: safetensors in, GGUF out, tokenizers across."""

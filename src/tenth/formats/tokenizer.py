@@ -1,0 +1,385 @@
+"""Tokenizers into GGUF keys, from tokenizer.json (or tokenizer.model) directly; torch and transformers are not needed.
+
+Two kinds exist. Byte-level BPE (GPT-2, Llama 3, Qwen) needs the name of a pre-tokenizer, see pretokenizers.py.
+SentencePiece BPE (Llama 2, Mistral, Gemma, Phi-3) is merged by score in llama.cpp and by rank of merges in tokenizer.json:
+both give the same tokens if each token has all its splits as merges, next to each other; that is checked.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from tenth.errors import InputError
+from tenth.formats import pretokenizers
+from tenth.formats.hf import read_json
+
+NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = 1, 2, 3, 4, 5, 6  # llama.h, llama_token_type
+SPACE = "\u2581"  # SentencePiece's visible space
+UNREACHABLE = -1e9  # score of a token that no merge makes
+# Ends of a turn, by the names under which chat models publish them, most specific first.
+TURN_ENDS = ("<|eot_id|>", "<|im_end|>", "<end_of_turn>", "<|end|>", "<|endoftext|>", "<|end_of_text|>")
+Keys = dict[str, Any]
+
+
+@dataclass
+class TokenizerInfo:
+    """GGUF keys, and what a person should know about differences that remain."""
+
+    keys: Keys
+    notes: list[str] = field(default_factory=list)
+
+
+@dataclass
+class Vocabulary:
+    """Tokens by id, before padding to the model's size."""
+
+    texts: dict[int, str]
+    types: dict[int, int]
+    scores: dict[int, float]
+
+    def add(self, token: int, text: str, kind: int, score: float = 0.0) -> None:
+        """Set the token with this id."""
+        self.texts[token], self.types[token], self.scores[token] = text, kind, score
+
+
+def tokenizer_metadata(folder: Path, config: dict[str, Any]) -> TokenizerInfo:
+    """The tokenizer's GGUF keys. InputError for one that llama.cpp cannot reproduce, naming what stands in the way."""
+    settings = (
+        read_json(folder / "tokenizer_config.json") if (folder / "tokenizer_config.json").is_file() else {}
+    )
+    if (folder / "tokenizer.json").is_file():
+        info, vocabulary, added_bos_eos = _from_json(read_json(folder / "tokenizer.json"))
+    elif (folder / "tokenizer.model").is_file():
+        from tenth.formats.sentencepiece import from_model
+
+        info, vocabulary, added_bos_eos = from_model(folder / "tokenizer.model", settings)
+    else:
+        raise InputError(
+            f"{folder} holds neither tokenizer.json nor tokenizer.model; give a complete model folder"
+        )
+    _tokens(info.keys, vocabulary, config)
+    _special(info.keys, vocabulary, added_bos_eos, folder, settings, config)
+    if template := _chat_template(folder, settings):
+        info.keys["tokenizer.chat_template"] = template
+    return info
+
+
+# -- tokenizer.json ----------------------------------------------------------------------------------------------------
+
+
+def _from_json(data: dict[str, Any]) -> tuple[TokenizerInfo, Vocabulary, tuple[str | None, str | None]]:
+    """(keys so far, vocabulary, tokens that its template puts in front and behind)."""
+    model = data.get("model")
+    if not isinstance(model, dict) or not isinstance(model.get("vocab"), dict | list):
+        raise InputError("tokenizer.json: no model with a vocabulary in it")
+    kind = model.get("type", "BPE")
+    if kind != "BPE" or not isinstance(model["vocab"], dict):
+        raise InputError(
+            f"tokenizer.json: a {kind} model; only BPE (byte-level or SentencePiece) can be converted"
+        )
+    for key in ("dropout", "continuing_subword_prefix", "end_of_word_suffix"):
+        if model.get(key):
+            raise InputError(
+                f"tokenizer.json: {key} = {model[key]!r:.40}, which llama.cpp's BPE does not have"
+            )
+    vocabulary = Vocabulary({}, {}, {})
+    for text, token in model["vocab"].items():
+        if type(token) is not int or not 0 <= token < 1 << 24 or token in vocabulary.texts:
+            raise InputError(f"tokenizer.json: token {text!r:.60} has a bad or repeated id {token!r:.20}")
+        vocabulary.add(token, text, NORMAL)
+    merges = _merges(model)
+    convert = _sentencepiece if model.get("byte_fallback") else _byte_level
+    info = convert(data, model, merges, vocabulary)
+    for entry in _added(data):
+        token, text = entry["id"], entry["content"]
+        if text == model.get("unk_token") and convert is _sentencepiece:
+            vocabulary.add(token, text, UNKNOWN)
+        elif entry.get("special"):
+            vocabulary.add(token, text, CONTROL)
+        elif vocabulary.texts.get(token) == text and SPACE in text:
+            continue  # a run of visible spaces: real text reaches it through merges
+        else:
+            vocabulary.add(token, text, USER_DEFINED)
+        if entry.get("lstrip") or entry.get("rstrip") or entry.get("single_word"):
+            info.notes.append(
+                f"token {text!r} swallows white space beside it in Hugging Face's tokenizer, not in llama.cpp's"
+            )
+    return info, vocabulary, _template(data.get("post_processor"))
+
+
+def _merges(model: dict[str, Any]) -> list[tuple[str, str]]:
+    """Pairs in order of rank, from "a b" or ["a", "b"]."""
+    found = []
+    for entry in model.get("merges") or ():
+        pair = entry.split(" ") if isinstance(entry, str) else entry
+        if not isinstance(pair, list) or len(pair) != 2 or not all(isinstance(p, str) and p for p in pair):
+            raise InputError(f"tokenizer.json: {entry!r:.60} is no merge")
+        found.append((pair[0], pair[1]))
+    if not found:
+        raise InputError("tokenizer.json: a BPE without merges")
+    return found
+
+
+def _added(data: dict[str, Any]) -> list[dict[str, Any]]:
+    entries = data.get("added_tokens") or []
+    for entry in entries:
+        if (
+            not isinstance(entry, dict)
+            or type(entry.get("id")) is not int
+            or not isinstance(entry.get("content"), str)
+        ):
+            raise InputError("tokenizer.json: a malformed entry in added_tokens")
+        if not 0 <= entry["id"] < 1 << 24 or not entry["content"]:
+            raise InputError(f"tokenizer.json: added token {entry['content']!r:.60} is empty or has a bad id")
+    return list(entries)
+
+
+def _byte_level(
+    data: dict[str, Any], model: dict[str, Any], merges: list[tuple[str, str]], vocabulary: Vocabulary
+) -> TokenizerInfo:
+    """GPT-2's scheme: bytes as printable letters, words cut by regexes."""
+    ignore = bool(model.get("ignore_merges"))
+    steps = pretokenizers.steps_of(data.get("pre_tokenizer"))
+    match = pretokenizers.recognise(steps, ignore, merges)
+    notes = [match.note] if match.note else []
+    if match.ignore_merges != ignore:
+        reached = {left + right for left, right in merges} | {entry["content"] for entry in _added(data)}
+        if lost := [text for text in vocabulary.texts.values() if len(text) > 1 and text not in reached]:
+            raise InputError(
+                f"tokenizer.json: ignore_merges = {ignore} and token {lost[0]!r:.60} is made by no merge;"
+                f" llama.cpp's {match.name!r} would give other token ids"
+            )
+    normalizer = data.get("normalizer")
+    if isinstance(normalizer, dict) and normalizer.get("type") == "NFC":
+        notes.append("llama.cpp does not compose Unicode (NFC) before tokenizing, as this tokenizer does")
+    elif normalizer:
+        raise InputError(f"tokenizer.json: llama.cpp's BPE has no normalizer like {str(normalizer)[:120]!r}")
+    keys = {
+        "tokenizer.ggml.model": "gpt2",
+        "tokenizer.ggml.pre": match.name,
+        "tokenizer.ggml.merges": [f"{left} {right}" for left, right in merges],
+    }
+    return TokenizerInfo(keys, notes)
+
+
+def _sentencepiece(
+    data: dict[str, Any], model: dict[str, Any], merges: list[tuple[str, str]], vocabulary: Vocabulary
+) -> TokenizerInfo:
+    """SentencePiece's BPE: spaces made visible, bytes as <0xNN>, merging by score."""
+    if model.get("ignore_merges"):
+        raise InputError("tokenizer.json: ignore_merges with byte_fallback; llama.cpp has no such tokenizer")
+    prefix, notes = _space_prefix(data)
+    for token, score in _scores(merges, vocabulary).items():
+        vocabulary.scores[token] = score
+    for token, text in vocabulary.texts.items():
+        if len(text) == 6 and text.startswith("<0x") and text.endswith(">"):
+            vocabulary.types[token] = BYTE
+    if sum(kind == BYTE for kind in vocabulary.types.values()) != 256:
+        raise InputError("tokenizer.json: byte_fallback without all of <0x00>..<0xFF>; llama.cpp needs them")
+    keys = {
+        "tokenizer.ggml.model": "llama",
+        "tokenizer.ggml.pre": "default",
+        "tokenizer.ggml.add_space_prefix": prefix,
+    }
+    return TokenizerInfo(keys, notes)
+
+
+def _scores(merges: list[tuple[str, str]], vocabulary: Vocabulary) -> dict[int, float]:
+    """Scores under which merging by score is merging by rank; InputError if there are none.
+
+    All merges that make a token stand together in rank, and every split of it into two tokens is one of them.
+    """
+    ids = {text: token for token, text in vocabulary.texts.items()}
+    splits: dict[str, int] = {}
+    scores = dict.fromkeys(vocabulary.texts, UNREACHABLE)
+    previous = ""
+    for rank, (left, right) in enumerate(merges):
+        text = left + right
+        if text not in ids or left not in ids or right not in ids:
+            raise InputError(
+                f"tokenizer.json: merge {left!r:.40} + {right!r:.40} makes or takes a token that is not there"
+            )
+        if text in splits and text != previous:
+            raise _not_sentencepiece(text)
+        splits[text] = splits.get(text, 0) + 1
+        scores[ids[text]] = scores[ids[text]] if text == previous else -float(rank)
+        previous = text
+    for text, count in splits.items():
+        if count != sum(text[:i] in ids and text[i:] in ids for i in range(1, len(text))):
+            raise _not_sentencepiece(text)
+    return scores
+
+
+def _not_sentencepiece(text: str) -> InputError:
+    return InputError(
+        f"tokenizer.json: the merges that make {text!r:.60} are not those of a SentencePiece model;"
+        " llama.cpp, which merges by score, would give other token ids"
+    )
+
+
+def _space_prefix(data: dict[str, Any]) -> tuple[bool, list[str]]:
+    """(whether a space is put in front of text, notes), from the normalizer and the pre-tokenizer."""
+    prefix, visible = False, False
+    notes: list[str] = []
+    for part in _parts(data.get("normalizer"), "normalizers"):
+        if part.get("type") == "Prepend" and part.get("prepend") == SPACE:
+            prefix = True
+        elif (
+            part.get("type") == "Replace"
+            and part.get("pattern") == {"String": " "}
+            and part.get("content") == SPACE
+        ):
+            visible = True
+        else:
+            raise InputError(f"tokenizer.json: llama.cpp has no normalizer like {str(part)[:120]!r}")
+    for part in _parts(data.get("pre_tokenizer"), "pretokenizers"):
+        if (
+            part.get("type") == "Metaspace"
+            and part.get("replacement") == SPACE
+            and part.get("split") is False
+        ):
+            scheme = part.get("prepend_scheme", "always")
+            prefix, visible = scheme != "never", True
+            if scheme == "first":
+                notes.append(
+                    "llama.cpp puts a space after every special token, this tokenizer only in front of the text"
+                )
+        elif not (part.get("type") == "Split" and visible and part.get("pattern") == {"String": " "}):
+            raise InputError(
+                f"tokenizer.json: llama.cpp has no pre-tokenizer like {str(part)[:120]!r} with byte_fallback"
+            )
+    if not visible:
+        raise InputError(
+            "tokenizer.json: a byte_fallback BPE that does not make spaces visible cannot be converted"
+        )
+    return prefix, notes
+
+
+def _parts(definition: Any, inner: str) -> Iterable[dict[str, Any]]:
+    if definition is None:
+        return []
+    if isinstance(definition, dict) and definition.get("type") == "Sequence":
+        definition = definition.get(inner)
+    parts = definition if isinstance(definition, list) else [definition]
+    if not all(isinstance(part, dict) for part in parts):
+        raise InputError(f"tokenizer.json: malformed {inner}")
+    return list(parts)
+
+
+def _template(processor: Any) -> tuple[str | None, str | None]:
+    """(token that the post-processor puts in front, behind), None where it puts none."""
+    for part in _parts(processor, "processors"):
+        if (
+            part.get("type") == "TemplateProcessing"
+            and isinstance(part.get("single"), list)
+            and part["single"]
+        ):
+            ends = [
+                e.get("SpecialToken") if isinstance(e, dict) else None
+                for e in (part["single"][0], part["single"][-1])
+            ]
+            first, last = (e.get("id") if isinstance(e, dict) else None for e in ends)
+            return first, last
+    return None, None
+
+
+# -- keys of both kinds ------------------------------------------------------------------------------------------------
+
+
+def _tokens(keys: Keys, vocabulary: Vocabulary, config: dict[str, Any]) -> None:
+    """The lists, padded with unused tokens to the size of the embedding."""
+    size = config.get("vocab_size")
+    size = size if isinstance(size, int) else len(vocabulary.texts)
+    if (most := max(vocabulary.texts)) >= size:
+        raise InputError(
+            f"the tokenizer has token {most} ({vocabulary.texts[most]!r:.40}), config.json a vocab_size of {size}"
+        )
+    taken = set(vocabulary.texts.values())
+    if len(taken) != len(vocabulary.texts):
+        raise InputError("the tokenizer has two tokens with the same text, which llama.cpp does not allow")
+    for token in range(size):
+        if token not in vocabulary.texts:
+            text = f"[PAD{token}]"
+            while text in taken:
+                text = f"[{text}]"
+            vocabulary.add(token, text, UNUSED, UNREACHABLE)
+    keys["tokenizer.ggml.tokens"] = [vocabulary.texts[i] for i in range(size)]
+    keys["tokenizer.ggml.token_type"] = [vocabulary.types[i] for i in range(size)]
+    if keys["tokenizer.ggml.model"] == "llama":
+        keys["tokenizer.ggml.scores"] = [vocabulary.scores[i] for i in range(size)]
+
+
+def _special(
+    keys: Keys,
+    vocabulary: Vocabulary,
+    added: tuple[str | None, str | None],
+    folder: Path,
+    settings: dict[str, Any],
+    config: dict[str, Any],
+) -> None:
+    """Ids of special tokens, and whether text begins and ends with one."""
+    named = (
+        read_json(folder / "special_tokens_map.json")
+        if (folder / "special_tokens_map.json").is_file()
+        else {}
+    )
+    generation = (
+        read_json(folder / "generation_config.json") if (folder / "generation_config.json").is_file() else {}
+    )
+    ids = {text: token for token, text in vocabulary.texts.items()}
+    found: dict[str, int] = {}
+    for role in ("bos", "eos", "unk", "pad"):
+        text = _text(settings.get(f"{role}_token")) or _text(named.get(f"{role}_token"))
+        numbers = _ids(config.get(f"{role}_token_id"), vocabulary)
+        if text in ids:
+            found[role] = ids[text]
+        elif numbers:
+            found[role] = numbers[0]
+    for side, role in enumerate(("bos", "eos")):
+        token = added[side]
+        wanted = settings.get(f"add_{role}_token")
+        switch = wanted if isinstance(wanted, bool) else token is not None
+        if switch and token in ids:
+            found[role] = ids[token]
+        keys[f"tokenizer.ggml.add_{role}_token"] = switch and role in found
+    ends = {*_ids(generation.get("eos_token_id"), vocabulary), *_ids(config.get("eos_token_id"), vocabulary)}
+    named_ends = [ids[text] for text in TURN_ENDS if text in ids and vocabulary.types[ids[text]] == CONTROL]
+    turn_ends = named_ends or sorted(ends)
+    if turn_ends:
+        found.setdefault("eos", turn_ends[0])
+        found["eot"] = turn_ends[0]
+    for role, key in (("bos", "bos"), ("eos", "eos"), ("unk", "unknown"), ("pad", "padding"), ("eot", "eot")):
+        if role in found:
+            keys[f"tokenizer.ggml.{key}_token_id"] = found[role]
+    if "<|eom_id|>" in ids:
+        keys["tokenizer.ggml.eom_token_id"] = ids["<|eom_id|>"]
+
+
+def _text(value: Any) -> str | None:
+    """A token's text, given as such or as an object with "content"."""
+    value = value.get("content") if isinstance(value, dict) else value
+    return value if isinstance(value, str) else None
+
+
+def _ids(value: Any, vocabulary: Vocabulary) -> list[int]:
+    """Token ids, given as one or as a list; what is no id of this vocabulary is left out."""
+    values = value if isinstance(value, list) else [value]
+    return [v for v in values if type(v) is int and v in vocabulary.texts]
+
+
+def _chat_template(folder: Path, settings: dict[str, Any]) -> str | None:
+    """The chat template (Jinja), from chat_template.jinja or tokenizer_config.json; of several, the default one."""
+    file = folder / "chat_template.jinja"
+    if file.is_file():
+        try:
+            return file.read_bytes()[:4_000_000].decode("utf-8")
+        except UnicodeDecodeError:
+            raise InputError(f"{file} is not UTF-8 text") from None
+    template = settings.get("chat_template")
+    if isinstance(template, list):
+        by_name = {t.get("name"): t.get("template") for t in template if isinstance(t, dict)}
+        template = by_name.get("default", next(iter(by_name.values()), None))
+    return template if isinstance(template, str) else None

@@ -1,0 +1,180 @@
+"""The proof: run the file to full context in a child under a hard memory limit, and see what it held.
+
+The limit is the budget plus what the Python interpreter of the child holds just before llama.cpp is loaded;
+everything above that (code, vocabulary, weights, caches, buffers) is what a C++ process would hold, and is
+the measured peak. The file's pages are first dropped from the page cache, so that reading them back is
+charged to the child's group: pages that another group has paid for would be free.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tenth import seal, worker
+from tenth.records import Proof, Runtime
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+_PERIOD = 0.005  # seconds between looks at the resident size
+_LAST = 4  # tokens decoded one by one at the end of the context
+
+
+def prove(
+    gguf: Path,
+    runtime: Runtime,
+    budget: int,
+    predicted: int,
+    log: Path | None = None,
+    on_progress: Callable[[float], None] | None = None,
+    timeout: float | None = None,
+) -> Proof:
+    """Load `gguf`, fill the context, decode the last tokens; return what was held.
+
+    budget, predicted: bytes. on_progress receives the share of the context that is filled. timeout: seconds;
+    by default what the slowest plausible machine needs. Going over the budget is not an error: the Proof says
+    so (`fits` is False), with the peak that was last seen. parts: llama.cpp's report of its buffers ("mapped",
+    "repack", "kv", "compute", "output"), "hits" (how often the limit was met), "code" (held after loading the
+    library, before the model). Raises NativeError where llama.cpp refuses the file or dies of anything else.
+    """
+    seen: dict[str, Any] = {"limit": seal.WATCHED, "network": "not isolated: not reached", "parts": {}}
+
+    def on_event(event: dict[str, Any]) -> None:
+        if on_progress and "filled" in event:
+            on_progress(event.pop("filled"))
+        seen["parts"].update(event.pop("parts", {}))
+        seen.update(event)
+
+    forget_pages(gguf)
+    arguments = {
+        "path": str(gguf),
+        "runtime": runtime.model_dump(),
+        "budget": budget,
+        "threads": runtime.threads,
+    }
+    timeout = timeout or 120 + 2 * gguf.stat().st_size / 1e6 + runtime.n_ctx
+    # One BLAS thread: a user namespace can only be entered by a process of a single thread.
+    # Passive waiting: speed is no matter here, and spinning threads stall each other on a busy machine.
+    env = {"OPENBLAS_NUM_THREADS": "1", "OMP_WAIT_POLICY": "passive"}
+    killed = False
+    try:
+        worker.call("tenth.meters.memory:hold", arguments, on_event, log, env, timeout)
+    except worker.ChildDied as death:
+        killed = death.signal == signal.SIGKILL and "interpreter" in seen
+        if not killed:
+            raise
+    finally:
+        if "group" in seen:
+            seal.remove(Path(seen["group"]))
+    if killed:  # by the kernel or the watch, at the limit: whatever was seen last, it wanted more
+        seen["peak"] = max(seen.get("peak", 0), budget + 1)
+    return Proof(
+        budget=budget,
+        limit=seen["limit"],
+        network=seen["network"],
+        interpreter=seen["interpreter"],
+        peak=seen["peak"],
+        peak_file_backed=seen.get("peak_file_backed", 0),
+        peak_anonymous=seen.get("peak_anonymous", 0),
+        predicted=predicted,
+        parts=seen["parts"],
+    )
+
+
+def forget_pages(path: Path) -> None:
+    """Drop a file from the page cache where the system can."""
+    if hasattr(os, "posix_fadvise"):
+        with path.open("rb") as file, contextlib.suppress(OSError):
+            os.fsync(file.fileno())
+            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+
+
+class _Watch(threading.Thread):
+    """Records the largest resident size above a start; ends the process where it exceeds a ceiling."""
+
+    def __init__(self, start: seal.Resident, ceiling: int | None, emit: worker.Emit) -> None:
+        super().__init__(daemon=True)
+        self.start_size, self.ceiling, self.emit = start, ceiling, emit
+        self.peak = self.peak_file = self.peak_anonymous = 0
+        self._done = threading.Event()
+
+    def look(self, exact: bool = False) -> None:
+        now = seal.resident(exact)
+        self.peak = max(self.peak, now.total - self.start_size.total)
+        self.peak_file = max(self.peak_file, now.file_backed - self.start_size.file_backed)
+        self.peak_anonymous = max(self.peak_anonymous, now.anonymous - self.start_size.anonymous)
+
+    def report(self) -> dict[str, Any]:
+        return {
+            "peak": self.peak,
+            "peak_file_backed": self.peak_file,
+            "peak_anonymous": self.peak_anonymous,
+        }
+
+    def run(self) -> None:
+        told = 0.0
+        while not self._done.wait(_PERIOD):
+            self.look()
+            if self.ceiling is not None and self.peak > self.ceiling:
+                self.emit(self.report())
+                os.kill(os.getpid(), signal.SIGKILL)
+            if time.monotonic() - told > 0.1:  # so that the parent knows something when the kernel ends us
+                told = time.monotonic()
+                self.emit(self.report())
+
+    def finish(self) -> None:
+        self._done.set()
+        self.join()
+
+
+def hold(emit: worker.Emit, path: str, runtime: dict[str, Any], budget: int, threads: int) -> dict[str, Any]:
+    """The child's side of `prove`; its events and result are those fields of the Proof that it can know."""
+    import numpy as np
+
+    from tenth import native
+
+    settings = Runtime(**runtime)
+    network = seal.isolate_network()
+    start = seal.resident(exact=True)
+    group = seal.limit_memory(budget + start.total)
+    emit({"interpreter": start.total, "network": network})
+    if group:
+        emit({"group": str(group.path), "limit": group.name})
+    watch = _Watch(start, None if group else budget, emit)
+    watch.start()
+    native.library()
+    watch.look(exact=True)
+    emit({"parts": {"code": watch.peak}})
+    with native.Session.open(
+        path,
+        n_ctx=settings.n_ctx,
+        n_batch=settings.n_ubatch,
+        n_ubatch=settings.n_ubatch,
+        type_k=settings.type_k,
+        type_v=settings.type_v,
+        flash_attention=settings.flash_attention,
+        repack=settings.repack,
+        threads=threads,
+        outputs=1,
+    ) as session:
+        emit({"parts": session.buffers})
+        ids = np.random.default_rng(0).integers(0, session.n_vocab, settings.n_ctx).astype(np.int32)
+        prefill = max(settings.n_ctx - _LAST, 1)
+        for begin in range(0, prefill, settings.n_ubatch):
+            end = min(begin + settings.n_ubatch, prefill)
+            session.decode(ids[begin:end], begin, all_logits=False)
+            emit({"filled": end / settings.n_ctx})
+        watch.look(exact=True)
+        for position in range(prefill, settings.n_ctx):
+            session.decode(ids[position : position + 1], position, all_logits=False)
+        watch.look(exact=True)
+        watch.finish()
+    emit({"parts": {"peak": watch.peak, "hits": group.hits() if group else 0}} | watch.report())
+    return {"platform": sys.platform}

@@ -1,0 +1,212 @@
+"""The nouns that travel between stages. Those read from files are pydantic and refuse unknown keys.
+
+All sizes are bytes, all times seconds, all damages nats of KL divergence per token, unless the name says otherwise.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field
+
+MB = 1_000_000
+FORMAT_VERSION = 1
+
+
+class Record(BaseModel):
+    """A frozen, validated record; unknown keys are refused."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+@dataclass(frozen=True, slots=True)
+class TensorSpec:
+    """One tensor of the GGUF, known from config.json alone.
+
+    shape is numpy order, (rows, columns) for a matrix; a matrix row is what ggml calls a row.
+    """
+
+    name: str  # GGUF name: "blk.0.attn_q.weight"
+    source: str  # Hugging Face name: "model.layers.0.self_attn.q_proj.weight"; Stats are keyed by it
+    shape: tuple[int, ...]
+    role: str  # "attn_q", "ffn_down", "token_embd", "output", "attn_norm", ...
+    layer: int | None  # None outside the blocks
+    linear: bool = False  # a matrix that may be stored in a block type
+    heads: int = 0  # > 0: rows are reordered from half-split to interleaved rotary, this many heads
+    add: float = 0.0  # added to every value (Gemma stores norm weights minus one)
+
+    @property
+    def columns(self) -> int:
+        """Length of one ggml row."""
+        return self.shape[-1]
+
+    @property
+    def count(self) -> int:
+        """Number of weights."""
+        n = 1
+        for side in self.shape:
+            n *= side
+        return n
+
+    def row_order(self) -> np.ndarray | None:
+        """Row i of the GGUF tensor is row order[i] of the source; None for the identity.
+
+        llama.cpp rotates neighbouring pairs where Hugging Face rotates halves (conversion/llama.py, `permute`).
+        """
+        if not self.heads:
+            return None
+        rows = np.arange(self.shape[0])
+        return rows.reshape(self.heads, 2, -1).swapaxes(1, 2).reshape(-1)
+
+
+class Runtime(Record):
+    """How llama.cpp is to be started; chosen by the planner together with the bits."""
+
+    n_ctx: int = Field(ge=1)
+    n_ubatch: int = Field(ge=1)
+    type_k: str = "f16"
+    type_v: str = "f16"
+    repack: bool = False
+    flash_attention: bool = True
+    threads: int = Field(default=0, ge=0)  # 0: all cores of the machine it runs on
+
+
+class MemoryParts(Record):
+    """Bytes that a C++ llama.cpp process holds, part by part."""
+
+    weights: int = Field(ge=0)  # the mmapped file's tensor data: clean, file-backed
+    repacked: int = Field(ge=0)  # second, interleaved copy of some tensors: anonymous
+    kv: int = Field(ge=0)
+    compute: int = Field(ge=0)  # graph buffer and the CPU backend's work buffer
+    output: int = Field(ge=0)  # logits handed to the caller
+    base: int = Field(ge=0)  # code, vocabulary, graph metadata, allocator slack
+
+    @property
+    def file_backed(self) -> int:
+        """Clean pages that the kernel may drop and read again."""
+        return self.weights
+
+    @property
+    def anonymous(self) -> int:
+        """Pages that only a swap could free."""
+        return self.total - self.weights
+
+    @property
+    def total(self) -> int:
+        """All of it: what the budget is compared with."""
+        return self.weights + self.repacked + self.kv + self.compute + self.output + self.base
+
+
+class Budget(Record):
+    """What the person allows."""
+
+    memory: int = Field(gt=0)
+    context: int = Field(ge=1)
+    device: str | None = None
+    share: float | None = None
+
+
+class Plan(Record):
+    """The chosen storage of every tensor and the runtime settings; `apply` follows it, a person may edit it."""
+
+    version: Literal[1] = 1
+    model: str  # name of the model's folder
+    model_hash: str  # of the checkpoint's headers and config
+    architecture: str
+    parameters: int
+    budget: Budget
+    runtime: Runtime
+    types: dict[str, str]  # GGUF tensor name -> ggml type name ("Q4_K"), for linear tensors
+    memory: MemoryParts
+    file_bytes: int
+    bits_per_weight: float
+    damage: float  # predicted KL to the original, nats per token
+    damage_source: Literal["measured", "prior"]
+    speed_note: str = ""
+
+
+Kind = Literal["measured", "predicted", "estimated"]
+
+
+class Reading(Record):
+    """A number that travels with its unit, spread, count and conditions."""
+
+    name: str
+    value: float
+    unit: str
+    kind: Kind = "measured"
+    spread: float | None = None  # standard error of a mean, or half the range of repeated runs: `conditions` says
+    count: int = 1
+    conditions: str = ""
+    version: int = 1
+
+
+class Candidate(Record):
+    """One file measured under the same conditions: ours, or a baseline."""
+
+    name: str  # "tenth", "Q4_K_M", "Q4_0"
+    file_bytes: int
+    fits: bool
+    memory: MemoryParts
+    readings: list[Reading]
+
+    def value(self, name: str) -> float | None:
+        """The reading of that name, or None."""
+        return next((r.value for r in self.readings if r.name == name), None)
+
+
+class Proof(Record):
+    """What was seen when the artifact ran to full context in a limited child process."""
+
+    budget: int
+    limit: str  # "cgroup v1" | "cgroup v2" | "watched RSS"
+    network: str  # "namespace without interfaces" | "not isolated: ..."
+    interpreter: int  # bytes that Python already held just before the model was loaded; not the model's
+    peak: int  # bytes above the interpreter
+    peak_file_backed: int
+    peak_anonymous: int
+    predicted: int
+    parts: dict[str, int]  # llama.cpp's own report of its buffers, for the correction of the constants
+    attempts: int = 1  # plans tried before one was seen to fit
+
+    @property
+    def error(self) -> float:
+        """(measured - predicted) / predicted."""
+        return (self.peak - self.predicted) / self.predicted
+
+    @property
+    def fits(self) -> bool:
+        """Whether the measured peak is within the budget."""
+        return self.peak <= self.budget
+
+
+class Scorecard(Record):
+    """Everything measured about one bundle."""
+
+    version: Literal[1] = 1
+    tenth: str
+    runtime: str  # llama.cpp build
+    machine: str
+    model: str
+    sha256: str  # of model.gguf
+    proof: Proof
+    original: list[Reading]  # perplexity and bits per byte of the original
+    candidates: list[Candidate]  # ours first
+    notes: list[str] = Field(default_factory=list)
+
+
+class Device(Record):
+    """A known device: what a share of it is."""
+
+    name: str
+    title: str
+    kind: Literal["phone", "board", "car", "computer"]
+    dram: int = Field(gt=0)  # bytes
+    source: str
+    date: str
+    estimated: bool = False
+
+
+Progress = Literal["progress"]

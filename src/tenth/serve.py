@@ -1,0 +1,229 @@
+"""Run a finished bundle: a child process holds llama.cpp's own HTTP server on loopback, set as the plan says.
+
+The child is apart because llama.cpp aborts its process on some errors; its death becomes one line here. It
+gets its orders as one JSON line on stdin, answers with one on stdout, and ends when its stdin closes, so that
+it cannot outlive its parent. llama.cpp's log goes to a temporary file, whose last line explains a failure.
+
+    parent --- {"gguf": ..., "runtime": {...}, "port": ...} ---> child
+    parent <-- {"url": "http://127.0.0.1:PORT"} ---------------- child
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+from pydantic import ValidationError
+
+from tenth.errors import InputError, NativeError, OutputError
+from tenth.records import Plan, Runtime
+
+HOST = "127.0.0.1"
+HEADER_LIMIT = 64 * 1024 * 1024
+MAX_PLAN_BYTES = 16 * 1024 * 1024
+# A GGUF entry is: uint64 length of the key, the key, uint32 type of the value (8 is string); little-endian.
+TEMPLATE_KEY = b"tokenizer.chat_template"
+TEMPLATE_ENTRY = len(TEMPLATE_KEY).to_bytes(8, "little") + TEMPLATE_KEY + (8).to_bytes(4, "little")
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """A finished output folder, opened for running."""
+
+    folder: Path
+    gguf: Path
+    plan: Plan
+    has_template: bool  # the model brings a chat template; without one it can only continue a text
+
+
+def open_bundle(folder: Path) -> Bundle:
+    """Open OUT/. InputError when it is not a bundle or its plan.json is not a plan."""
+    gguf, plan_file = folder / "model.gguf", folder / "plan.json"
+    for file in (gguf, plan_file):
+        if not file.is_file():
+            raise InputError(f"{folder} is not a finished bundle (no {file.name}); make one with tenth fit")
+    return Bundle(folder, gguf, read_plan(plan_file), _has_template(gguf))
+
+
+def read_plan(file: Path) -> Plan:
+    """Read and validate a plan.json; InputError names the first wrong field."""
+    try:
+        with file.open("rb") as stream:
+            raw = stream.read(MAX_PLAN_BYTES + 1)
+        if len(raw) > MAX_PLAN_BYTES:
+            raise InputError(f"{file} is larger than {MAX_PLAN_BYTES} bytes; it is not a plan")
+        return Plan.model_validate_json(raw)
+    except OSError as error:
+        raise InputError(f"cannot read {file}: {error.strerror or error}") from error
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"]) or "the file"
+        raise InputError(f"{file} is not a plan: {where}: {first['msg']}") from error
+
+
+@dataclass
+class Running:
+    """The child that serves; `url` is its address without a path."""
+
+    url: str
+    port: int
+    key: str
+    process: subprocess.Popen[bytes]
+    log: IO[bytes]
+
+    def check(self) -> None:
+        """NativeError when the child has ended."""
+        if self.process.poll() is not None:
+            raise NativeError(_death(self.process.returncode, self.log))
+
+    def wait(self) -> None:
+        """Block while the child serves; NativeError when it ends by itself."""
+        self.process.wait()
+        self.check()
+
+
+@contextmanager
+def running(bundle: Bundle, port: int = 0, key: str = "") -> Iterator[Running]:
+    """Serve a bundle on loopback for the duration of the block.
+
+    Port 0 takes a free one; with key "" no request needs a key.
+    OutputError when the port is taken; NativeError when the model does not load.
+    """
+    if port:
+        _check_free(port)
+    orders = {"gguf": str(bundle.gguf.resolve()), "runtime": bundle.plan.runtime.model_dump(), "port": port,
+              "key": key, "alias": bundle.plan.model or "tenth"}  # fmt: skip
+    with tempfile.TemporaryFile() as log:
+        process = subprocess.Popen(
+            [sys.executable, "-c", "from tenth.serve import child; child()"],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, env=_environment(),
+            start_new_session=True,  # Ctrl-C is for the parent, which then closes the child's stdin
+        )  # fmt: skip
+        assert process.stdin is not None
+        assert process.stdout is not None
+        try:
+            with suppress(BrokenPipeError):
+                process.stdin.write(json.dumps(orders).encode() + b"\n")
+                process.stdin.flush()
+            answer = process.stdout.readline()
+            if not answer:
+                raise NativeError(_death(process.wait(), log))
+            url = str(json.loads(answer)["url"])
+            yield Running(url, int(url.rsplit(":", 1)[1]), key, process, log)
+        finally:
+            with suppress(BrokenPipeError):
+                process.stdin.close()
+            try:
+                process.wait(timeout=5)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+            process.stdout.close()
+
+
+def child() -> None:
+    """The child's whole life: read the orders, load, announce the address, end with stdin."""
+    orders = json.loads(sys.stdin.buffer.readline())
+    announce = os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)  # llama.cpp may print; our answer must stay alone on the old stdout
+    import xllamacpp
+
+    try:
+        server = xllamacpp.Server(_params(xllamacpp, orders))
+    except (RuntimeError, ValueError) as error:
+        print(f"error: {error}", file=sys.stderr, flush=True)
+        os._exit(3)
+    announce.write(json.dumps({"url": server.listening_address}).encode() + b"\n")
+    announce.flush()
+    sys.stdin.buffer.read()
+    os._exit(0)  # nothing to save, and the server's own shutdown would wait for open streams
+
+
+def _params(xllamacpp: Any, orders: Mapping[str, Any]) -> Any:
+    runtime = Runtime.model_validate(orders["runtime"])
+    params = xllamacpp.CommonParams()
+    params.model.path = orders["gguf"]
+    params.model_alias = {orders["alias"]}
+    params.hostnames = [HOST]
+    params.port = orders["port"]
+    params.cors_origins = "localhost"  # a page of the web must not read from a person's local model
+    params.api_keys = [orders["key"]] if orders["key"] else []
+    params.ui = False
+    params.offline = True
+    params.n_ctx = runtime.n_ctx
+    params.n_batch = params.n_ubatch = runtime.n_ubatch
+    params.n_parallel = 1
+    params.cache_type_k = _ggml_type(xllamacpp, runtime.type_k)
+    params.cache_type_v = _ggml_type(xllamacpp, runtime.type_v)
+    flash = xllamacpp.llama_flash_attn_type
+    params.flash_attn_type = getattr(
+        flash, f"LLAMA_FLASH_ATTN_TYPE_{'ENABLED' if runtime.flash_attention else 'DISABLED'}"
+    )
+    params.no_extra_bufts = not runtime.repack
+    params.load_mode = xllamacpp.llama_load_mode.LLAMA_LOAD_MODE_MMAP
+    params.n_gpu_layers = 0
+    params.fit_params = False  # it would change the settings that were proven
+    # The budget knows no second copies of past conversations.
+    params.cache_ram_mib = 0
+    params.cache_idle_slots = False
+    params.n_ctx_checkpoints = 0
+    if runtime.threads:
+        params.cpuparams.n_threads = params.cpuparams_batch.n_threads = runtime.threads
+    return params
+
+
+def _ggml_type(xllamacpp: Any, name: str) -> Any:
+    found = xllamacpp.ggml_type.__members__.get(f"GGML_TYPE_{name.upper()}")
+    if found is None:
+        raise ValueError(f"the plan's KV cache type {name!r} is unknown to llama.cpp")
+    return found
+
+
+def _has_template(gguf: Path) -> bool:
+    with gguf.open("rb") as stream:
+        head = stream.read(4)
+        if head != b"GGUF":
+            raise InputError(f"{gguf} is not a GGUF file; make the bundle again with tenth fit")
+        # Metadata comes first; the window keeps this from reading gigabytes of weights.
+        return TEMPLATE_ENTRY in stream.read(HEADER_LIMIT)
+
+
+def _check_free(port: int) -> None:
+    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((HOST, port))
+        except (OSError, OverflowError) as error:
+            raise OutputError(f"cannot listen on {HOST}:{port}: {error}; choose another --port") from error
+
+
+def _environment() -> dict[str, str]:
+    # Idle OpenMP threads must not burn the cores between tokens. The dropped names steer llama.cpp.
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("LLAMA_", "AIP_"))}
+    return kept | {"OMP_WAIT_POLICY": "passive"}
+
+
+def _death(code: int, log: IO[bytes]) -> str:
+    """One line for a child that ended: the signal or status, and the last line that explains it."""
+    log.seek(0)
+    lines = log.read().decode("utf-8", "replace").splitlines()
+    words = ("error", "assert", "fail")
+    telling = [line.strip() for line in lines if any(word in line.lower() for word in words)]
+    with suppress(ValueError):
+        if code < 0:
+            return f"llama.cpp died of {signal.Signals(-code).name}: {_last(telling or lines)}"
+    return f"llama.cpp could not run the model (status {code}): {_last(telling or lines)}"
+
+
+def _last(lines: list[str]) -> str:
+    return lines[-1][:300] if lines else "it said nothing"

@@ -1,0 +1,151 @@
+"""The tables of a report: readings side by side, and each reading with everything that travels with it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from html import escape
+
+from tenth.pictures import megabytes
+from tenth.records import Candidate, Reading, Scorecard
+
+# name -> (what a person calls it, which direction is better: -1 lower, +1 higher, 0 neither)
+WORDS: dict[str, tuple[str, int]] = {
+    "kl": ("KL to the original, mean", -1),
+    "kl_median": ("KL to the original, median", -1),
+    "kl_p99": ("KL to the original, 99th percentile", -1),
+    "top1": ("same most likely token as the original", 1),
+    "perplexity": ("perplexity", -1),
+    "bits_per_byte": ("bits per byte", -1),
+    "load": ("load time", -1),
+    "load_time": ("load time", -1),
+    "prefill": ("reading speed (prefill)", 1),
+    "decode": ("writing speed (decode)", 1),
+}
+PART_WORDS = {
+    "weights": "weights", "repacked": "repacked copy", "kv": "KV cache", "compute": "compute buffers",
+    "output": "output", "base": "base (code, vocabulary)",
+}  # fmt: skip
+MARKS = '<span class="mark {0}">{0}</span>'
+
+
+def figure(value: float) -> str:
+    """A number with four significant figures: "0.01213", "1,204", "3.2e-06"."""
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
+
+
+def shown(reading: Reading) -> tuple[str, str]:
+    """(value, unit) of a reading for people: shares as per cent, bytes as MB, the rest as it is."""
+    if reading.name == "top1" or reading.unit in ("share", "fraction"):
+        return f"{100 * reading.value:.2f}", "%"
+    if reading.unit in ("B", "bytes"):
+        return megabytes(reading.value), "MB"
+    return figure(reading.value), reading.unit
+
+
+def spread(reading: Reading) -> str:
+    """The spread in the unit of `shown`, or nothing."""
+    if reading.spread is None:
+        return ""
+    scale = 100.0 if shown(reading)[1] == "%" and reading.unit != "%" else 1.0
+    if reading.unit in ("B", "bytes"):
+        return f"± {megabytes(reading.spread)}"
+    return f"± {scale * reading.spread:.2g}"
+
+
+def reading_of(candidate: Candidate, name: str) -> Reading | None:
+    """The reading of that name, or None."""
+    return next((r for r in candidate.readings if r.name == name), None)
+
+
+def word(name: str) -> str:
+    """What a person calls a reading."""
+    return WORDS[name][0] if name in WORDS else name.replace("_", " ")
+
+
+def comparison(card: Scorecard) -> str:
+    """One row a reading, one column for the original and each candidate; the best candidate is bold."""
+    columns: list[tuple[str, Sequence[Reading]]] = [("original", card.original)]
+    columns += [(candidate.name, candidate.readings) for candidate in card.candidates]
+    head = "".join(f'<th class="n">{escape(name)}</th>' for name, _ in columns)
+    rows = [_fixed_row("fits the budget", ["", *("yes" if c.fits else "no" for c in card.candidates)])]
+    sizes = ["", *(megabytes(c.file_bytes) for c in card.candidates)]
+    rows.append(_fixed_row(_with_unit("file,", "MB"), sizes))
+    names = dict.fromkeys(reading.name for _, readings in columns for reading in readings)
+    for name in names:
+        cells = [next((r for r in readings if r.name == name), None) for _, readings in columns]
+        best = _best(name, cells[1:])
+        units = {shown(cell)[1] for cell in cells if cell is not None}
+        heading = _with_unit(f"{escape(word(name))},", units.pop()) if any(units) else escape(word(name))
+        rows.append(f'<tr><th scope="row">{heading}</th>' + "".join(_value(c, best) for c in cells) + "</tr>")
+    totals = ["", *(megabytes(c.memory.total) for c in card.candidates)]
+    rows.append(_fixed_row(_with_unit("memory, predicted,", "MB"), totals))
+    for part, said in PART_WORDS.items():
+        sizes = ["", *(megabytes(getattr(c.memory, part)) for c in card.candidates)]
+        if any(getattr(c.memory, part) for c in card.candidates):
+            rows.append(_fixed_row(said, sizes, indent=True))
+    return (
+        '<section><h2>Side by side</h2><p class="why">Bold is the best figure '
+        "of the compressed files; below a figure stands its spread.</p>"
+        f'<div class="scroll"><table class="side"><thead><tr><th></th>{head}</tr></thead>'
+        f"<tbody>{''.join(rows)}</tbody></table></div></section>"
+    )
+
+
+def all_readings(card: Scorecard) -> str:
+    """Every reading with unit, spread, count, kind, conditions and version."""
+    groups = [("the original", card.original)] + [(c.name, c.readings) for c in card.candidates]
+    body = ""
+    for owner, readings in groups:
+        if readings:
+            body += f'<tr class="group"><th colspan="6" scope="rowgroup">{escape(owner)}</th></tr>'
+        for reading in readings:
+            value, unit = shown(reading)
+            body += (
+                f'<tr><th scope="row">{escape(word(reading.name))}</th>'
+                f'<td class="n">{value} <span class="unit">{escape(unit)}</span></td>'
+                f'<td class="n spread">{spread(reading)}</td><td class="n">{reading.count}</td>'
+                f"<td>{MARKS.format(reading.kind)}</td>"
+                f'<td class="conditions">{escape(reading.conditions)}{_version(reading)}</td></tr>'
+            )
+    if not body:
+        return ""
+    return (
+        '<section class="long"><h2>All readings</h2><div class="scroll"><table><thead><tr><th></th>'
+        '<th class="n">value</th><th class="n">spread</th><th class="n">count</th><th>how known</th>'
+        f"<th>conditions</th></tr></thead><tbody>{body}</tbody></table></div></section>"
+    )
+
+
+def _version(reading: Reading) -> str:
+    return "" if reading.version == 1 else f" (metric version {reading.version})"
+
+
+def _fixed_row(name: str, cells: Sequence[str], *, indent: bool = False) -> str:
+    style = ' style="padding-left:1.2em;color:var(--soft)"' if indent else ""
+    return (
+        f'<tr><th scope="row"{style}>{name}</th>'
+        + "".join(f'<td class="n">{c}</td>' for c in cells)
+        + "</tr>"
+    )
+
+
+def _with_unit(value: str, unit: str) -> str:
+    return f'{value} <span class="unit">{escape(unit)}</span>' if unit else value
+
+
+def _best(name: str, cells: Sequence[Reading | None]) -> float | None:
+    """The value to print bold: the best of at least two different ones."""
+    direction = WORDS.get(name, ("", 0))[1]
+    values = [cell.value for cell in cells if cell is not None]
+    if not direction or len(set(values)) < 2:
+        return None
+    return max(values) if direction > 0 else min(values)
+
+
+def _value(reading: Reading | None, best: float | None) -> str:
+    if reading is None:
+        return '<td class="n"></td>'
+    kind = "n best" if reading.value == best else "n"
+    mark = "" if reading.kind == "measured" else f" {MARKS.format(reading.kind)}"
+    error = f'<span class="spread">{spread(reading)}</span>' if reading.spread is not None else ""
+    return f'<td class="{kind}">{shown(reading)[0]}{error}{mark}</td>'

@@ -1,0 +1,253 @@
+"""The one layer loop: transformers' own modules, one block in memory at a time.
+
+The model is built on torch's meta device, so it holds no weight. A block is filled from the checkpoint as float32 when its
+turn comes and emptied after it. What a block is called with (masks, rotary tables, per-layer kinds of attention) is not
+rebuilt here: the model's own forward pass runs once with every block replaced by a recorder, and the recorded arguments are
+used again. They depend on the length of the window only, never on its content, so one recording serves every window.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import warnings
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from tenth.checkpoint import Checkpoint
+from tenth.errors import InputError
+from tenth.store import atomic
+
+Call = tuple[tuple[Any, ...], dict[str, Any]]  # what a block gets beside the hidden states
+
+
+class _Recorder(nn.Module):
+    """Stands where a block stood: notes the call, hands the hidden states on (or those it was given)."""
+
+    def __init__(self, block: nn.Module) -> None:
+        super().__init__()
+        self._block = [block]  # in a list, so that it is no submodule
+        self.args: tuple[Any, ...] = ()
+        self.kwargs: dict[str, Any] = {}
+        self.seen: torch.Tensor | None = None
+        self.instead: torch.Tensor | None = None
+
+    def __getattr__(self, name: str) -> Any:
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            return getattr(self._block[0], name)  # forward passes ask blocks for their kind of attention
+
+    def forward(self, hidden: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
+        self.seen, self.args, self.kwargs = hidden, args, kwargs
+        return hidden if self.instead is None else self.instead
+
+
+class Walk:
+    """A checkpoint as a sequence: embedding, blocks, head. Hidden states are float32 [batch, tokens, hidden].
+
+    Peak memory is the largest of: one block, the embedding, the final norm and head; each as float32.
+    """
+
+    def __init__(self, checkpoint: Checkpoint, threads: int = 0) -> None:
+        self.checkpoint = checkpoint
+        if threads:
+            torch.set_num_threads(threads)
+        self.model = _skeleton(checkpoint)
+        parent, name = self._parent(checkpoint.arch.block_path())
+        self.blocks: list[nn.Module] = list(getattr(parent, name))
+        self._recorders = [_Recorder(block) for block in self.blocks]
+        setattr(parent, name, nn.ModuleList(self._recorders))
+        self._prefix = checkpoint.arch.block_path()
+        self._calls: dict[int, list[Call]] = {}
+        self.width: int = self.model.config.hidden_size
+
+    @contextmanager
+    def embed(self) -> Iterator[Callable[[np.ndarray], torch.Tensor]]:
+        """A function from one window of token ids [length] to hidden states [1, length, hidden], scaled as the model does."""
+
+        def hidden(tokens: np.ndarray) -> torch.Tensor:
+            self._enter(input_ids=torch.from_numpy(tokens[None].astype(np.int64)))
+            seen = self._recorders[0].seen
+            assert seen is not None
+            return seen
+
+        with self._filled(self.embedding, self._name_of(self.embedding)):
+            yield hidden
+
+    @contextmanager
+    def block(self, index: int) -> Iterator[nn.Module]:
+        """Block `index` with its weights, for the length of the with statement."""
+        with self._filled(self.blocks[index], f"{self._prefix}.{index}"):
+            yield self.blocks[index]
+
+    def run(self, index: int, hidden: torch.Tensor) -> torch.Tensor:
+        """Block `index` (filled) on hidden states; keeps the graph where torch is told to."""
+        args, kwargs = self._call(index, hidden.shape[1])
+        out = self.blocks[index](hidden, *args, **kwargs)
+        result: torch.Tensor = out[0] if isinstance(out, tuple) else out
+        return result
+
+    @contextmanager
+    def head(self) -> Iterator[nn.Linear]:
+        """Final norm and output head with their weights; yields the head's linear module."""
+        head = self.model.get_output_embeddings()
+        blocks = {f"{self._prefix}.{i}." for i in range(len(self.blocks))}
+        kept = [
+            (name, module)
+            for name, module in self.model.named_modules()
+            if name
+            and module is not self.embedding
+            and not any(name.startswith(b) for b in blocks)
+            and any(True for _ in module.parameters(recurse=False))
+        ]
+        for name, module in kept:
+            self._fill(module, name)
+        try:
+            yield head
+        finally:
+            for _, module in kept:
+                _empty(module)
+
+    def logits(self, hidden: torch.Tensor) -> torch.Tensor:
+        """The model's own end (norm, head, soft-capping) on hidden states of the last block; inside `head`."""
+        self._recorders[-1].instead = hidden
+        try:
+            out: torch.Tensor = self.model(inputs_embeds=torch.zeros_like(hidden), use_cache=False).logits
+            return out
+        finally:
+            self._recorders[-1].instead = None
+
+    @property
+    def embedding(self) -> nn.Module:
+        """The input embedding's module."""
+        module: nn.Module = self.model.get_input_embeddings()
+        return module
+
+    def source_of(self, module: nn.Module, index: int | None = None) -> str:
+        """The checkpoint's name of a linear module's weight; index: the block it is in."""
+        if index is None:
+            return f"{self._name_of(module)}.weight"
+        name = next(n for n, m in self.blocks[index].named_modules() if m is module)
+        return f"{self._prefix}.{index}.{name}.weight"
+
+    def _enter(self, **inputs: torch.Tensor) -> None:
+        """The model's forward up to its blocks; the recorders keep what arrives there."""
+        base = self.model.get_decoder()
+        norms = {n: m for n, m in base.named_children() if "norm" in n}  # empty now, and after the blocks
+        for name in norms:
+            setattr(base, name, nn.Identity())
+        try:
+            with torch.no_grad():
+                base(**inputs, use_cache=False)
+        finally:
+            for name, norm in norms.items():
+                setattr(base, name, norm)
+
+    def _call(self, index: int, length: int) -> Call:
+        if length not in self._calls:
+            self._enter(inputs_embeds=torch.zeros(1, length, self.width))
+            self._calls[length] = [(r.args, r.kwargs) for r in self._recorders]
+        return self._calls[length][index]
+
+    def _parent(self, path: str) -> tuple[nn.Module, str]:
+        parent, _, name = path.rpartition(".")
+        return self.model.get_submodule(parent), name
+
+    def _name_of(self, module: nn.Module) -> str:
+        return next(n for n, m in self.model.named_modules() if m is module)
+
+    @contextmanager
+    def _filled(self, module: nn.Module, prefix: str) -> Iterator[None]:
+        self._fill(module, prefix)
+        try:
+            yield
+        finally:
+            _empty(module)
+
+    def _fill(self, module: nn.Module, prefix: str) -> None:
+        state = {}
+        for name, _ in module.named_parameters():
+            source = f"{prefix}.{name}"
+            if source == "lm_head.weight" and source not in self.checkpoint.tensors:
+                source = self.source_of(self.embedding)  # a tied head
+            if source not in self.checkpoint.tensors:
+                raise InputError(f"{self.checkpoint.path}: tensor {source!r}, which transformers expects, is missing")
+            state[name] = torch.from_numpy(self.checkpoint.tensors[source].load())
+        module.load_state_dict(state, assign=True, strict=False)
+        module.requires_grad_(False)
+
+
+class Hidden:
+    """Hidden states [windows, 1, length, width] float32 in files, by key; one window in memory at a time."""
+
+    def __init__(self, folder: Path, windows: int, length: int, width: int) -> None:
+        self.folder, self.windows, self.length, self.width = folder, windows, length, width
+
+    def has(self, key: int | str) -> bool:
+        """Whether that key was written whole."""
+        return self._path(key).exists()
+
+    def write(self, key: int | str, hidden: Iterable[torch.Tensor]) -> None:
+        """Write every window; atomic."""
+        with atomic(self._path(key)) as partial, partial.open("wb") as file:
+            for window in hidden:
+                window.detach().numpy().tofile(file)
+
+    def read(self, key: int | str) -> Iterator[torch.Tensor]:
+        """Each window's [1, length, width]."""
+        count = self.length * self.width
+        with self._path(key).open("rb") as file:
+            for _ in range(self.windows):
+                yield torch.from_numpy(np.fromfile(file, np.float32, count)).reshape(1, self.length, self.width)
+
+    def drop(self, key: int | str) -> None:
+        """Remove one key's file."""
+        self._path(key).unlink(missing_ok=True)
+
+    def clear(self) -> None:
+        """Remove every file."""
+        for path in self.folder.glob("hidden-*.f32"):
+            path.unlink()
+
+    def _path(self, key: int | str) -> Path:
+        return self.folder / f"hidden-{key}.f32"
+
+
+def _skeleton(checkpoint: Checkpoint) -> Any:
+    """The model on the meta device, with real values in its buffers (rotary frequencies, embedding scales)."""
+    os.environ.setdefault("TRANSFORMERS_OFFLINE", "1")
+    logging.getLogger("transformers").setLevel(logging.ERROR)
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        config = AutoConfig.from_pretrained(checkpoint.path, trust_remote_code=False, local_files_only=True)
+        config = config.get_text_config()
+        # The other kernels leave soft-capping out.
+        capped = getattr(config, "attn_logit_softcapping", None)
+        with torch.device("meta"):
+            model = AutoModelForCausalLM.from_config(
+                config, dtype=torch.float32, attn_implementation="eager" if capped else "sdpa", trust_remote_code=False
+            )
+    for module in model.modules():
+        held = [name for name, buffer in module.named_buffers(recurse=False) if buffer.is_meta]
+        for name in held:
+            setattr(module, name, torch.empty_like(getattr(module, name), device="cpu"))
+        if held:
+            model._init_weights(module)  # transformers' own way to restore what is computed, not stored
+    return model.eval()
+
+
+def _empty(module: nn.Module) -> None:
+    """Drop the parameters' memory; buffers stay."""
+    for part in module.modules():
+        for name, value in part.named_parameters(recurse=False):
+            part.register_parameter(name, nn.Parameter(torch.empty_like(value, device="meta"), requires_grad=False))
+
