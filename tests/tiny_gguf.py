@@ -58,6 +58,7 @@ def write(
     vocab: int = 300,
     kind: str = "F32",
     spoil: str = "",
+    template: str = "",
     seed: int = 0,
 ) -> Path:
     """Write the file; tied embeddings. kind: F32, F16, Q8_0, Q4_0. spoil: a tensor that gets a NaN."""
@@ -81,6 +82,8 @@ def write(
     writer.add_eos_token_id(0)
     writer.add_bos_token_id(0)
     writer.add_add_bos_token(False)
+    if template:
+        writer.add_chat_template(template)
     number = gguf.GGMLQuantizationType[kind]
     for name, shape in shapes(hidden, ffn, layers, vocab, hidden // heads * kv_heads).items():
         scale = 0.05 if len(shape) == 2 else 0.1

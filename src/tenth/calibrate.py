@@ -18,8 +18,8 @@ the disturbance is not small: below two bits on everything the sum over-predicts
 
 llama.cpp also rounds the ACTIVATIONS to 8 bits before a product with a quantised matrix, in blocks of 256 (K-, I- and ternary
 types) or 32 (legacy types). That noise is independent of the bits chosen and is the floor that Q8_0 stands on. We keep
-what predicts it: `grad2`, the per-position second moment of the output's gradient, and `noise`, the mean square rounding
-step of each input column for both block lengths.
+what predicts it: `grad2`, the per-position second moment of the output's gradient, and `noise`, the mean square error of
+rounding each input column for both block lengths.
 
 Peak memory: one block as float32, its largest weight gradient, and one window of hidden states; hidden states at block
 boundaries are on disk. The Gram matrices of the inputs (wanted by error-compensated rounding) are collected on request.
@@ -120,7 +120,7 @@ class _Site:
 
 
 def rounding_noise(x: Any, block: int) -> Any:
-    """[in] float64: summed over tokens, the mean square error step^2 / 12 of rounding x [T, in] to 8 bits by blocks.
+    """[in] float64: summed over tokens, the square error of rounding x [T, in] to 8 bits by blocks.
 
     The step is amax / 127 (ggml-quants.c, quantize_row_q8_K and quantize_row_q8_0). A last block may be short.
     """
@@ -128,8 +128,9 @@ def rounding_noise(x: Any, block: int) -> Any:
 
     tokens, columns = x.shape
     padded = torch.nn.functional.pad(x, (0, -columns % block)).reshape(tokens, -1, block)
-    step = padded.abs().amax(2, keepdim=True) / 127
-    return (step.square() / 12).sum(0).repeat(1, block).reshape(-1)[:columns].double()
+    step = (padded.abs().amax(2, keepdim=True) / 127).clamp_min(1e-30)
+    error = padded - step * (padded / step).round_()
+    return error.square_().sum(0).reshape(-1)[:columns].double()
 
 
 def run(

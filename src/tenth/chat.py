@@ -11,7 +11,7 @@ import http.client
 import json
 import secrets
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
@@ -51,31 +51,33 @@ class Conversation:
 
         InputError when the message alone is longer than the context; NativeError when the child dies.
         """
+        turns = list(self.turns)
         while True:
             pieces: list[str] = []
             try:
-                for piece in self._stream(message):
+                for piece in self._stream(message, turns):
+                    if not pieces and len(turns) < len(self.turns):
+                        self.say("the conversation outgrew the context; its beginning is forgotten")
                     pieces.append(piece)
                     yield piece
             except _TooLongError as error:
-                if not self.turns:
+                if not turns:
                     raise InputError(f"the message is longer than the model's context; {error}") from None
-                del self.turns[0]
-                self.say("the conversation outgrew the context; its oldest exchange is forgotten")
+                del turns[0]
                 continue
-            self.turns.append((message, "".join(pieces)))
+            self.turns = [*turns, (message, "".join(pieces))]
             return
 
-    def _stream(self, message: str) -> Iterator[str]:
+    def _stream(self, message: str, turns: Sequence[tuple[str, str]]) -> Iterator[str]:
         if self.template:
-            history = [[("user", user), ("assistant", answer)] for user, answer in self.turns]
+            history = [[("user", user), ("assistant", answer)] for user, answer in turns]
             flat = [*(pair for turn in history for pair in turn), ("user", message)]
             body: dict[str, Any] = {"messages": [{"role": role, "content": text} for role, text in flat]}
             for choice in _events(self.server, "/v1/chat/completions", body | self.sampling.fields()):
                 delta = choice.get("delta") or {}
                 yield delta.get("reasoning_content") or delta.get("content") or ""
         else:
-            text = "".join(user + answer + "\n" for user, answer in self.turns) + message
+            text = "".join(user + answer + "\n" for user, answer in turns) + message
             body = {"prompt": text}
             for choice in _events(self.server, "/v1/completions", body | self.sampling.fields()):
                 yield choice.get("text") or ""

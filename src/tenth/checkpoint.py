@@ -48,8 +48,8 @@ class Checkpoint:
     def hash(self) -> str:
         """SHA-256, hex, of what identifies the model.
 
-        Over config.json and the tokenizer's files whole; and of each safetensors file its size, its header, and 64 KiB
-        of data at 16 evenly spaced places. Names and times of files do not count.
+        Over config.json and the tokenizer's files whole; and of each safetensors file its size, its header,
+        and 64 KiB of data at 16 evenly spaced places. Names and times of files do not count.
         """
         digest = hashlib.sha256()
         for name in ("config.json", *TOKENIZER_FILES):
@@ -66,10 +66,11 @@ class Checkpoint:
         return digest.hexdigest()
 
     def specs(self) -> list[TensorSpec]:
-        """Every tensor of the GGUF in file order, each found in the folder with the shape that config.json implies.
+        """Every tensor of the GGUF in file order, each found in the folder with the shape that config.json
+        implies.
 
-        InputError names a tensor that is missing, has another shape, is stored in a type that holds no plain floats, or
-        is in the folder without a place in the architecture.
+        InputError names a tensor that is missing, has another shape, is stored in a type that holds no plain
+        floats, or is in the folder without a place in the architecture.
         """
         specs = self.arch.specs(self.config)
         for spec in specs:
@@ -85,7 +86,8 @@ class Checkpoint:
                 )
             if tensor.shape != spec.shape:
                 raise InputError(
-                    f"{self.path}: tensor {spec.source!r} has shape {list(tensor.shape)}, config.json implies {list(spec.shape)}"
+                    f"{self.path}: tensor {spec.source!r} has shape {list(tensor.shape)},"
+                    f" config.json implies {list(spec.shape)}"
                 )
         known = {spec.source for spec in specs} | {"lm_head.weight"}
         if strange := [
@@ -96,6 +98,16 @@ class Checkpoint:
                 f" {self.arch.model_type!r} with this config.json; leaving it out would be another model"
             )
         return specs
+
+    def notes(self) -> list[str]:
+        """What a person should know: where the runtime tokenizes differently, and a window that limits the
+        context.
+        """
+        from tenth.formats.tokenizer import tokenizer_metadata
+
+        limit, reason = self.arch.context_limit(self.config)
+        windowed = [f"contexts are held to {limit} tokens: {reason}"] if "window" in reason else []
+        return windowed + tokenizer_metadata(self.path, self.config).notes
 
     def check_finite(self, progress: Callable[[float], None] | None = None) -> None:
         """Read every weight once; InputError names the first tensor and row with a NaN or infinity.
@@ -134,8 +146,8 @@ def open_config(path: Path) -> tuple[dict[str, Any], Architecture]:
 def open_checkpoint(path: Path) -> Checkpoint:
     """Open a model folder: config and headers only, never the weights.
 
-    Raises InputError for a folder, config.json, index or safetensors file that is missing, malformed or contradictory,
-    for weights that are only there as pickle, and for an architecture that is not known.
+    Raises InputError for a folder, config.json, index or safetensors file that is missing, malformed or
+    contradictory, for weights that are only there as pickle, and for an architecture that is not known.
     """
     if path.is_file():
         raise InputError(f"{path} is a file; give the model's folder")
@@ -161,7 +173,9 @@ def open_checkpoint(path: Path) -> Checkpoint:
 
 
 def _plain(architecture: Architecture, name: str) -> str:
-    """The tensor's name in the text model alone: "model.language_model.x" and "language_model.model.x" are "model.x"."""
+    """The tensor's name in the text model alone: "model.language_model.x" and "language_model.model.x" are
+    "model.x".
+    """
     for prefix in architecture.prefixes:
         if name.startswith(prefix):
             rest = name.removeprefix(prefix)

@@ -68,7 +68,7 @@ def fit(
     context: Context = None,
     text: Annotated[Path | None, typer.Option(help="UTF-8 text to calibrate on.")] = None,
     eval_text: Annotated[Path | None, typer.Option(help="UTF-8 text to measure on.")] = None,
-    windows: Annotated[int, typer.Option(min=1, help="Windows of text to calibrate on.")] = 128,
+    windows: Annotated[int, typer.Option(min=8, help="Windows of text to calibrate on.")] = 32,
     seed: Annotated[int, typer.Option(help="Seed of everything random.")] = 0,
     threads: Annotated[int, typer.Option(min=0, help="Threads; 0 takes all cores.")] = 0,
     work: Work = None,
@@ -118,15 +118,16 @@ def plan(
     folder = models.resolve(model, config_only=True)
     budget = make_budget(folder, device, share, memory, context)
 
+    from rich.console import Console
+
     from tenth import flow
     from tenth.console import Voice
 
-    voice = Voice()
-    decided = flow.plan(folder, budget, voice, work)
+    decided = flow.plan(folder, budget, Voice(), work)
     if as_json:
         print(decided.model_dump_json())
     else:
-        voice.plan(decided)
+        Voice(Console(highlight=False)).plan(decided)
 
 
 @app.command()
@@ -285,11 +286,12 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
             stream.reconfigure(errors="replace")  # a model's name must not break a narrow terminal
     command = typer.main.get_command(app)
     sys.exit(
-        _guarded(lambda: command.main(words, prog_name="tenth", standalone_mode=False), "--json" in words)
+        guarded(lambda: command.main(words, prog_name="tenth", standalone_mode=False), "--json" in words)
     )
 
 
-def _guarded(run: Callable[[], Any], as_json: bool) -> int:
+def guarded(run: Callable[[], Any], as_json: bool) -> int:
+    """The exit status of `run`; a person's mistake becomes one line, any other exception passes through."""
     try:
         status = run()
     except TenthError as error:
@@ -298,7 +300,7 @@ def _guarded(run: Callable[[], Any], as_json: bool) -> int:
     except USAGE as error:
         context = getattr(error, "ctx", None)
         hint = f" (see: {context.command_path} --help)" if context else ""
-        message = str(error.format_message())
+        message = str(getattr(error, "format_message", error.__str__)())
         if context and type(error).__name__ == "NoArgsIsHelpError":
             print(message, file=sys.stderr)
         else:

@@ -56,8 +56,8 @@ class _Amount(ProgressColumn):
 class Voice:
     """A flow.Reporter that writes to stderr."""
 
-    def __init__(self) -> None:
-        self.console = Console(stderr=True, highlight=False)
+    def __init__(self, console: Console | None = None) -> None:
+        self.console = console or Console(stderr=True, highlight=False)
         self._progress: Progress | None = None
 
     def say(self, message: str) -> None:
@@ -114,11 +114,11 @@ class Voice:
         self.say(f"{name}: done in {seconds(time.monotonic() - started)}")
 
     def parts(self, title: str, parts: Mapping[str, int], rows: Iterable[tuple[str, int]] = ()) -> None:
-        """A small table of bytes by part, with further rows (a total, a budget) below a line."""
-        table = Table(title=title, title_justify="left", show_header=False, box=None, padding=(0, 2))
+        """A small table of bytes by part, with further rows (a total, a budget) in bold below."""
+        self.say(title)
+        table = Table(show_header=False, box=None, padding=(0, 2))
         for name, size in parts.items():
             table.add_row(clean(name), Text(megabytes(size), justify="right"))
-        table.add_section()
         for name, size in rows:
             table.add_row(Text(name, style="bold"), Text(megabytes(size), justify="right", style="bold"))
         self.console.print(table)
@@ -127,7 +127,7 @@ class Voice:
         """What the smallest possible plan would take, and what would help."""
         shown = {name: size for name, size in parts.items() if name != "total"}
         total = parts.get("total", sum(shown.values()))
-        self.parts("The smallest that would do, part by part", shown, [("total", total)])
+        self.parts("The smallest that would do, part by part:", shown, [("total", total)])
         self.say(
             "What would help: a shorter --context, a larger --share or --memory, a smaller sibling model."
         )
@@ -150,7 +150,7 @@ class Voice:
             f"repacking {'on' if runtime.repack else 'off'}"
         )
         rows = [("total, predicted", plan.memory.total), ("budget", plan.budget.memory)]
-        self.parts("Memory", {name: getattr(plan.memory, name) for name in PARTS}, rows)
+        self.parts("memory:", {name: getattr(plan.memory, name) for name in PARTS}, rows)
 
     def summary(self, card: Scorecard, verdict: str, files: Iterable[str]) -> None:
         """After a fit: the verdict, memory against the budget, quality against the baselines, the files."""

@@ -23,6 +23,8 @@ def resolve(model: str, *, config_only: bool = False) -> Path:
     and no weights when config_only. InputError when there is no such folder, or the hub cannot be reached.
     """
     folder = Path(model).expanduser()
+    if not model:
+        raise InputError("no folder ''; MODEL is empty")
     if folder.is_dir():
         return folder
     if model == BUNDLED:

@@ -1,8 +1,8 @@
 """Two pictures of a report as inline SVG, memory and bits by layer, and what all of them share.
 
-Each is drawn for a given width, because text in a scaled-down picture cannot be read on a phone: the page holds
-a wide and a narrow drawing and shows one. Colours are CSS variables of report.css (Okabe-Ito hues) and the
-YlGnBu ramp, safe for colour-blind readers; nothing is told by colour alone: shapes, labels and titles say it too.
+Each is drawn for a given width, because text in a scaled-down picture cannot be read on a phone: the page
+holds a wide and a narrow drawing and shows one. Colours are CSS variables of report.css (Okabe-Ito hues) and
+the YlGnBu ramp, safe for colour-blind readers; nothing is told by colour alone, but by shapes and labels too.
 """
 
 from __future__ import annotations

@@ -18,6 +18,7 @@ from tenth import pictures, scatter, tables
 from tenth.errors import InputError, OutputError
 from tenth.pictures import Point, megabytes
 from tenth.records import Candidate, Plan, Scorecard
+from tenth.scatter import drawable
 from tenth.tables import PART_WORDS, figure, reading_of, shown, spread, word
 
 WIDE, NARROW = 880, 350
@@ -87,7 +88,8 @@ def render(plan: Plan, card: Scorecard, extra: Sequence[Point] = ()) -> str:
     tone = quality.tone if card.proof.fits else "bad"
     body = [
         f'<header><p class="eyebrow">tenth {escape(card.tenth)} · {escape(card.model)} · '
-        f"{plan.parameters:,} parameters{_device(plan)}</p><h1>{escape(fit_sentence(plan, card))}</h1>"
+        f"{plan.parameters:,} parameters{_device(plan)}</p>"
+        f"<h1>{_unbroken(escape(fit_sentence(plan, card)))}</h1>"
         f'<p class="lead {tone}">{escape(quality.text)}</p></header>',
         _tiles(plan, card),
         _memory_section(plan, card),
@@ -140,6 +142,10 @@ def write(folder: Path, extra: Sequence[Point] = ()) -> Path:
         partial.unlink(missing_ok=True)
         raise OutputError(f"cannot write {page}: {error.strerror or error}") from error
     return page
+
+
+def _unbroken(text: str) -> str:
+    return text.replace(" MB", "&nbsp;MB")
 
 
 def _device(plan: Plan) -> str:
@@ -215,7 +221,8 @@ def _bits_section(plan: Plan) -> str:
     ranked = sorted(counts, key=lambda kind: pictures.bits_of(kind) or 0.0)
     legend = "".join(
         f'<li><i style="background:{pictures.cell_colour(pictures.bits_of(kind))[0]}"></i>{escape(kind)} '
-        f"<b>{pictures.bits_text(pictures.bits_of(kind))}</b> <span>bits, {counts[kind]} matrices</span></li>"
+        f"<b>{pictures.bits_text(pictures.bits_of(kind))}</b> "
+        f"<span>bits, {_matrices(counts[kind])}</span></li>"
         for kind in ranked
     )
     return (
@@ -229,6 +236,10 @@ def _bits_section(plan: Plan) -> str:
     )
 
 
+def _matrices(count: int) -> str:
+    return f"{count} matrix" if count == 1 else f"{count} matrices"
+
+
 def _quality_section(card: Scorecard, extra: Sequence[Point]) -> str:
     named = {candidate.name for candidate in card.candidates}
     points = [point for point in extra if point.name not in named]
@@ -237,14 +248,14 @@ def _quality_section(card: Scorecard, extra: Sequence[Point]) -> str:
         kl = reading_of(candidate, "kl")
         if kl is None:
             continue
-        if kl.value <= 0:
+        if not drawable(kl.value):
             exact.append(candidate.name)
         kind = "rival" if place else "ours"
         points.append(Point(candidate.name, candidate.file_bytes, kl.value, kl.spread, kind, candidate.fits))
-    if not any(point.kl > 0 for point in points):
+    if not any(drawable(point.kl) for point in points):
         return ""
     remarks = [
-        f"{name} is not in the picture: its KL is not above zero, which a logarithmic axis cannot show."
+        f"{name} is not in the picture: its KL is not a number above zero, which a logarithmic axis needs."
         for name in exact
     ]
     if any(not point.fits for point in points):

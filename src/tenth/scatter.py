@@ -18,7 +18,7 @@ def quality(points: Sequence[Point], width: int, height: int) -> str:
 
     A label of an "other" point that finds no free place is left to its tooltip; ours and the rivals' show.
     """
-    shown = [point for point in points if point.kl > 0]
+    shown = [point for point in points if drawable(point.kl)]
     if not shown:
         return ""
     x_ticks, x_low, x_high = _linear([point.file_bytes / MB for point in shown])
@@ -65,6 +65,11 @@ def quality(points: Sequence[Point], width: int, height: int) -> str:
     for point, x, y in sorted(places, key=lambda place: -order[place[0].kind]):
         out += _label(point, x, y, taken, (LEFT, 20.0, width - 2.0, floor))
     return svg(width, height, "Quality against size", out)
+
+
+def drawable(kl: float) -> bool:
+    """Whether a logarithmic axis has a place for the value."""
+    return 0 < kl < math.inf
 
 
 def _mark(point: Point, x: float, y: float, low: float, high: float) -> list[str]:
@@ -130,7 +135,7 @@ def _overlap(a: Box, b: Box) -> bool:
 def _linear(values: Sequence[float]) -> tuple[list[float], float, float]:
     """Round ticks, and the ends of an axis with room for labels on both sides."""
     low, high = min(values), max(values)
-    room = max((high - low) * 0.22, high * 0.06)
+    room = max((high - low) * 0.22, high * 0.06, 0.01)
     low, high = max(low - room, 0.0), high + room
     step = _round_step((high - low) / 5)
     first = math.ceil(low / step)

@@ -50,7 +50,12 @@ class Cgroup:
 
 
 def limit_memory(limit: int) -> Cgroup | None:
-    """Put this process into a new cgroup that may hold `limit` bytes; None where no cgroup can be made."""
+    """Put this process into a new cgroup that may hold `limit` bytes; None where no cgroup can be made.
+
+    Nor is one made where the variable TENTH_NO_CGROUP is set.
+    """
+    if os.environ.get("TENTH_NO_CGROUP"):
+        return None
     name = f"tenth-{os.getpid()}-{uuid.uuid4().hex[:8]}"
     for version, parent in _parents():
         path = parent / name

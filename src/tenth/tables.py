@@ -17,7 +17,6 @@ WORDS: dict[str, tuple[str, int]] = {
     "perplexity": ("perplexity", -1),
     "bits_per_byte": ("bits per byte", -1),
     "load": ("load time", -1),
-    "load_time": ("load time", -1),
     "prefill": ("reading speed (prefill)", 1),
     "decode": ("writing speed (decode)", 1),
 }

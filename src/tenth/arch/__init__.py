@@ -20,8 +20,8 @@ def names() -> list[str]:
 def load(config: dict[str, Any]) -> Architecture:
     """The architecture for a config with text_config merged up; refuses what the runtime cannot express.
 
-    Raises InputError for an unknown model_type (naming the nearest) and for settings that a GGUF in stock llama.cpp
-    has no place for.
+    Raises InputError for an unknown model_type (naming the nearest) and for settings that a GGUF in stock
+    llama.cpp has no place for.
     """
     model_type = config.get("model_type")
     if not isinstance(model_type, str):

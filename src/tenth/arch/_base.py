@@ -1,7 +1,9 @@
-"""What an architecture is: a table role -> (tensor, row axis, column axis), and the GGUF keys that go with it.
+"""What an architecture is: a table role -> (tensor, row axis, column axis), and the GGUF keys that go with
+it.
 
-The table is all that names tensors. Axes are names ("hidden", "ffn", "heads", "kv_heads", "vocab", "head_dim"); a fused
-tensor's axis is a sum in storage order ("heads+kv_heads+kv_heads"). What prunes or widens a model goes by axis names only.
+The table is all that names tensors. Axes are names ("hidden", "ffn", "heads", "kv_heads", "vocab",
+"head_dim"); a fused tensor's axis is a sum in storage order ("heads+kv_heads+kv_heads"). What prunes or
+widens a model goes by axis names only.
 """
 
 from __future__ import annotations
@@ -56,7 +58,9 @@ QK_NORM: dict[str, Entry] = {
 
 @dataclass(frozen=True)
 class Architecture:
-    """A family of models. A subclass overrides what its family does otherwise; methods take the merged config."""
+    """A family of models. A subclass overrides what its family does otherwise; methods take the merged
+    config.
+    """
 
     model_type: str
     gguf_arch: str
@@ -74,7 +78,7 @@ class Architecture:
     prefixes: tuple[str, ...] = ()  # of tensor names in multimodal checkpoints; removed
     ignored: tuple[str, ...] = ()  # beginnings of tensor names that the text model does without
 
-    # -- sizes -------------------------------------------------------------------------------------------------------
+    # -- sizes -----------------------------------------------------------------------------------------------
 
     def complete(self, config: Config) -> Config:
         """The config with the family's defaults where keys are missing."""
@@ -97,7 +101,8 @@ class Architecture:
         hidden, heads = integer(config, "hidden_size"), self.heads(config)[0]
         if config.get("head_dim") is None and hidden % heads:
             raise InputError(
-                f"config.json: hidden_size {hidden} is not a multiple of {heads} heads, and head_dim is missing"
+                f"config.json: hidden_size {hidden} is not a multiple of {heads} heads,"
+                " and head_dim is missing"
             )
         size = integer(config, "head_dim", hidden // heads, high=1 << 14)
         if size % 2:
@@ -130,7 +135,13 @@ class Architecture:
         """Rotated values of a head."""
         rope = self.rope(config)
         share = number({**self.complete(config), **rope}, "partial_rotary_factor", 1.0, low=1e-3, high=1.0)
-        return int(self.head_dim(config) * share)
+        rotated = int(self.head_dim(config) * share)
+        if rotated < 2 or rotated % 2:
+            raise InputError(
+                f"config.json: partial_rotary_factor = {share} rotates {rotated} values"
+                " of a head; it must be even"
+            )
+        return rotated
 
     def rope(self, config: Config) -> dict[str, Any]:
         """Rotary parameters of (full-attention) layers."""
@@ -154,9 +165,9 @@ class Architecture:
             return None
         return integer(config, "sliding_window", high=1 << 30)
 
-    # -- what is written ---------------------------------------------------------------------------------------------
+    # -- what is written -------------------------------------------------------------------------------------
 
-    def block(self, config: Config) -> dict[str, Entry]:
+    def block(self, config: Config) -> dict[str, Entry]:  # noqa: ARG002
         """The table of one block under this config."""
         return dict(self.table)
 
@@ -191,7 +202,7 @@ class Architecture:
             add=self.offset(role),
         )
 
-    def offset(self, role: str) -> float:
+    def offset(self, role: str) -> float:  # noqa: ARG002
         """What is added to every value of the tensor with this role."""
         return 0.0
 
@@ -223,7 +234,7 @@ class Architecture:
             )
         }
 
-    def special(self, config: Config) -> dict[str, Any]:
+    def special(self, config: Config) -> dict[str, Any]:  # noqa: ARG002
         """Keys that only this family has."""
         return {}
 
@@ -236,14 +247,15 @@ class Architecture:
         """Module path of the block list in transformers' model."""
         return "model.layers"
 
-    # -- what is refused ---------------------------------------------------------------------------------------------
+    # -- what is refused -------------------------------------------------------------------------------------
 
     def check(self, config: Config) -> None:
         """InputError for a setting that a GGUF of this family cannot carry."""
         config = self.complete(config)
         if config.get("quantization_config") is not None:
             raise InputError(
-                "config.json has quantization_config: this checkpoint is already quantised; give the original one"
+                "config.json has quantization_config: this checkpoint is already"
+                " quantised; give the original one"
             )
         for key in ("num_local_experts", "num_experts", "n_routed_experts"):
             if config.get(key):
@@ -260,7 +272,8 @@ class Architecture:
         kind = self.rope(config)["rope_type"]
         if kind not in self.rope_kinds:
             raise InputError(
-                f"config.json: rope type {kind!r} has no place in a {self.gguf_arch} GGUF; supported: {', '.join(self.rope_kinds)}"
+                f"config.json: rope type {kind!r} has no place in a {self.gguf_arch}"
+                f" GGUF; supported: {', '.join(self.rope_kinds)}"
             )
         self.refuse(config)
         self.specs(config)
@@ -280,6 +293,7 @@ class Architecture:
         axes = self.axes(config)
         if axes["heads"] != axes["hidden"]:
             raise InputError(
-                f"config.json: heads x head_dim = {axes['heads']} differs from hidden_size = {axes['hidden']},"
+                f"config.json: heads x head_dim = {axes['heads']} differs from"
+                f" hidden_size = {axes['hidden']},"
                 f" which llama.cpp's {self.gguf_arch} graph does not allow"
             )

@@ -1,4 +1,4 @@
-"""Rotary settings: Hugging Face's several spellings on one side, GGUF keys and factor tensors on the other."""
+"""Rotary settings: Hugging Face's several spellings in, GGUF keys and factor tensors out."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ KINDS = ("default", "linear", "dynamic", "llama3", "yarn", "longrope")
 
 
 def parameters(config: Config, theta: float = 10000.0, kind: str | None = None) -> dict[str, Any]:
-    """The rotary parameters with "rope_type" and "rope_theta" filled in, from ``rope_parameters`` or ``rope_scaling``.
+    """The rotary parameters with "rope_type" and "rope_theta" filled in, from ``rope_parameters`` or
+    ``rope_scaling``.
 
     kind names the layer type ("full_attention") where the parameters are given for each.
     """
@@ -25,7 +26,7 @@ def parameters(config: Config, theta: float = 10000.0, kind: str | None = None) 
         raise InputError("config.json: rope_parameters / rope_scaling must be an object")
     rope = dict(found)
     name = rope.get("rope_type", rope.get("type")) or "default"
-    rope["rope_type"] = {"su": "longrope"}.get(name, name)
+    rope["rope_type"] = "longrope" if name == "su" else name
     if rope["rope_type"] not in KINDS:
         raise InputError(f"config.json: unknown rope type {name!r:.60}; known: {', '.join(KINDS)}")
     rope["rope_theta"] = number({**config, **rope}, "rope_theta", theta, low=1.0)
@@ -95,7 +96,9 @@ def _longrope_attention(config: Config, rope: dict[str, Any]) -> float:
 
 
 def _yarn(arch: str, config: Config, rope: dict[str, Any]) -> dict[str, Any]:
-    """YaRN (arXiv 2309.00071). llama.cpp multiplies its attention factor, 0.1 ln(factor) + 1, by the file's own."""
+    """YaRN (arXiv 2309.00071). llama.cpp multiplies its attention factor, 0.1 ln(factor) + 1, by the file's
+    own.
+    """
     for key, usual in (
         ("beta_fast", 32),
         ("beta_slow", 1),

@@ -1,4 +1,6 @@
-"""Gemma 2 (arXiv 2408.00118): norms around both halves of a block, soft-capped logits, every other layer windowed."""
+"""Gemma 2 (arXiv 2408.00118): norms around both halves of a block, soft-capped logits, every other layer
+windowed.
+"""
 
 from __future__ import annotations
 
@@ -28,7 +30,7 @@ class Gemma(Architecture):
         """Gemma's RMSNorm multiplies by 1 + weight."""
         return 1.0 if "norm" in role else 0.0
 
-    def window(self, config: Config) -> int | None:
+    def window(self, config: Config) -> int | None:  # noqa: ARG002
         """None: llama.cpp's graph has the window."""
         return None
 

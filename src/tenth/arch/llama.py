@@ -21,7 +21,7 @@ class Llama(Architecture):
         attention = QKV_BIAS | OUTPUT_BIAS if flag(config, "attention_bias") else {}
         return {**self.table, **attention, **(FFN_BIAS if flag(config, "mlp_bias") else {})}
 
-    def window(self, config: Config) -> int | None:
+    def window(self, config: Config) -> int | None:  # noqa: ARG002
         """None: the family has full attention."""
         return None
 

@@ -1,4 +1,6 @@
-"""Mistral 7B and its dense relatives (arXiv 2310.06825). Without a window in llama.cpp, contexts stay within the model's."""
+"""Mistral 7B and its dense relatives (arXiv 2310.06825). Without a window in llama.cpp, contexts stay within
+the model's.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""Phi-1, 1.5 and 2: attention and MLP side by side on one LayerNorm, biases everywhere, part of each head rotated."""
+"""Phi-1, 1.5 and 2: attention and MLP side by side on one LayerNorm, biases everywhere, part of each head
+rotated.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""Phi-3, Phi-3.5 and Phi-4 (arXiv 2404.14219): fused q-k-v and gate-up, LongRoPE, and in Phi-4-mini partial rotary."""
+"""Phi-3, Phi-3.5 and Phi-4 (arXiv 2404.14219): fused q-k-v and gate-up, LongRoPE, and in Phi-4-mini partial
+rotary.
+"""
 
 from __future__ import annotations
 

@@ -31,7 +31,8 @@ class SmolLM3(Architecture):
         given = config.get("no_rope_layers") or [int((i + 1) % step != 0) for i in range(layers)]
         if given != [int((i + 1) % STEP != 0) for i in range(layers)]:
             raise InputError(
-                f"config.json: no_rope_layers must skip every {STEP}th layer, as llama.cpp's smollm3 graph does"
+                f"config.json: no_rope_layers must skip every {STEP}th layer, as"
+                " llama.cpp's smollm3 graph does"
             )
 
 

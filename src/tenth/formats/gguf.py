@@ -1,4 +1,5 @@
-"""GGUF out, streamed: at most one chunk of a tensor is in memory, and the file's size is known before a byte is written.
+"""GGUF out, streamed: at most one chunk of a tensor is in memory, and the file's size is known before a byte
+is written.
 
 Layout (github.com/ggml-org/ggml, docs/gguf.md), little-endian, version 3:
 
@@ -37,7 +38,9 @@ Encode = Callable[[TensorSpec, str, np.ndarray, int], np.ndarray]
 
 
 def tensor_bytes(spec: TensorSpec, type_name: str) -> int:
-    """Bytes of the tensor's data in that ggml type, without padding. InputError if its rows are no whole blocks."""
+    """Bytes of the tensor's data in that ggml type, without padding. InputError if its rows are no whole
+    blocks.
+    """
     return spec.count // spec.columns * row_bytes(spec, type_name)
 
 
@@ -126,9 +129,9 @@ def write_gguf(
     """Write the model; returns the file's size in bytes. The same arguments give the same bytes.
 
     types: GGUF tensor name -> ggml type name for linear tensors; all else is F32. encode turns float32 rows
-    [n, columns] of a block type into uint8 [n, row_bytes]; F32, F16 and BF16 are written without it. progress gets the
-    bytes written so far. Writes beside the destination and renames. OutputError if it cannot be written; InputError
-    for a type that does not hold a tensor or an unknown name in types.
+    [n, columns] of a block type into uint8 [n, row_bytes]; F32, F16 and BF16 are written without it. progress
+    gets the bytes written so far. Writes beside the destination and renames. OutputError if it cannot be
+    written; InputError for a type that does not hold a tensor or an unknown name in types.
     """
     specs = checkpoint.specs()
     names = {spec.name for spec in specs if spec.linear}
@@ -183,7 +186,9 @@ def _data(
 def source_rows(
     checkpoint: Checkpoint, spec: TensorSpec, chunk_bytes: int = CHUNK_BYTES
 ) -> Iterator[tuple[int, np.ndarray]]:
-    """(index of the first row, float32 rows [n, columns]) in the GGUF's row order, about chunk_bytes at a time."""
+    """(index of the first row, float32 rows [n, columns]) in the GGUF's row order, about chunk_bytes at a
+    time.
+    """
     tensor = checkpoint.tensors[spec.source]
     total = spec.shape[0] if len(spec.shape) > 1 else 1
     order = spec.row_order()

@@ -1,4 +1,5 @@
-"""Hugging Face folders, read without trust: JSON with bounds, safetensors headers checked against the file's size.
+"""Hugging Face folders, read without trust: JSON with bounds, safetensors headers checked against the file's
+size.
 
 safetensors (github.com/huggingface/safetensors, "Format"):
 
@@ -21,8 +22,8 @@ import numpy as np
 from tenth.errors import InputError
 
 ITEM_BYTES = {
-    "F64": 8, "F32": 4, "F16": 2, "BF16": 2, "I64": 8, "I32": 4, "I16": 2, "I8": 1, "U64": 8, "U32": 4, "U16": 2, "U8": 1,
-    "BOOL": 1, "F8_E4M3": 1, "F8_E5M2": 1,
+    "F64": 8, "F32": 4, "F16": 2, "BF16": 2, "I64": 8, "I32": 4, "I16": 2, "I8": 1,
+    "U64": 8, "U32": 4, "U16": 2, "U8": 1, "BOOL": 1, "F8_E4M3": 1, "F8_E5M2": 1,
 }  # fmt: skip
 HEADER_LIMIT = 100_000_000  # bytes; the limit of the safetensors library
 JSON_LIMIT = 256_000_000  # bytes; the largest published tokenizer.json is about 40 MB
@@ -32,7 +33,9 @@ FloatType = Literal["F32", "F16", "BF16"]
 
 
 def read_json(path: Path, limit: int = JSON_LIMIT) -> dict[str, Any]:
-    """The JSON object in a file. InputError if it is missing, larger than limit bytes, not UTF-8, or not an object."""
+    """The JSON object in a file. InputError if it is missing, larger than limit bytes, not UTF-8, or not an
+    object.
+    """
     try:
         size = path.stat().st_size
         if size > limit:
@@ -73,7 +76,9 @@ class LazyTensor:
     offset: int  # bytes from the beginning of the file
 
     def load(self, start: int = 0, stop: int | None = None) -> np.ndarray:
-        """Rows start..stop of the first axis, float32, C-contiguous. InputError if the file has become shorter."""
+        """Rows start..stop of the first axis, float32, C-contiguous. InputError if the file has become
+        shorter.
+        """
         rows = self.shape[0] if self.shape else 1
         stop = rows if stop is None else stop
         if not 0 <= start <= stop <= rows:
@@ -106,7 +111,9 @@ class Weights:
 
 
 def read_header(path: Path) -> tuple[dict[str, LazyTensor], dict[str, str], bytes]:
-    """(float tensors, dtype of the others, raw header) of one safetensors file. InputError if anything contradicts."""
+    """(float tensors, dtype of the others, raw header) of one safetensors file. InputError if anything
+    contradicts.
+    """
     again = "download it again"
     try:
         size = path.stat().st_size
@@ -133,7 +140,8 @@ def read_header(path: Path) -> tuple[dict[str, LazyTensor], dict[str, str], byte
         dtype, shape, begin, end = _entry(path, name, entry)
         if 8 + length + end > size:
             raise InputError(
-                f"{path} is truncated: tensor {name!r} ends at byte {8 + length + end}, the file at {size}; {again}"
+                f"{path} is truncated: tensor {name!r} ends at byte {8 + length + end},"
+                f" the file at {size}; {again}"
             )
         spans.append((begin, end))
         if dtype in ("F32", "F16", "BF16"):
@@ -171,7 +179,9 @@ def _naturals(value: Any) -> TypeGuard[list[int]]:
 
 
 def open_weights(folder: Path) -> Weights:
-    """Headers of the folder's safetensors: model.safetensors, or the shards that model.safetensors.index.json names."""
+    """Headers of the folder's safetensors: model.safetensors, or the shards that model.safetensors.index.json
+    names.
+    """
     index = folder / "model.safetensors.index.json"
     single = folder / "model.safetensors"
     shards = {p.name for p in folder.glob("*.safetensors") if SHARD.fullmatch(p.name)}
@@ -190,7 +200,8 @@ def open_weights(folder: Path) -> Weights:
         )
     if any(folder.glob("*.bin")) or any(folder.glob("*.pt*")):
         raise InputError(
-            f"{folder} holds its weights as pickle (*.bin, *.pt), which is never loaded because it can run code;"
+            f"{folder} holds its weights as pickle (*.bin, *.pt), which is never loaded"
+            " because it can run code;"
             " convert them to safetensors first"
         )
     raise InputError(f"{folder} holds no model.safetensors; give a complete Hugging Face model folder")

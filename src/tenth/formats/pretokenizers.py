@@ -1,8 +1,9 @@
 """Which of llama.cpp's pre-tokenizers a tokenizer.json defines, found from the definition itself.
 
-A pre-tokenizer is a sequence of regular expressions that cut text into words before byte-pair merging. llama.cpp has a
-fixed set of them under names (``tokenizer.ggml.pre``). Here both sides are brought to one spelling and compared; a
-definition that llama.cpp lacks is refused rather than replaced by a similar one, because the token ids would differ.
+A pre-tokenizer is a sequence of regular expressions that cut text into words before byte-pair merging.
+llama.cpp has a fixed set of them under names (``tokenizer.ggml.pre``). Here both sides are brought to one
+spelling and compared; a definition that llama.cpp lacks is refused rather than replaced by a similar one,
+because the token ids would differ.
 """
 
 from __future__ import annotations
@@ -31,7 +32,10 @@ UFAKZEKA = rf"[^\r\n\p{{L}}\p{{N}}]?\p{{L}}+|\p{{N}}|{_TAIL}"
 TEKKEN = _CASED.replace("{0}", "") + r"|\p{N}|" + _CASED_TAIL
 GPT4O = _CASED.replace("{0}", CONTRACTION + "?") + r"|\p{N}{1,3}|" + _CASED_TAIL
 
-CASE_NOTE = "llama.cpp tells upper from lower case only in ASCII, so cased letters beyond it may be cut into words differently"
+CASE_NOTE = (
+    "llama.cpp tells upper from lower case only in ASCII,"
+    " so cased letters beyond it may be cut into words differently"
+)
 
 
 @dataclass(frozen=True)
@@ -77,7 +81,9 @@ def canonical(regex: str) -> str:
 
 
 def steps_of(definition: Any) -> tuple[str, ...]:
-    """tokenizer.json's pre_tokenizer of a byte-level BPE as a sequence of canonical regexes. InputError if it is none."""
+    """tokenizer.json's pre_tokenizer of a byte-level BPE as a sequence of canonical regexes. InputError if it
+    is none.
+    """
     steps: list[str] = []
     byte_level = False
     for part in _flat(definition):
@@ -90,7 +96,8 @@ def steps_of(definition: Any) -> tuple[str, ...]:
             byte_level = True
             if part.get("add_prefix_space"):
                 raise InputError(
-                    "tokenizer.json: ByteLevel with add_prefix_space = true; llama.cpp's BPE adds no space in front"
+                    "tokenizer.json: ByteLevel with add_prefix_space = true; llama.cpp's"
+                    " BPE adds no space in front"
                 )
             if part.get("use_regex", True):
                 steps.append(GPT2)
@@ -98,7 +105,8 @@ def steps_of(definition: Any) -> tuple[str, ...]:
             raise InputError(f"tokenizer.json: llama.cpp has no pre-tokenizer like {str(part)[:120]!r}")
     if not byte_level:
         raise InputError(
-            "tokenizer.json: a BPE with neither a ByteLevel pre-tokenizer nor byte_fallback cannot be converted"
+            "tokenizer.json: a BPE with neither a ByteLevel pre-tokenizer nor"
+            " byte_fallback cannot be converted"
         )
     return tuple(steps)
 
@@ -113,7 +121,9 @@ def _flat(definition: Any) -> Sequence[dict[str, Any]]:
 
 
 def _split(part: dict[str, Any]) -> str:
-    """A Split's regex. Removing what lies between matches is the same as isolating matches: ours leave nothing between."""
+    """A Split's regex. Removing what lies between matches is the same as isolating matches: ours leave
+    nothing between.
+    """
     pattern = part.get("pattern")
     regex = pattern.get("Regex") if isinstance(pattern, dict) else None
     way = (part.get("behavior"), bool(part.get("invert")))
@@ -132,7 +142,7 @@ class Match:
 
 
 def recognise(steps: tuple[str, ...], ignore_merges: bool, merges: Sequence[tuple[str, str]]) -> Match:
-    """The name of the pre-tokenizer with these steps. InputError names the regex and the nearest known one."""
+    """The pre-tokenizer with these steps. InputError names the regex and the nearest known one."""
     for known in KNOWN:
         if known.steps == steps:
             flag = ignore_merges if ignore_merges in known.names else not ignore_merges
@@ -151,20 +161,24 @@ def recognise(steps: tuple[str, ...], ignore_merges: bool, merges: Sequence[tupl
 def _any_space_before_punctuation(merges: Sequence[tuple[str, str]]) -> Match:
     r"""Qwen2's definition, but with ``\s*`` where Qwen2 has `` ?`` before punctuation.
 
-    A run of white space before punctuation is one word with the punctuation here and several in Qwen2's. The tokens
-    are equal all the same if no merge joins white space to white space, nor anything but one space to punctuation.
-    What then remains: after a newline or tab, Qwen2's joins a punctuation mark to the letters behind it.
+    A run of white space before punctuation is one word with the punctuation here and several in Qwen2's. The
+    tokens are equal all the same if no merge joins white space to white space, nor anything but one space to
+    punctuation. What then remains: after a newline or tab, Qwen2's joins a punctuation mark to the letters
+    behind it.
     """
     blank = set("ĠĊčĉ")
     for left, right in merges:
         if blank.issuperset(left) and (left != "Ġ" or right[0] in blank):
             raise InputError(
-                "tokenizer.json: its pre-tokenizer takes all white space before punctuation into one word and its merges join"
-                f" {left!r} with {right!r}; llama.cpp's nearest pre-tokenizer, 'qwen2', would give other token ids"
+                "tokenizer.json: its pre-tokenizer takes all white space before"
+                " punctuation into one word and its merges join"
+                f" {left!r} with {right!r}; llama.cpp's nearest pre-tokenizer, 'qwen2',"
+                " would give other token ids"
             )
     return Match(
         "qwen2",
         False,
-        "stock llama.cpp has no pre-tokenizer exactly like this tokenizer's: under 'qwen2' a punctuation mark between a"
+        "stock llama.cpp has no pre-tokenizer exactly like this tokenizer's: under"
+        " 'qwen2' a punctuation mark between a"
         " newline or tab and a letter may be joined to the letter; all other text gets the same token ids",
     )

@@ -1,4 +1,6 @@
-"""tokenizer.model, where a folder has no tokenizer.json: read through the sentencepiece library (part of tenth[fit])."""
+"""tokenizer.model, where a folder has no tokenizer.json: read through the sentencepiece library (part of
+tenth[fit]).
+"""
 
 from __future__ import annotations
 
@@ -52,7 +54,8 @@ def from_model(
         score = model.GetScore(token) if kind == NORMAL else UNREACHABLE
         vocabulary.add(token, model.IdToPiece(token), kind, score)
     _check(path, model, vocabulary)
-    for token, entry in (settings.get("added_tokens_decoder") or {}).items():
+    added = settings.get("added_tokens_decoder")
+    for token, entry in added.items() if isinstance(added, dict) else ():
         if token.isdecimal() and isinstance(entry, dict) and isinstance(entry.get("content"), str):
             vocabulary.add(int(token), entry["content"], CONTROL if entry.get("special") else 4)
     keys = {

@@ -1,13 +1,15 @@
-"""Tokenizers into GGUF keys, from tokenizer.json (or tokenizer.model) directly; torch and transformers are not needed.
+"""Tokenizers into GGUF keys, from tokenizer.json (or tokenizer.model) directly; torch and transformers are
+not needed.
 
-Two kinds exist. Byte-level BPE (GPT-2, Llama 3, Qwen) needs the name of a pre-tokenizer, see pretokenizers.py.
-SentencePiece BPE (Llama 2, Mistral, Gemma, Phi-3) is merged by score in llama.cpp and by rank of merges in tokenizer.json:
-both give the same tokens if each token has all its splits as merges, next to each other; that is checked.
+Two kinds exist. Byte-level BPE (GPT-2, Llama 3, Qwen) needs the name of a pre-tokenizer, see
+pretokenizers.py. SentencePiece BPE (Llama 2, Mistral, Gemma, Phi-3) is merged by score in llama.cpp and by
+rank of merges in tokenizer.json: both give the same tokens if each token has all its splits as merges, next
+to each other; that is checked.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -46,7 +48,9 @@ class Vocabulary:
 
 
 def tokenizer_metadata(folder: Path, config: dict[str, Any]) -> TokenizerInfo:
-    """The tokenizer's GGUF keys. InputError for one that llama.cpp cannot reproduce, naming what stands in the way."""
+    """The tokenizer's GGUF keys. InputError for one that llama.cpp cannot reproduce, naming what stands in
+    the way.
+    """
     settings = (
         read_json(folder / "tokenizer_config.json") if (folder / "tokenizer_config.json").is_file() else {}
     )
@@ -67,7 +71,7 @@ def tokenizer_metadata(folder: Path, config: dict[str, Any]) -> TokenizerInfo:
     return info
 
 
-# -- tokenizer.json ----------------------------------------------------------------------------------------------------
+# -- tokenizer.json ------------------------------------------------------------------------------------------
 
 
 def _from_json(data: dict[str, Any]) -> tuple[TokenizerInfo, Vocabulary, tuple[str | None, str | None]]:
@@ -85,6 +89,8 @@ def _from_json(data: dict[str, Any]) -> tuple[TokenizerInfo, Vocabulary, tuple[s
             raise InputError(
                 f"tokenizer.json: {key} = {model[key]!r:.40}, which llama.cpp's BPE does not have"
             )
+    if not model["vocab"]:
+        raise InputError("tokenizer.json: its vocabulary is empty")
     vocabulary = Vocabulary({}, {}, {})
     for text, token in model["vocab"].items():
         if type(token) is not int or not 0 <= token < 1 << 24 or token in vocabulary.texts:
@@ -95,17 +101,19 @@ def _from_json(data: dict[str, Any]) -> tuple[TokenizerInfo, Vocabulary, tuple[s
     info = convert(data, model, merges, vocabulary)
     for entry in _added(data):
         token, text = entry["id"], entry["content"]
+        score = vocabulary.scores.get(token, UNREACHABLE)
         if text == model.get("unk_token") and convert is _sentencepiece:
-            vocabulary.add(token, text, UNKNOWN)
+            vocabulary.add(token, text, UNKNOWN, score)
         elif entry.get("special"):
-            vocabulary.add(token, text, CONTROL)
+            vocabulary.add(token, text, CONTROL, score)
         elif vocabulary.texts.get(token) == text and SPACE in text:
             continue  # a run of visible spaces: real text reaches it through merges
         else:
-            vocabulary.add(token, text, USER_DEFINED)
+            vocabulary.add(token, text, USER_DEFINED, score)
         if entry.get("lstrip") or entry.get("rstrip") or entry.get("single_word"):
             info.notes.append(
-                f"token {text!r} swallows white space beside it in Hugging Face's tokenizer, not in llama.cpp's"
+                f"token {text!r} swallows white space beside it in Hugging Face's"
+                " tokenizer, not in llama.cpp's"
             )
     return info, vocabulary, _template(data.get("post_processor"))
 
@@ -113,7 +121,8 @@ def _from_json(data: dict[str, Any]) -> tuple[TokenizerInfo, Vocabulary, tuple[s
 def _merges(model: dict[str, Any]) -> list[tuple[str, str]]:
     """Pairs in order of rank, from "a b" or ["a", "b"]."""
     found = []
-    for entry in model.get("merges") or ():
+    listed = model.get("merges")
+    for entry in listed if isinstance(listed, list) else []:
         pair = entry.split(" ") if isinstance(entry, str) else entry
         if not isinstance(pair, list) or len(pair) != 2 or not all(isinstance(p, str) and p for p in pair):
             raise InputError(f"tokenizer.json: {entry!r:.60} is no merge")
@@ -125,6 +134,8 @@ def _merges(model: dict[str, Any]) -> list[tuple[str, str]]:
 
 def _added(data: dict[str, Any]) -> list[dict[str, Any]]:
     entries = data.get("added_tokens") or []
+    if not isinstance(entries, list):
+        raise InputError("tokenizer.json: added_tokens must be a list")
     for entry in entries:
         if (
             not isinstance(entry, dict)
@@ -172,7 +183,8 @@ def _sentencepiece(
     if model.get("ignore_merges"):
         raise InputError("tokenizer.json: ignore_merges with byte_fallback; llama.cpp has no such tokenizer")
     prefix, notes = _space_prefix(data)
-    for token, score in _scores(merges, vocabulary).items():
+    added = {entry["content"] for entry in _added(data)}
+    for token, score in _scores(merges, vocabulary, added).items():
         vocabulary.scores[token] = score
     for token, text in vocabulary.texts.items():
         if len(text) == 6 and text.startswith("<0x") and text.endswith(">"):
@@ -187,10 +199,12 @@ def _sentencepiece(
     return TokenizerInfo(keys, notes)
 
 
-def _scores(merges: list[tuple[str, str]], vocabulary: Vocabulary) -> dict[int, float]:
+def _scores(merges: list[tuple[str, str]], vocabulary: Vocabulary, added: Container[str]) -> dict[int, float]:
     """Scores under which merging by score is merging by rank; InputError if there are none.
 
-    All merges that make a token stand together in rank, and every split of it into two tokens is one of them.
+    Every split of a token into two tokens must be a merge, and all merges that make a token must stand
+    together in rank. (Runs of one character may be apart: converters interleave them, and either way they
+    grow to the longest.)
     """
     ids = {text: token for token, text in vocabulary.texts.items()}
     splits: dict[str, int] = {}
@@ -200,15 +214,17 @@ def _scores(merges: list[tuple[str, str]], vocabulary: Vocabulary) -> dict[int, 
         text = left + right
         if text not in ids or left not in ids or right not in ids:
             raise InputError(
-                f"tokenizer.json: merge {left!r:.40} + {right!r:.40} makes or takes a token that is not there"
+                f"tokenizer.json: merge {left!r:.40} + {right!r:.40} has a token that is not there"
             )
-        if text in splits and text != previous:
+        if text not in splits:
+            scores[ids[text]] = -float(rank)
+        elif text != previous and len(set(text)) > 1:
             raise _not_sentencepiece(text)
         splits[text] = splits.get(text, 0) + 1
-        scores[ids[text]] = scores[ids[text]] if text == previous else -float(rank)
         previous = text
-    for text, count in splits.items():
-        if count != sum(text[:i] in ids and text[i:] in ids for i in range(1, len(text))):
+    for text in ids:
+        whole = sum(text[:i] in ids and text[i:] in ids for i in range(1, len(text)))
+        if text not in added and splits.get(text, 0) != whole:
             raise _not_sentencepiece(text)
     return scores
 
@@ -245,7 +261,8 @@ def _space_prefix(data: dict[str, Any]) -> tuple[bool, list[str]]:
             prefix, visible = scheme != "never", True
             if scheme == "first":
                 notes.append(
-                    "llama.cpp puts a space after every special token, this tokenizer only in front of the text"
+                    "llama.cpp puts a space after every special token, this tokenizer"
+                    " only in front of the text"
                 )
         elif not (part.get("type") == "Split" and visible and part.get("pattern") == {"String": " "}):
             raise InputError(
@@ -281,12 +298,12 @@ def _template(processor: Any) -> tuple[str | None, str | None]:
                 e.get("SpecialToken") if isinstance(e, dict) else None
                 for e in (part["single"][0], part["single"][-1])
             ]
-            first, last = (e.get("id") if isinstance(e, dict) else None for e in ends)
+            first, last = (_text(e, "id") for e in ends)
             return first, last
     return None, None
 
 
-# -- keys of both kinds ------------------------------------------------------------------------------------------------
+# -- keys of both kinds --------------------------------------------------------------------------------------
 
 
 def _tokens(keys: Keys, vocabulary: Vocabulary, config: dict[str, Any]) -> None:
@@ -295,7 +312,8 @@ def _tokens(keys: Keys, vocabulary: Vocabulary, config: dict[str, Any]) -> None:
     size = size if isinstance(size, int) else len(vocabulary.texts)
     if (most := max(vocabulary.texts)) >= size:
         raise InputError(
-            f"the tokenizer has token {most} ({vocabulary.texts[most]!r:.40}), config.json a vocab_size of {size}"
+            f"the tokenizer has token {most} ({vocabulary.texts[most]!r:.40}),"
+            f" config.json a vocab_size of {size}"
         )
     taken = set(vocabulary.texts.values())
     if len(taken) != len(vocabulary.texts):
@@ -358,9 +376,9 @@ def _special(
         keys["tokenizer.ggml.eom_token_id"] = ids["<|eom_id|>"]
 
 
-def _text(value: Any) -> str | None:
-    """A token's text, given as such or as an object with "content"."""
-    value = value.get("content") if isinstance(value, dict) else value
+def _text(value: Any, key: str = "content") -> str | None:
+    """A token's text, given as such or as an object that has it under key."""
+    value = value.get(key) if isinstance(value, dict) else value
     return value if isinstance(value, str) else None
 
 
@@ -371,7 +389,9 @@ def _ids(value: Any, vocabulary: Vocabulary) -> list[int]:
 
 
 def _chat_template(folder: Path, settings: dict[str, Any]) -> str | None:
-    """The chat template (Jinja), from chat_template.jinja or tokenizer_config.json; of several, the default one."""
+    """The chat template (Jinja), from chat_template.jinja or tokenizer_config.json; of several, the default
+    one.
+    """
     file = folder / "chat_template.jinja"
     if file.is_file():
         try:

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tenth import seal, worker
+from tenth.errors import InputError
 from tenth.records import Proof, Runtime
 
 if TYPE_CHECKING:
@@ -40,9 +41,9 @@ def prove(
 
     budget, predicted: bytes. on_progress receives the share of the context that is filled. timeout: seconds;
     by default what the slowest plausible machine needs. Going over the budget is not an error: the Proof says
-    so (`fits` is False), with the peak that was last seen. parts: llama.cpp's report of its buffers ("mapped",
-    "repack", "kv", "compute", "output"), "hits" (how often the limit was met), "code" (held after loading the
-    library, before the model). Raises NativeError where llama.cpp refuses the file or dies of anything else.
+    so (`fits` is False), with the peak that was last seen. parts: llama.cpp's report of its buffers (the keys
+    of `tenth.native.Session.buffers`), "code" (held before the model is loaded), "hits" (how often the limit
+    was met) and "peak". Raises NativeError where llama.cpp refuses the file or dies of anything else.
     """
     seen: dict[str, Any] = {"limit": seal.WATCHED, "network": "not isolated: not reached", "parts": {}}
 
@@ -52,6 +53,8 @@ def prove(
         seen["parts"].update(event.pop("parts", {}))
         seen.update(event)
 
+    if not gguf.is_file():
+        raise InputError(f"no GGUF file at {gguf}")
     forget_pages(gguf)
     arguments = {
         "path": str(gguf),
@@ -67,13 +70,15 @@ def prove(
     try:
         worker.call("tenth.meters.memory:hold", arguments, on_event, log, env, timeout)
     except worker.ChildDied as death:
-        killed = death.signal == signal.SIGKILL and "interpreter" in seen
+        # By the kernel, by the watch, or by the time limit because it lived on pages dropped and read again.
+        over = _hits(seen) > 0 or seen.get("peak", 0) > budget
+        killed = death.signal == signal.SIGKILL and over
         if not killed:
             raise
     finally:
         if "group" in seen:
             seal.remove(Path(seen["group"]))
-    if killed:  # by the kernel or the watch, at the limit: whatever was seen last, it wanted more
+    if killed:  # whatever was seen last, it wanted more
         seen["peak"] = max(seen.get("peak", 0), budget + 1)
     return Proof(
         budget=budget,
@@ -86,6 +91,13 @@ def prove(
         predicted=predicted,
         parts=seen["parts"],
     )
+
+
+def _hits(seen: dict[str, Any]) -> int:
+    """How often the child met its limit, after its death."""
+    if "group" not in seen:
+        return 0
+    return seal.Cgroup(Path(seen["group"]), int(seen["limit"][-1])).hits()
 
 
 def forget_pages(path: Path) -> None:

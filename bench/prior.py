@@ -1,0 +1,27 @@
+"""Measure the prior of `tenth plan` on a model: python bench/prior.py MODEL TEXT > src/tenth/data/prior.json"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from tenth import prior
+from tenth.checkpoint import open_checkpoint
+from tenth.console import Voice
+from tenth.stages import Stages, default_work
+
+
+def main() -> None:
+    model, text = Path(sys.argv[1]), Path(sys.argv[2])
+    checkpoint = open_checkpoint(model)
+    work = default_work()
+    stages = Stages(checkpoint, work, Voice(), work / "prior.log", 0)
+    texts = stages.texts(text, None, 512, 32, 0)
+    calibration = stages.calibration(texts, 0)
+    prices = stages.prices(calibration)
+    kv = stages.kv_damages(texts, checkpoint.arch.head_dim(checkpoint.config))
+    print(prior.dump(prior.derive(checkpoint.name, checkpoint.specs(), prices, kv)), end="")
+
+
+if __name__ == "__main__":
+    main()

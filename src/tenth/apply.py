@@ -1,0 +1,41 @@
+"""A plan carried out: the GGUF with every tensor stored as the plan says."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tenth.calibrate import Stats
+from tenth.checkpoint import open_checkpoint
+from tenth.encode import Rounding
+from tenth.formats.gguf import write_gguf
+
+
+def run(
+    emit: Callable[[dict[str, Any]], None],
+    model: str,
+    types: dict[str, str],
+    destination: str,
+    calibration: str | None,
+    threads: int,
+) -> dict[str, Any]:
+    """In a child process: write `destination`; types: GGUF tensor name -> ggml type.
+
+    calibration: folder of stats for the importance weights; None stores without any. Emits {"done": bytes}.
+    """
+    stats = Stats(Path(calibration)) if calibration else None
+
+    def importance(source: str) -> np.ndarray | None:
+        return stats[source].cols if stats and source in stats else None
+
+    size = write_gguf(
+        open_checkpoint(Path(model)),
+        types,
+        Path(destination),
+        encode=Rounding(importance, threads),
+        progress=lambda done: emit({"done": done}),
+    )
+    return {"bytes": size}

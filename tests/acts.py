@@ -1,0 +1,105 @@
+"""What the child processes of the tests do."""
+
+from __future__ import annotations
+
+import os
+import time
+from typing import Any
+
+from tenth.errors import BudgetError, InputError
+from tenth.worker import Emit
+
+
+def answer(emit: Emit, value: Any, threads: int = 0) -> Any:
+    print("noise from Python", flush=True)
+    os.write(1, b"noise from native code\n")
+    emit({"step": 1})
+    emit({"step": 2})
+    return {"value": value, "omp": os.environ.get("OMP_NUM_THREADS"), "extra": os.environ.get("EXTRA")}
+
+
+def refuse(emit: Emit, kind: str) -> None:
+    if kind == "budget":
+        raise BudgetError("too small", {"total": 3})
+    if kind == "input":
+        raise InputError("no such thing")
+    raise ZeroDivisionError("a mistake of ours")
+
+
+def unspeakable(emit: Emit) -> Any:
+    return object()
+
+
+def abort(emit: Emit) -> None:
+    os.write(2, b"an earlier line\nGGML_ASSERT(reason) failed\n")
+    os.abort()
+
+
+def leave(emit: Emit) -> None:
+    os._exit(7)
+
+
+def hang(emit: Emit) -> None:
+    emit({"pid": os.getpid()})
+    time.sleep(60)
+
+
+def core_limit(emit: Emit) -> int:
+    import resource
+
+    return resource.getrlimit(resource.RLIMIT_CORE)[0]
+
+
+def encode_without_importance(emit: Emit) -> None:
+    """ggml asserts that this type comes with importance weights."""
+    import numpy as np
+
+    from tenth import native
+
+    weights, out = np.ones((1, 256), np.float32), np.empty(1000, np.uint8)
+    native.library().ggml_quantize_chunk(
+        native.type_id("IQ2_XS"), weights.ctypes.data, out.ctypes.data, 0, 1, 256, None
+    )
+
+
+def open_file(emit: Emit, path: str) -> int:
+    from tenth import native
+
+    with native.Session.open(path, n_ctx=64, threads=1) as session:
+        session.decode([1, 2], 0)
+        return session.n_vocab
+
+
+def grow_in_cgroup(emit: Emit, limit: int, size: int) -> bool:
+    """Allocate and touch `size` bytes in a group that may hold `limit`."""
+    from tenth import seal
+
+    group = seal.limit_memory(limit)
+    if group is None:
+        return False
+    emit({"group": str(group.path), "name": group.name})
+    block = bytearray(size)
+    emit({"held": len(block)})
+    return True
+
+
+def leave_network(emit: Emit) -> dict[str, Any]:
+    import socket
+
+    from tenth import seal
+
+    said = seal.isolate_network()
+    try:
+        socket.create_connection(("192.0.2.1", 9), timeout=2).close()
+    except OSError as error:
+        return {"said": said, "error": error.errno}
+    return {"said": said, "error": None}
+
+
+def resident_growth(emit: Emit) -> int:
+    from tenth import seal
+
+    before = seal.resident(exact=True)
+    block = b"x" * 20_000_000
+    after = seal.resident(exact=True)
+    return after.anonymous - before.anonymous if block else 0
