@@ -163,14 +163,8 @@ def _tiles(plan: Plan, card: Scorecard) -> str:
     ours = card.candidates[0] if card.candidates else None
     kl = reading_of(ours, "kl") if ours else None
     if kl is not None:
-        tiles.append(
-            (
-                "KL to the original",
-                f"{kl.value:.3g}",
-                "nats/token",
-                ", ".join(filter(None, [spread(kl), kl.conditions])),
-            )
-        )
+        than = f"{spread(kl)} over {kl.count:,} windows of text" if kl.count > 1 else spread(kl)
+        tiles.append(("KL to the original", f"{kl.value:.3g}", "nats/token", than))
     size = ours.file_bytes if ours else plan.file_bytes
     tiles.append(("file", megabytes(size), "MB", f"{plan.bits_per_weight:.2f} bits per weight"))
     for reading in ours.readings if ours else []:
