@@ -1,9 +1,12 @@
-"""Fit one model into a row of budgets and hold each result against the stock recipes: one JSON line per budget.
+"""Fit one model into a row of budgets and hold each result against the stock recipes: one JSON line per
+budget.
 
-    python bench/fit.py MODEL --text CALIBRATION --eval-text HELD_OUT [--context 1024] [--out FOLDER] [--recipes Q4_K_M,...]
+    python bench/fit.py MODEL --text CALIBRATION --eval-text HELD_OUT [--context 1024] [--out FOLDER]
+    [--recipes Q4_K_M,...]
 
-Stock recipes are made with the same importance weights and measured in the same run and conditions (f32 KV cache, flash
-attention off, as in llama.cpp's own reference figures). A recipe fits a budget if its file, run as ours is, stays within it.
+Stock recipes are made with the same importance weights and measured in the same run and conditions (f32 KV
+cache, flash attention off, as in llama.cpp's own reference figures). A recipe fits a budget if its file, run
+as ours is, stays within it.
 """
 
 from __future__ import annotations
@@ -25,11 +28,29 @@ from tenth.records import MB, Budget, Plan, Reading, Runtime
 from tenth.stages import Stages, default_work
 
 BUDGETS = 8
-REFEREE = {"type_k": "f32", "type_v": "f32", "flash_attention": False}
+REFEREE = Runtime(n_ctx=512, n_ubatch=512, type_k="f32", type_v="f32", flash_attention=False)
 
 
 def value(readings: list[Reading], name: str) -> float:
     return next(r.value for r in readings if r.name == name)
+
+
+def stock_figures(
+    stages: Stages, types: dict[str, str], calibration: Path, reference: Path, recipe: str
+) -> dict[str, float]:
+    """Bytes and KL of a stock recipe; kept in the work folder like every stage."""
+
+    def build(folder: Path) -> None:
+        path = stages.write(types, calibration, folder / "stock.gguf", f"store {recipe}")
+        kl = value(quality(path, reference, REFEREE, log=stages.log), "kl")
+        (folder / "figures.json").write_text(json.dumps({"bytes": path.stat().st_size, "kl": kl}))
+        path.unlink()
+
+    made_from = {"recipe": recipe, "from": [calibration.name, reference.name]}
+    figures: dict[str, float] = json.loads(
+        (stages.store.stage("stock", made_from, build) / "figures.json").read_text()
+    )
+    return figures
 
 
 def main() -> None:
@@ -39,7 +60,9 @@ def main() -> None:
     parser.add_argument("--eval-text", type=Path)
     parser.add_argument("--context", type=int, default=1024)
     parser.add_argument("--out", type=Path, default=Path("out/bench-fit"))
-    parser.add_argument("--recipes", default=",".join(n for n in recipes.BASES if n not in ("F16", "TQ1_0", "TQ2_0")))
+    parser.add_argument(
+        "--recipes", default=",".join(n for n in recipes.BASES if n not in ("F16", "TQ1_0", "TQ2_0"))
+    )
     given = parser.parse_args()
     given.out.mkdir(parents=True, exist_ok=True)
     voice, checkpoint = Voice(), open_checkpoint(given.model)
@@ -50,20 +73,18 @@ def main() -> None:
     reference, calibration = stages.reference(texts), stages.calibration(texts, 0)
     problem = Problem(
         checkpoint.config, checkpoint.arch.gguf_arch, specs, stages.prices(calibration),
-        stages.kv_damages(texts, checkpoint.arch.head_dim(checkpoint.config)), given.context, cost.Constants(),
+        stages.kv_damages(texts, checkpoint.arch.head_dim(checkpoint.config)), given.context,
+        cost.Constants(),
     )  # fmt: skip
-    referee = Runtime(n_ctx=512, n_ubatch=512, **REFEREE)
 
     heads = int(checkpoint.config["num_attention_heads"])
     gqa = heads // int(checkpoint.config.get("num_key_value_heads") or heads)
     stock = {}
     for name in given.recipes.split(","):
         types = recipes.types(name, specs, gqa)
-        path = stages.write(types, calibration, given.out / "stock.gguf", f"store {name}")
-        kl = value(quality(path, reference, referee, log=stages.log), "kl")
-        stock[name] = (types, kl)
-        print(json.dumps({"bench": "stock", "recipe": name, "bytes": path.stat().st_size, "kl": round(kl, 6)}), flush=True)
-        path.unlink()
+        figures = stock_figures(stages, types, calibration, reference, name)
+        stock[name] = (types, figures["kl"])
+        print(json.dumps({"bench": "stock", "recipe": name, **figures}), flush=True)
 
     smallest = smallest_decision(problem).memory.total
     f16 = smallest_decision(replace(problem, prices={s.name: {"F16": 0.0} for s in specs if s.linear}))
@@ -71,26 +92,38 @@ def main() -> None:
     for memory in np.geomspace(1.01 * smallest, 1.06 * f16.memory.total, BUDGETS):
         budget = Budget(memory=int(memory), context=given.context)
         out = given.out / f"{memory / MB:.1f}MB"
-        options = flow.FitOptions(given.model, out, budget, given.text, given.eval_text)
+        options = flow.FitOptions(given.model, out, budget, given.text, given.eval_text, overwrite=True)
         card = flow.fit(options, voice)
         plan = Plan.model_validate_json((out / "plan.json").read_text())
-        kl = value(quality(out / "model.gguf", reference, referee, log=stages.log), "kl")
-        fitting = {n: k for n, (t, k) in stock.items() if problem.memory(t, plan.runtime).total <= budget.memory}
+        kl = value(quality(out / "model.gguf", reference, REFEREE, log=stages.log), "kl")
+        fitting = {
+            n: k for n, (t, k) in stock.items() if problem.memory(t, plan.runtime).total <= budget.memory
+        }
         best = min(fitting, key=lambda n: fitting[n]) if fitting else None
         if best:
             ratios.append(kl / fitting[best])
-        ours, proof = card.candidates[0], card.proof
+        ours, proof, run = card.candidates[0], card.proof, plan.runtime
         line = {
             "bench": "fit", "budget": budget.memory, "bits_per_weight": round(plan.bits_per_weight, 3),
             "file": ours.file_bytes, "predicted_peak": proof.predicted, "measured_peak": proof.peak,
-            "error": round(proof.error, 4), "fits": proof.fits, "attempts": proof.attempts, "limit": proof.limit,
-            "runtime": f"ubatch {plan.runtime.n_ubatch} kv {plan.runtime.type_k}/{plan.runtime.type_v} repack {plan.runtime.repack}",
-            "predicted_kl": round(plan.damage, 5), "kl_shipped": round(ours.value("kl") or 0.0, 6), "kl": round(kl, 6),
+            "error": round(proof.error, 4), "fits": proof.fits, "attempts": proof.attempts,
+            "limit": proof.limit,
+            "runtime": f"ubatch {run.n_ubatch} kv {run.type_k}/{run.type_v} repack {run.repack}",
+            "predicted_kl": round(plan.damage, 5), "kl_shipped": round(ours.value("kl") or 0.0, 6),
+            "kl": round(kl, 6),
             "best_stock": best, "best_stock_kl": round(fitting[best], 6) if best else None,
             "ratio": round(kl / fitting[best], 3) if best else None,
         }  # fmt: skip
         print(json.dumps(line), flush=True)
-    print(json.dumps({"bench": "fit", "median_ratio": round(statistics.median(ratios), 3), "worst_ratio": round(max(ratios), 3)}))
+    print(
+        json.dumps(
+            {
+                "bench": "fit",
+                "median_ratio": round(statistics.median(ratios), 3),
+                "worst_ratio": round(max(ratios), 3),
+            }
+        )
+    )
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Measure the prior of `tenth plan` on a model: python bench/prior.py MODEL TEXT > src/tenth/data/prior.json"""
+"""Measure the prior of `tenth plan`: python bench/prior.py MODEL TEXT > src/tenth/data/prior.json"""
 
 from __future__ import annotations
 

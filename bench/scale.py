@@ -2,8 +2,9 @@
 
     python bench/scale.py [--memory 600MB] [--out FOLDER] [--layers 16]
 
-The peak is the largest sum of the resident anonymous memory and shared-library pages (RSS) of the process tree, sampled
-ten times a second, page cache of mapped model files included. One JSON line per stage and one for the whole.
+The peak is the largest sum of the resident anonymous memory and shared-library pages (RSS) of the process
+tree, sampled ten times a second, page cache of mapped model files included. One JSON line per stage and one
+for the whole.
 """
 
 from __future__ import annotations
@@ -13,10 +14,9 @@ import json
 import shutil
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-
 
 from tenth import flow, models
 from tenth.console import Voice
@@ -24,9 +24,11 @@ from tenth.devices import parse_size
 from tenth.records import MB, Budget
 
 CONFIG = {
-    "architectures": ["LlamaForCausalLM"], "model_type": "llama", "hidden_size": 2048, "intermediate_size": 8192,
+    "architectures": ["LlamaForCausalLM"], "model_type": "llama",
+    "hidden_size": 2048, "intermediate_size": 8192,
     "num_hidden_layers": 16, "num_attention_heads": 32, "num_key_value_heads": 8, "head_dim": 64,
-    "max_position_embeddings": 2048, "rms_norm_eps": 1e-5, "rope_theta": 500000.0, "tie_word_embeddings": False,
+    "max_position_embeddings": 2048, "rms_norm_eps": 1e-5, "rope_theta": 500000.0,
+    "tie_word_embeddings": False,
     "hidden_act": "silu", "bos_token_id": 0, "eos_token_id": 0, "torch_dtype": "bfloat16",
 }  # fmt: skip
 
@@ -46,9 +48,10 @@ def make(folder: Path, layers: int) -> None:
     draw = torch.Generator().manual_seed(0)
 
     def matrix(rows: int, columns: int) -> torch.Tensor:
-        return (torch.randn(rows, columns, generator=draw) * columns**-0.5).to(torch.bfloat16)
+        made: torch.Tensor = torch.randn(rows, columns, generator=draw) * columns**-0.5
+        return made.to(torch.bfloat16)
 
-    index = {}
+    index: dict[str, str] = {}
     for i in range(-1, layers):
         if i < 0:
             shard = {
@@ -107,12 +110,18 @@ class Stopwatch(Voice):
             time.sleep(0.1)
 
     @contextmanager
-    def step(self, name: str, total: float, unit: str = "") -> Iterator[object]:
+    def step(self, name: str, total: float, unit: str = "") -> Iterator[Callable[[float], None]]:
+        """The step, timed."""
         self.peak, start = 0, time.perf_counter()
         with super().step(name, total, unit) as advance:
             yield advance
         seconds = round(time.perf_counter() - start, 1)
-        print(json.dumps({"bench": "scale", "stage": name, "seconds": seconds, "peak_mb": round(self.peak / MB)}), flush=True)
+        print(
+            json.dumps(
+                {"bench": "scale", "stage": name, "seconds": seconds, "peak_mb": round(self.peak / MB)}
+            ),
+            flush=True,
+        )
 
 
 def main() -> None:
@@ -127,7 +136,12 @@ def main() -> None:
     weights = sum(path.stat().st_size for path in model.glob("*.safetensors")) // 2
     watch, start = Stopwatch(), time.perf_counter()
     options = flow.FitOptions(
-        model, given.out / "fit", Budget(memory=parse_size(given.memory), context=1024), windows=16, work=given.out / "work"
+        model,
+        given.out / "fit",
+        Budget(memory=parse_size(given.memory), context=1024),
+        windows=16,
+        work=given.out / "work",
+        overwrite=True,
     )
     card = flow.fit(options, watch)
     proof = card.proof

@@ -16,7 +16,9 @@ def text(*command: str) -> str:
     environment = {**os.environ, "COLUMNS": "110", "TERM": "dumb", "NO_COLOR": "1"}
     line = [sys.executable, "-c", "from tenth.cli import main; main()", *command, "--help"]
     done = subprocess.run(line, capture_output=True, text=True, env=environment, check=True)
-    return "\n".join(row.rstrip() for row in done.stdout.strip().splitlines()).replace("Usage: -c", "Usage: tenth")
+    return "\n".join(row.rstrip() for row in done.stdout.strip().splitlines()).replace(
+        "Usage: -c", "Usage: tenth"
+    )
 
 
 def page() -> str:

@@ -1,4 +1,4 @@
-"""Lines of the product code, file by file: python scripts/lines.py. Over 400 deserves a second look, not a failure."""
+"""Lines of the product code: python scripts/lines.py. Over 400 deserves a second look, not a failure."""
 
 from __future__ import annotations
 

@@ -4,25 +4,26 @@ For a small disturbance dW of one weight matrix the KL divergence to the origina
 
     KL = 1/2 E[ <dW, g>^2 ] / T,       g = d(-log p(y | window)) / dW summed over the window's T tokens,
 
-with labels y drawn from the model itself (the true Fisher information, not the empirical one: Kunstner et al. 2019,
-arXiv 1905.12558). We keep its diagonal as a rank-one product, f[i, j] = rows[i] cols[j] / sum, so that pricing a candidate
-encoding costs one weighted sum of squares:
+with labels y drawn from the model itself (the true Fisher information, not the empirical one: Kunstner et al.
+2019, arXiv 1905.12558). We keep its diagonal as a rank-one product, f[i, j] = rows[i] cols[j] / sum, so that
+pricing a candidate encoding costs one weighted sum of squares:
 
     KL(dW) = 1/2 sum_ij f[i, j] dW[i, j]^2 .
 
-The gradient is summed over the window BEFORE it is squared: errors of one weight at different positions add up coherently
-(they do in attn_v, whose output attention averages: without this the damage there is under-predicted by a factor 1.7).
-Measured on a 46 M Llama against the true KL of disturbing single matrices, 1.6 to 4.3 bits: mean log-ratio +0.09, standard
-deviation 0.075; a layer-output error weighted by output gradients has 0.21. For whole plans see docs/log.md. It fails where
-the disturbance is not small: below two bits on everything the sum over-predicts, though the order of choices stays right.
+The gradient is summed over the window BEFORE it is squared: errors of one weight at different positions add
+up coherently (they do in attn_v, whose output attention averages: without this the damage there is
+under-predicted by a factor 1.7). Measured on a 46 M Llama against the true KL of disturbing single matrices,
+1.6 to 4.3 bits: mean log-ratio +0.09, standard deviation 0.075; a layer-output error weighted by output
+gradients has 0.21. For whole plans see docs/log.md. It fails where the disturbance is not small: below two
+bits on everything the sum over-predicts, though the order of choices stays right.
 
-llama.cpp also rounds the ACTIVATIONS to 8 bits before a product with a quantised matrix, in blocks of 256 (K-, I- and ternary
-types) or 32 (legacy types). That noise is independent of the bits chosen and is the floor that Q8_0 stands on. We keep
-what predicts it: `grad2`, the per-position second moment of the output's gradient, and `noise`, the mean square error of
-rounding each input column for both block lengths.
+llama.cpp also rounds the ACTIVATIONS to 8 bits before a product with a quantised matrix, in blocks of 256
+(K-, I- and ternary types) or 32 (legacy types). That noise is independent of the bits chosen and is the floor
+that Q8_0 stands on. We keep what predicts it: `grad2`, the per-position second moment of the output's
+gradient, and `noise`, the mean square error of rounding each input column for both block lengths.
 
-Peak memory: one block as float32, its largest weight gradient, and one window of hidden states; hidden states at block
-boundaries are on disk. The Gram matrices of the inputs (wanted by error-compensated rounding) are collected on request.
+Peak memory: one block as float32, its largest weight gradient, and one window of hidden states; hidden states
+at block boundaries are on disk.
 """
 
 from __future__ import annotations
@@ -58,7 +59,9 @@ class SiteStats:
             return 0.0
         return 0.5 * float(self.rows[rows] @ (error * error) @ self.cols) / total
 
-    def activation_damage(self, weight: np.ndarray, block: int, rows: np.ndarray | slice = slice(None)) -> float:
+    def activation_damage(
+        self, weight: np.ndarray, block: int, rows: np.ndarray | slice = slice(None)
+    ) -> float:
         """KL in nats per token of rounding this site's input to 8 bits in blocks."""
         return 0.5 * float(self.grad2[rows] @ (weight * weight) @ self.noise[block])
 
@@ -95,7 +98,10 @@ class _Site:
         import torch
 
         self.rows, self.grad2 = torch.zeros(out, dtype=torch.float64), torch.zeros(out, dtype=torch.float64)
-        self.cols, self.square = torch.zeros(columns, dtype=torch.float64), torch.zeros(columns, dtype=torch.float64)
+        self.cols, self.square = (
+            torch.zeros(columns, dtype=torch.float64),
+            torch.zeros(columns, dtype=torch.float64),
+        )
         self.noise = {n: torch.zeros(columns, dtype=torch.float64) for n in ACTIVATION_BLOCKS}
         self.windows = 0
 
@@ -116,13 +122,16 @@ class _Site:
         scale = 1.0 / max(1, self.windows * length)
         values = {"rows": self.rows, "cols": self.cols, "grad2": self.grad2, "square": self.square}
         values |= {f"noise{n}": noise for n, noise in self.noise.items()}
-        return {f"{source}/{key}": (value * scale).numpy().astype(np.float32) for key, value in values.items()}
+        return {
+            f"{source}/{key}": (value * scale).numpy().astype(np.float32) for key, value in values.items()
+        }
 
 
 def rounding_noise(x: Any, block: int) -> Any:
     """[in] float64: summed over tokens, the square error of rounding x [T, in] to 8 bits by blocks.
 
-    The step is amax / 127 (ggml-quants.c, quantize_row_q8_K and quantize_row_q8_0). A last block may be short.
+    The step is amax / 127 (ggml-quants.c, quantize_row_q8_K and quantize_row_q8_0). A last block may be
+    short.
     """
     import torch
 
@@ -136,7 +145,8 @@ def rounding_noise(x: Any, block: int) -> Any:
 def run(
     emit: Callable[[dict[str, Any]], None], model: str, tokens: str, folder: str, seed: int, threads: int
 ) -> dict[str, Any]:
-    """In a child process: calibrate the model folder on tokens.npy int32 [windows, T]; fills `folder`, resumes in it.
+    """In a child process: calibrate the model folder on tokens.npy int32 [windows, T]; fills `folder`,
+    resumes in it.
 
     Emits {"done": work, "total": work}, in block passes.
     """
@@ -209,7 +219,7 @@ def _head(walk: Any, windows: np.ndarray, state: Any, here: Path, seed: int) -> 
 
 
 def _block(walk: Any, index: int, state: Any, here: Path) -> None:
-    """One block backward: recompute it with gradients, keep its linear sites' stats, hand the gradient down."""
+    """One block backward: run it again with gradients, keep its sites' stats, hand the gradient down."""
     import torch
 
     path = here / f"stats-{index:04d}.npz"
@@ -219,7 +229,10 @@ def _block(walk: Any, index: int, state: Any, here: Path) -> None:
         linears = [m for m in block.modules() if isinstance(m, torch.nn.Linear)]
         sites = {m: _Site(m.out_features, m.in_features) for m in linears}
         seen: dict[Any, Any] = {}
-        hooks = [m.register_forward_hook(lambda m, args, out: seen.update({m: (args[0].detach(), out)})) for m in linears]
+        hooks = [
+            m.register_forward_hook(lambda m, args, out: seen.update({m: (args[0].detach(), out)}))
+            for m in linears
+        ]
 
         def gradients() -> Any:
             for hidden, gradient in zip(state.read(index), state.read(f"gradient-{index + 1}"), strict=True):
@@ -233,7 +246,6 @@ def _block(walk: Any, index: int, state: Any, here: Path) -> None:
                     sites[m].add(x.reshape(-1, x.shape[-1]), g.reshape(-1, g.shape[-1]))
                 yield g_in
 
-        arrays: dict[str, np.ndarray] = {}
         state.write(f"gradient-{index}", gradients())
         for hook in hooks:
             hook.remove()
@@ -249,15 +261,14 @@ def _embedding(walk: Any, windows: np.ndarray, state: Any, here: Path) -> None:
     path, source = here / "stats-embedding.npz", walk.source_of(walk.embedding)
     if path.exists():
         return
-    weight = walk.checkpoint.tensors[source]
-    site = _Site(*weight.shape)
-    sample = int(windows.flat[0])
-    with walk.embed() as embed:
-        entered = embed(windows[0])[0, 0]
-    scale = float(entered.norm()) / max(float(np.linalg.norm(weight.load(sample, sample + 1))), 1e-30)
+    shape = walk.checkpoint.tensors[source].shape
+    site = _Site(*shape)
+    with walk.embed() as embed:  # some families scale what they look up
+        looked_up = walk.embedding.weight[torch.from_numpy(windows[0].astype(np.int64))]
+        scale = float(embed(windows[0]).norm() / looked_up.norm().clamp_min(1e-30))
     for window, gradient in zip(windows, state.read("gradient-0"), strict=True):
         ids, where = np.unique(window, return_inverse=True)
-        summed = torch.zeros(len(ids), weight.shape[1]).index_add_(0, torch.from_numpy(where), gradient[0] * scale)
+        summed = torch.zeros(len(ids), shape[1]).index_add_(0, torch.from_numpy(where), gradient[0] * scale)
         square = summed.square_()
         site.rows[torch.from_numpy(ids.astype(np.int64))] += square.sum(1)
         site.cols += square.sum(0)
@@ -272,4 +283,3 @@ def _embedding(walk: Any, windows: np.ndarray, state: Any, here: Path) -> None:
 def _save(path: Path, arrays: dict[str, np.ndarray]) -> None:
     with atomic(path) as partial, partial.open("wb") as file:
         np.savez(file, allow_pickle=False, **arrays)
-

@@ -15,13 +15,14 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 import typer
 
 from tenth import __version__
-from tenth.errors import BudgetError, InputError, OutputError, TenthError
+from tenth.bundle import BUNDLE_FILES, check_destination
+from tenth.errors import BudgetError, InputError, TenthError
 
 if TYPE_CHECKING:
     from tenth.records import Budget
 
 DEFAULT_CONTEXT = 2048
-BUNDLE_FILES = {"model.gguf", "plan.json", "scorecard.json", "report.html"}
+STOPPED = 130  # exit status after Ctrl-C
 USAGE: type[Exception] = typer.BadParameter.__mro__[1]  # click's UsageError, which typer does not export
 
 app = typer.Typer(
@@ -83,16 +84,19 @@ def fit(
         if file is not None and not file.is_file():
             raise InputError(f"no text file {str(file)!r}; give a UTF-8 text")
     read_amount(device, share, memory)  # a wrong budget is better heard of before a download
-    folder = models.resolve(model)
+    folder = models.resolve(model, config_only=True)
     budget = make_budget(folder, device, share, memory, context)
 
     from tenth import flow, report
     from tenth.console import Voice
 
+    if models.is_remote(model):
+        flow.plan(folder, budget, work)  # nor is a download begun for what cannot fit
+        folder = models.resolve(model)
     voice = Voice()
     options = flow.FitOptions(
         model=folder, destination=out, budget=budget, text=text, eval_text=eval_text,
-        windows=windows, seed=seed, work=work, threads=threads,
+        windows=windows, seed=seed, work=work, threads=threads, overwrite=overwrite,
     )  # fmt: skip
     card = flow.fit(options, voice)
     if as_json:
@@ -123,7 +127,7 @@ def plan(
     from tenth import flow
     from tenth.console import Voice
 
-    decided = flow.plan(folder, budget, Voice(), work)
+    decided = flow.plan(folder, budget, work)
     if as_json:
         print(decided.model_dump_json())
     else:
@@ -228,32 +232,16 @@ def make_budget(
     from tenth.records import Budget
 
     size, name, part = read_amount(device, share, memory)
-    config, _ = open_config(folder)
-    longest = config.get("max_position_embeddings")
-    longest = longest if isinstance(longest, int) and longest > 0 else None
+    config, architecture = open_config(folder)
+    longest, reason = architecture.context_limit(config)
     if context is None:
-        context = min(DEFAULT_CONTEXT, longest or DEFAULT_CONTEXT)
+        context = min(DEFAULT_CONTEXT, longest)
     if context < 1:
         raise InputError(f"--context {context} is not a number of tokens; give 1 or more")
-    if longest is not None and context > longest:
-        raise InputError(
-            f"--context {context} is more than the model knows: max_position_embeddings is {longest}"
-        )
+    if context > longest:
+        why = f"{reason} is {longest}" if reason.isidentifier() else reason
+        raise InputError(f"--context {context} is more than this model can have: {why}")
     return Budget(memory=size, context=context, device=name, share=part)
-
-
-def check_destination(out: Path, overwrite: bool) -> None:
-    """OutputError when OUT is taken: not a folder, not empty, or a finished bundle without --overwrite."""
-    if not out.exists():
-        return
-    if not out.is_dir():
-        raise OutputError(f"{out} is a file; give -o a folder that does not exist yet")
-    held = {entry.name for entry in out.iterdir()} - {"log.txt"}
-    if held >= BUNDLE_FILES:
-        if not overwrite:
-            raise OutputError(f"{out} holds a finished result; give another -o, or --overwrite to replace it")
-    elif held:
-        raise OutputError(f"{out} is not empty and not a finished result; give -o an empty or new folder")
 
 
 def typed_lines() -> Iterator[str]:
@@ -294,6 +282,8 @@ def guarded(run: Callable[[], Any], as_json: bool) -> int:
     """The exit status of `run`; a person's mistake becomes one line, any other exception passes through."""
     try:
         status = run()
+        if status == STOPPED:  # what typer makes of a KeyboardInterrupt
+            raise KeyboardInterrupt
     except TenthError as error:
         _tell(error, as_json)
         return 2
@@ -307,8 +297,10 @@ def guarded(run: Callable[[], Any], as_json: bool) -> int:
             _tell(InputError(f"{message}{hint}"), as_json)
         return 2
     except (KeyboardInterrupt, typer.Abort):
-        print("\nstopped; run the same command again to resume", file=sys.stderr)
-        return 130
+        # A terminal has just shown ^C on the line of the progress bar.
+        start = "\n" if sys.stderr.isatty() else ""
+        print(f"{start}stopped; run the same command again to resume", file=sys.stderr)
+        return STOPPED
     except BrokenPipeError:
         sys.stderr.close()  # the reader left; nothing more to say
         return 0

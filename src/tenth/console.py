@@ -149,6 +149,10 @@ class Voice:
             f"flash attention {'on' if runtime.flash_attention else 'off'}, "
             f"repacking {'on' if runtime.repack else 'off'}"
         )
+        if plan.damage_source == "prior":
+            self.say(
+                "The damages are estimated from those of another model; tenth fit measures them on this one."
+            )
         rows = [("total, predicted", plan.memory.total), ("budget", plan.budget.memory)]
         self.parts("memory:", {name: getattr(plan.memory, name) for name in PARTS}, rows)
 
@@ -197,6 +201,6 @@ def _spread(reading: Reading | None) -> str:
 def _amount(done: float, total: float, unit: str) -> str:
     if unit == "B":
         return f"{done / MB:.1f} of {megabytes(total)}"
-    if float(total).is_integer():
-        return f"{int(done)} of {int(total)} {unit}".rstrip()
-    return f"{done / total:.0%}" if total else ""
+    if total <= 1 or not float(total).is_integer():
+        return f"{done / total:.0%}" if total else ""
+    return f"{int(done):,} of {int(total):,} {unit}".rstrip()

@@ -1,11 +1,12 @@
 """Storing weights: ggml's own encoders with importance weights, and the seam where better rounding plugs in.
 
-An `Encode` (formats/gguf.py) turns rows of float32 into blocks of a ggml type. `Rounding` is the stock one: what
-llama-quantize does with an importance matrix, except that the importance of a column is its share of the model's Fisher
-information (calibrate.py) in place of the input's second moment; on ref-46m the two are equal within 1 % of KL.
+An `Encode` (formats/gguf.py) turns rows of float32 into blocks of a ggml type. `Rounding` is the stock one:
+what llama-quantize does with an importance matrix, except that the importance of a column is its share of the
+model's Fisher information (calibrate.py) in place of the input's second moment; on ref-46m the two are equal
+within 1 % of KL.
 
-ggml aborts the process on what it does not like, so it is asked first: some types need importance weights, none takes NaN,
-and a block of zero importance is given a small uniform one.
+ggml aborts the process on what it does not like, so it is asked first: some types need importance weights,
+none takes NaN, and a block of zero importance is given a small uniform one.
 """
 
 from __future__ import annotations
@@ -21,12 +22,17 @@ from tenth import native
 from tenth.errors import InputError
 from tenth.records import TensorSpec
 
-# Every storage type of 1.56 to 16 bits that stock llama.cpp b11549 both encodes and runs, by bits per weight. Not here:
-# Q2_0, which the gguf package (0.19) cannot name yet, NVFP4 (a per-tensor scale beside the blocks), Q8_1 and Q8_K (internal).
+# Every storage type of 1.56 to 16 bits that stock llama.cpp b11549 both encodes and runs, by bits per weight.
+# Not here: Q2_0, which the gguf package (0.19) cannot name yet, NVFP4 (a per-tensor scale beside the blocks),
+# Q8_1 and Q8_K (internal).
 TYPES = (
     "IQ1_S", "TQ1_0", "IQ1_M", "TQ2_0", "IQ2_XXS", "IQ2_XS", "IQ2_S", "Q2_K", "IQ3_XXS", "IQ3_S", "Q3_K",
-    "IQ4_XS", "MXFP4", "IQ4_NL", "Q4_0", "Q4_K", "Q4_1", "Q5_0", "Q5_K", "Q5_1", "Q6_K", "Q8_0", "BF16", "F16",
+    "IQ4_XS", "MXFP4", "IQ4_NL", "Q4_0", "Q4_K", "Q4_1", "Q5_0", "Q5_K", "Q5_1", "Q6_K", "Q8_0", "BF16",
+    "F16",
 )  # fmt: skip
+# Scales and minima are half-precision (up to 65504) and may exceed the largest weight; past it ggml writes
+# infinities, and the types with a grid abort the process.
+LARGEST = 32768.0
 FLOOR = 1e-4  # of the mean importance, so that no column counts for nothing
 
 
@@ -52,37 +58,50 @@ def bits_per_weight(type_name: str) -> float:
 
 
 def activation_block(type_name: str) -> int | None:
-    """Length of the blocks in which ggml rounds activations to 8 bits before a product with this type; None: it does not.
+    """Length of the blocks in which ggml rounds activations to 8 bits before a product with this type; None:
+    it does not.
 
-    From the vec_dot_type of ggml-cpu.c's type traits: block_q8_K (256) for K-, I- and ternary types, block_q8_0 or q8_1
-    (32) for the others.
+    From the vec_dot_type of ggml-cpu.c's type traits: block_q8_K (256) for K-, I- and ternary types,
+    block_q8_0 or q8_1 (32) for the others.
     """
     if type_name in ("F32", "F16", "BF16"):
         return None
-    if type_name in ("IQ4_NL", "MXFP4") or block(type_name)[0] < 256:
-        return 32
-    return 256
+    return 32 if block(type_name)[0] < 256 else 256
 
 
 def quantise(rows: np.ndarray, type_name: str, importance: np.ndarray | None = None) -> np.ndarray:
-    """Encode float32 rows [n, columns] with ggml; importance: [columns], any non-negative scale. Returns uint8 [n, bytes].
+    """Encode float32 rows [n, columns] with ggml; returns uint8 [n, bytes].
 
-    Thread-safe; releases the interpreter lock while it works. Raises InputError for rows that are no whole blocks or hold
-    NaN or infinity.
+    importance: [columns], any non-negative scale. Thread-safe; releases the interpreter lock while it works.
+    Raises InputError for rows that are no whole blocks, or hold NaN, infinity or weights beyond `LARGEST`.
     """
     rows = np.ascontiguousarray(rows, np.float32)
     count, columns = rows.shape
     if not holds(type_name, columns):
-        raise InputError(f"rows of {columns} do not divide into {type_name}'s blocks of {block(type_name)[0]}")
-    if not np.isfinite(rows).all():
+        raise InputError(
+            f"rows of {columns} do not divide into {type_name}'s blocks of {block(type_name)[0]}"
+        )
+    largest = float(np.abs(rows).max(initial=0.0))
+    if not np.isfinite(largest):
         raise InputError(f"a weight to be stored as {type_name} is NaN or infinite")
+    if largest > LARGEST and type_name not in ("F32", "BF16"):
+        raise InputError(
+            f"a weight of {largest:.3g} is beyond the half-precision scales of {type_name}"
+            f" (up to {LARGEST:g}); give a checkpoint without such outliers"
+        )
     lib, number = native.library(), native.type_id(type_name)
     if importance is None and lib.ggml_quantize_requires_imatrix(number):
         importance = np.ones(columns, np.float32)
     weights = None if importance is None else _usable(importance, columns)
     out = np.zeros((count, lib.ggml_row_size(number, columns)), np.uint8)
     lib.ggml_quantize_chunk(
-        number, rows.ctypes.data, out.ctypes.data, 0, count, columns, None if weights is None else weights.ctypes.data
+        number,
+        rows.ctypes.data,
+        out.ctypes.data,
+        0,
+        count,
+        columns,
+        None if weights is None else weights.ctypes.data,
     )
     return out
 
@@ -98,14 +117,17 @@ def _usable(importance: np.ndarray, columns: int) -> np.ndarray:
 
 
 class Rounding:
-    """The stock `Encode`: ggml's encoder, importance by Hugging Face weight name. A better rounding replaces this class."""
+    """The stock `Encode`: ggml's encoder. A better rounding replaces this class.
+
+    importance: Hugging Face weight name -> importance of its columns, or None.
+    """
 
     def __init__(self, importance: Callable[[str], np.ndarray | None], threads: int = 0) -> None:
         self._importance = cache(importance)
         self._threads = threads or native.cores()
         self._pool = ThreadPoolExecutor(self._threads)
 
-    def __call__(self, spec: TensorSpec, type_name: str, rows: np.ndarray, start: int) -> np.ndarray:
+    def __call__(self, spec: TensorSpec, type_name: str, rows: np.ndarray, start: int) -> np.ndarray:  # noqa: ARG002
         """Blocks of `rows`, which begin at row `start` of the GGUF tensor. uint8 [n, row bytes]."""
         importance = self._importance(spec.source)
         parts = [part for part in np.array_split(rows, self._threads) if len(part)]

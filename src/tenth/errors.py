@@ -1,10 +1,10 @@
 """The one error tree. Each error says what is wrong, where, and what to do, in one line.
 
-    TenthError            every error a person may meet; the command line prints it and exits with 2
-    ├── InputError        a file, folder, name or value given to us is unusable
-    ├── BudgetError       nothing fits; carries the smallest budget that would
-    ├── NativeError       the runtime's child process died or refused
-    └── OutputError       the result cannot be written (folder exists, disk full)
+TenthError            every error a person may meet; the command line prints it and exits with 2
+├── InputError        a file, folder, name or value given to us is unusable
+├── BudgetError       nothing fits; carries the smallest budget that would
+├── NativeError       the runtime's child process died or refused
+└── OutputError       the result cannot be written (folder exists, disk full)
 """
 
 from __future__ import annotations
@@ -42,4 +42,6 @@ def unknown(kind: str, name: str, known: Iterable[str], hint: str = "") -> Input
     names = sorted(known)
     near = difflib.get_close_matches(name.lower(), names, n=1, cutoff=0.5)
     guess = f" Did you mean {near[0]!r}?" if near else ""
-    return InputError(f"unknown {kind} {name!r}.{guess} Known: {', '.join(names)}.{' ' + hint if hint else ''}")
+    return InputError(
+        f"unknown {kind} {name!r}.{guess} Known: {', '.join(names)}.{' ' + hint if hint else ''}"
+    )

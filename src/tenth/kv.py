@@ -1,8 +1,9 @@
 """What a smaller KV cache costs this model, measured in llama.cpp itself.
 
-The model is stored with 8-bit weights (the probe) and run once with an f16 cache, then with each other type for the keys
-alone and for the values alone; the KL between the two runs is that type's damage. Keys' and values' damages add up within
-the noise. The transforms that llama.cpp applies to quantised caches (Hadamard rotation) are in the measurement.
+The model is stored with 8-bit weights (the probe) and run once with an f16 cache, then with each other type
+for the keys alone and for the values alone; the KL between the two runs is that type's damage. Keys' and
+values' damages add up within the noise. The transforms that llama.cpp applies to quantised caches (Hadamard
+rotation) are in the measurement.
 """
 
 from __future__ import annotations
@@ -29,7 +30,8 @@ def probe_type(columns: int) -> str:
 def run(
     emit: Callable[[dict[str, Any]], None], gguf: str, tokens: str, windows: int, head: int, threads: int
 ) -> dict[str, float]:
-    """In a child process: {"k q8_0": nats per token, "v q8_0": ..., ...} on the first windows of tokens.npy [windows, T].
+    """In a child process: {"k q8_0": nats per token, "v q8_0": ..., ...} on the first windows of tokens.npy
+    [windows, T].
 
     head: size of an attention head; types whose blocks do not divide it are left out.
     """
@@ -41,8 +43,12 @@ def run(
     emit({"done": 1, "total": total})
     damages = {}
     for number, (side, kind) in enumerate(runs):
-        changed = _logprobs(gguf, texts, kind if side == "k" else "f16", kind if side == "v" else "f16", threads)
-        damages[f"{side} {kind}"] = float(np.mean([divergence(a, b).mean() for a, b in zip(original, changed, strict=True)]))
+        changed = _logprobs(
+            gguf, texts, kind if side == "k" else "f16", kind if side == "v" else "f16", threads
+        )
+        damages[f"{side} {kind}"] = float(
+            np.mean([divergence(a, b).mean() for a, b in zip(original, changed, strict=True)])
+        )
         emit({"done": number + 2, "total": total})
     return damages
 

@@ -15,6 +15,13 @@ SMALL_FILES += ["added_tokens.json", "vocab.json", "merges.txt", "chat_template*
 # Subfolders and "consolidated" hold second copies of the weights; pickles and code are never wanted.
 LEFT_OUT = ["*/*", "consolidated*", "*.py", "*.bin", "*.pt", "*.pth"]
 
+HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}")
+
+
+def is_remote(model: str) -> bool:
+    """Whether MODEL is a name on the hub rather than a folder."""
+    return not Path(model).expanduser().exists() and HUB_NAME.fullmatch(model) is not None
+
 
 def resolve(model: str, *, config_only: bool = False) -> Path:
     """The folder of MODEL: an existing folder, `bundled`, or a hub name such as "Qwen/Qwen3-0.6B".
@@ -31,7 +38,7 @@ def resolve(model: str, *, config_only: bool = False) -> Path:
         return bundled()
     if folder.exists():
         raise InputError(f"{model} is a file; give the folder that holds config.json and *.safetensors")
-    if re.fullmatch(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}", model):
+    if HUB_NAME.fullmatch(model):
         return _download(model, SMALL_FILES if config_only else SMALL_FILES + WEIGHTS)
     raise InputError(f"no folder {model!r}; give a Hugging Face folder, a hub name or {BUNDLED!r}")
 

@@ -1,13 +1,15 @@
-"""The integer program: storage type of every tensor, KV-cache types, n_ubatch and repacking under one memory budget.
+"""The integer program: types of every tensor and of the KV cache, n_ubatch and repacking under one budget.
 
     minimise    sum_t,q damage[t,q] x[t,q] + sum_r kv_damage[r] y[r]
     subject to  sum_q x[t,q] = 1  for every tensor t,      sum_r y[r] = 1,
                 sum_t,q bytes[t,q] x[t,q] + sum_r fixed[r] y[r] + z  <=  budget,
-                z >= sum_t,q copy[t,q] x[t,q] - M (1 - sum_r repacked y[r]),   x, y binary
+                z >= sum_t,q copy[t,q] x[t,q] - M (1 - sum_r repacked y[r]),
+                sum_t,q (bytes[t,q] / 2 - copy[t,q]) x[t,q] <= M (1 - sum_r repacked y[r]),   x, y binary
 
-t are tensors, q ggml types, r ways to run (n_ubatch, KV types, repacking); z is the repacked copy. A second solve keeps the
-damage within SLACK of the least and takes the quickest way to run that then fits. The numbers come from outside: damages
-from price.py and kv.py (nats per token, additive), bytes from cost.py. Solved by HiGHS (scipy.optimize.milp).
+t are tensors, q ggml types, r ways to run (n_ubatch, KV types, repacking); z is the repacked copy. A second
+solve keeps the damage within SLACK of the least and takes the quickest way to run that then fits. The numbers
+come from outside: damages from price.py and kv.py (nats per token, additive), bytes from cost.py. Solved by
+HiGHS (scipy.optimize.milp).
 """
 
 from __future__ import annotations
@@ -35,7 +37,7 @@ UNPACKED = 0.3  # added where the interleaved kernels are not used
 
 @dataclass(frozen=True)
 class Problem:
-    """All numbers of one decision. prices: GGUF tensor -> type -> nats per token; kv: "k q8_0" -> nats per token."""
+    """All numbers of one decision, in nats per token: prices of GGUF tensor -> type, kv of "k q8_0"."""
 
     config: Mapping[str, Any]
     gguf_arch: str
@@ -87,7 +89,7 @@ class _Tables:
 
 
 def decide(problem: Problem, budget: int) -> Decision:
-    """The best decision within `budget` bytes. Raises BudgetError with the smallest possible one, part by part."""
+    """The best decision within `budget` bytes. Raises BudgetError with the smallest one, part by part."""
     tables = _tables(problem)
     limit = budget
     for _ in range(4):
@@ -135,7 +137,9 @@ def _tables(problem: Problem) -> _Tables:
             damage.append(problem.prices[spec.name][name])
     plain = {spec.name: "Q4_K" if holds("Q4_K", spec.columns) else "F16" for spec in linear}
     runtimes, fixed, kv_damage, slowness = [], [], [], []
-    for candidate in cost.possible_runtimes(problem.config, problem.gguf_arch, problem.context, problem.threads):
+    for candidate in cost.possible_runtimes(
+        problem.config, problem.gguf_arch, problem.context, problem.threads
+    ):
         harm = problem.kv_damage(candidate)
         if harm is None:
             continue
@@ -171,7 +175,7 @@ def _linear(specs: Sequence[TensorSpec]) -> list[TensorSpec]:
 
 
 def _efficient(spec: TensorSpec, prices: Mapping[str, float]) -> list[str]:
-    """Types that no other type beats in both bytes and damage; ties keep the one that decodes quicker (the later)."""
+    """Types that no other one beats in both bytes and damage, by bytes."""
     kept: list[str] = []
     least = np.inf
     for name in sorted(prices, key=lambda n: (bits_per_weight(n), prices[n])):
@@ -192,12 +196,16 @@ def _solve(tables: _Tables, budget: float) -> np.ndarray | None:
     # In MB, so that the solver's absolute tolerances mean one byte.
     memory = np.concatenate([tables.size, tables.fixed, [MB]])[None] / MB
     copies = np.concatenate([tables.copy, ceiling * repacked, [-MB]])[None] / MB
+    unpacked = tables.size / 2 - tables.copy
+    mostly = np.concatenate([unpacked, tables.size.sum() * repacked, [0.0]])[None] / MB
     scale = max(float(tables.damage.max()), 1e-12)
     harm = np.concatenate([tables.damage, tables.kv_damage, [0.0]]) / scale
     constraints = [
         LinearConstraint(one, 1, 1),
         LinearConstraint(memory, -np.inf, budget / MB),
         LinearConstraint(copies, -np.inf, ceiling / MB),
+        # Repacking is worth its name where most of the weights gain by it.
+        LinearConstraint(mostly, -np.inf, float(tables.size.sum()) / MB),
     ]
     integral = np.concatenate([np.ones(options + runtimes), [0]])
     bounds = Bounds(0, np.concatenate([np.ones(options + runtimes), [np.inf]]))
@@ -222,12 +230,12 @@ def _solve(tables: _Tables, budget: float) -> np.ndarray | None:
 def _decision(problem: Problem, tables: _Tables, chosen: np.ndarray) -> Decision:
     linear = _linear(problem.specs)
     count = len(tables.options)
-    types = {linear[n].name: name for (n, name), x in zip(tables.options, chosen[:count], strict=True) if x > 0.5}
+    types = {
+        linear[n].name: name for (n, name), x in zip(tables.options, chosen[:count], strict=True) if x > 0.5
+    }
     number = int(np.argmax(chosen[count : count + len(tables.runtimes)]))
     damage = sum(problem.prices[name][kind] for name, kind in types.items()) + float(tables.kv_damage[number])
     runtime = tables.runtimes[number]
-    if runtime.repack and not problem.memory(types, runtime).repacked:
-        runtime = runtime.model_copy(update={"repack": False})
     return Decision(types, runtime, problem.memory(types, runtime), damage)
 
 

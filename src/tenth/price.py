@@ -1,9 +1,9 @@
 """What every storage type would cost every tensor of this model, in nats: encode, decode, weigh the error.
 
-The price of a type on a tensor is the KL divergence it is expected to cause (calibrate.py has the formula): the weight error
-of ggml's own encoder, weighted by the Fisher information, plus the noise of 8-bit activations that a product with that type
-brings in llama.cpp. Large tensors are priced on a sample of rows, drawn evenly through the rows sorted by sensitivity,
-and scaled up; the sample is the same for every type, so that differences between types are sharp.
+The price of a type on a tensor is the KL divergence it is expected to cause (calibrate.py has the formula):
+the weight error of ggml's own encoder, weighted by the Fisher information, plus the noise of 8-bit
+activations that a product with that type brings in llama.cpp. Large tensors are priced on a sample of rows,
+drawn in proportion to their sensitivity; it is the same for every type, so that differences are sharp.
 """
 
 from __future__ import annotations
@@ -11,30 +11,42 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from tenth.calibrate import SiteStats, Stats
-from tenth.checkpoint import LazyTensor, open_checkpoint
+from tenth.checkpoint import open_checkpoint
 from tenth.encode import TYPES, activation_block, holds, quantise
+from tenth.formats.hf import LazyTensor
 from tenth.native import cores, dequantize
 from tenth.records import TensorSpec
 
 SAMPLE = 1 << 18  # weights of a tensor that are priced, at the least 64 rows
+# Mean square relative error of rounding to a float of p fraction bits: 2^-2p / 12 * E[1/m^2], the mantissa m
+# log-uniform in [1, 2). llama.cpp rounds activations to the type of a 16-bit matrix.
+PLAIN_NOISE = {"BF16": 2**-14 / 12 * 0.541, "F16": 2**-20 / 12 * 0.541}
 Prices = dict[str, dict[str, float]]  # GGUF tensor name -> ggml type -> nats per token
 
 
-def sampled_rows(stats: SiteStats, columns: int, weights: int = SAMPLE) -> np.ndarray:
-    """Row numbers to price: all, or an even walk through the rows in order of sensitivity."""
-    rows = len(stats.rows)
-    wanted = max(64, weights // columns)
-    if rows <= wanted:
-        return np.arange(rows)
-    order = np.argsort(stats.rows, kind="stable")
-    places = np.linspace(0, rows - 1, wanted).round().astype(int)
-    return np.sort(order[places])
+def sampled_rows(stats: SiteStats, columns: int, weights: int = SAMPLE) -> tuple[np.ndarray, np.ndarray]:
+    """Rows to price, ascending, and how many rows each stands for (float32): all, or a systematic sample.
+
+    A row's chance is its share of the tensor's sensitivity (half of `rows`, half of `grad2`), and it stands
+    for the inverse of that: systematic sampling with probability proportional to size (Madow 1949).
+    """
+    count, wanted = len(stats.rows), max(64, weights // columns)
+    parts = [part.astype(np.float64) for part in (stats.rows, stats.grad2)]
+    share = np.sum([part / max(part.sum(), 1e-300) for part in parts], axis=0)
+    if count <= wanted or not share.any():
+        return np.arange(min(count, wanted)), np.ones(min(count, wanted), np.float32)
+    order = np.argsort(share, kind="stable")
+    ends = np.cumsum(share[order])
+    places = (np.arange(wanted) + 0.5) / wanted * ends[-1]
+    rows, times = np.unique(order[np.searchsorted(ends, places)], return_counts=True)
+    return rows, (times * ends[-1] / (wanted * share[rows])).astype(np.float32)
 
 
 def load_rows(tensor: LazyTensor, rows: np.ndarray) -> np.ndarray:
@@ -43,19 +55,23 @@ def load_rows(tensor: LazyTensor, rows: np.ndarray) -> np.ndarray:
     return np.concatenate([tensor.load(int(run[0]), int(run[-1]) + 1) for run in np.split(rows, breaks)])
 
 
-def price(weight: np.ndarray, rows: np.ndarray, stats: SiteStats, types: Sequence[str]) -> dict[str, float]:
-    """Damage in nats per token of each type on a tensor of which `weight` [n, columns] are the given rows."""
-    total, seen = float(stats.rows.sum(dtype=np.float64)), float(stats.rows[rows].sum(dtype=np.float64))
-    scale = total / seen if seen > 0 else 0.0
-    grads, seen_grads = float(stats.grad2.sum(dtype=np.float64)), float(stats.grad2[rows].sum(dtype=np.float64))
-    noise_scale = grads / seen_grads if seen_grads > 0 else 0.0
-    noise = {n: noise_scale * stats.activation_damage(weight, n, rows) for n in stats.noise}
+def price(
+    weight: np.ndarray, rows: np.ndarray, stands: np.ndarray, stats: SiteStats, types: Sequence[str]
+) -> dict[str, float]:
+    """Damage in nats per token of each type that holds the tensor's rows.
+
+    weight: float32 [n, columns], the given rows of the tensor; stands: how many rows each stands for.
+    """
+    sample = replace(stats, rows=stats.rows[rows] * stands, grad2=stats.grad2[rows] * stands)
+    noise = {block: sample.activation_damage(weight, block) for block in stats.noise}
+    plain = 0.5 * float(sample.grad2 @ (weight * weight) @ stats.square)
     prices = {}
     for name in types:
         if holds(name, weight.shape[1]):
             error = dequantize(quantise(weight, name, stats.cols), name, weight.shape[1]) - weight
             block = activation_block(name)
-            prices[name] = scale * stats.damage(error, rows) + (noise[block] if block else 0.0)
+            rounding = noise[block] if block else PLAIN_NOISE.get(name, 0.0) * plain
+            prices[name] = sample.damage(error) + rounding
     return prices
 
 
@@ -69,12 +85,15 @@ def run(
     checkpoint, stats, path = open_checkpoint(Path(model)), Stats(Path(calibration)), Path(destination)
     specs = [spec for spec in checkpoint.specs() if spec.linear]
     finished = load(path) if path.exists() else {}
-    total, done = sum(spec.count for spec in specs), sum(spec.count for spec in specs if spec.name in finished)
+    total, done = (
+        sum(spec.count for spec in specs),
+        sum(spec.count for spec in specs if spec.name in finished),
+    )
 
     def one(spec: TensorSpec) -> tuple[TensorSpec, dict[str, float]]:
         site = stats[spec.source]
-        rows = sampled_rows(site, spec.columns)
-        return spec, price(load_rows(checkpoint.tensors[spec.source], rows), rows, site, TYPES)
+        rows, stands = sampled_rows(site, spec.columns)
+        return spec, price(load_rows(checkpoint.tensors[spec.source], rows), rows, stands, site, TYPES)
 
     with ThreadPoolExecutor(threads or cores()) as pool, path.open("a", encoding="utf-8") as file:
         for spec, prices in pool.map(one, [spec for spec in specs if spec.name not in finished]):

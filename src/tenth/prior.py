@@ -1,11 +1,13 @@
 """What storage types and KV caches cost where nothing was measured: the averages of a model that was.
 
-`tenth plan` works from config.json alone, so it has no weights to measure on. It then prices a type on a tensor as
+`tenth plan` works from config.json alone, so it has no weights to measure on. It then prices a type on a
+tensor as
 
-    damage = DAMAGE * share(tensor) * ratio(type),    share ~ weights * sensitivity of its role, summing to one,
+    damage = DAMAGE * share(tensor) * ratio(type),    share ~ weights * sensitivity of its role, sum one,
 
-with sensitivities, ratios and the KV damages measured on one model by bench/prior.py and kept in data/prior.json. It ranks
-choices; the nats are a rough guide (other models differ by a factor 2 either way), and a plan made so says "prior".
+with sensitivities, ratios and the KV damages measured on one model by bench/prior.py and kept in
+data/prior.json. It ranks choices; the nats are a rough guide (other models differ by a factor 2 either way),
+and a plan made so says "prior".
 """
 
 from __future__ import annotations
@@ -35,11 +37,13 @@ class Prior(Record):
 @cache
 def load() -> Prior:
     """The packaged prior."""
-    return Prior.model_validate_json((resources.files("tenth") / "data" / "prior.json").read_text(encoding="utf-8"))
+    return Prior.model_validate_json(
+        (resources.files("tenth") / "data" / "prior.json").read_text(encoding="utf-8")
+    )
 
 
 def prices(specs: Sequence[TensorSpec]) -> Prices:
-    """GGUF tensor name -> ggml type -> nats per token, for every linear tensor and each type that holds its rows."""
+    """For every linear tensor, the damage in nats per token of each type that holds its rows."""
     prior = load()
     average = sum(prior.sensitivity.values()) / len(prior.sensitivity)
     tied = all(spec.role != "output" for spec in specs)
@@ -65,7 +69,9 @@ def kv() -> dict[str, float]:
     return dict(load().kv)
 
 
-def derive(source: str, specs: Sequence[TensorSpec], measured: Prices, kv_measured: dict[str, float]) -> Prior:
+def derive(
+    source: str, specs: Sequence[TensorSpec], measured: Prices, kv_measured: dict[str, float]
+) -> Prior:
     """The prior of one measured model with a tied embedding, whose roles and types stand for others'."""
     linear = [spec for spec in specs if spec.linear]
     at_q4 = {spec.name: measured[spec.name]["Q4_K"] for spec in linear}
@@ -73,7 +79,8 @@ def derive(source: str, specs: Sequence[TensorSpec], measured: Prices, kv_measur
     for spec in linear:
         by_role.setdefault("output" if spec.role == "token_embd" else spec.role, []).append(spec)
     sensitivity = {
-        role: sum(at_q4[s.name] for s in group) / sum(s.count for s in group) for role, group in by_role.items()
+        role: sum(at_q4[s.name] for s in group) / sum(s.count for s in group)
+        for role, group in by_role.items()
     }
     # An input embedding alone is read, not multiplied: its damage is near that of the least sensitive matrix.
     sensitivity["token_embd"] = min(sensitivity.values())

@@ -1,9 +1,12 @@
-"""The tensor types of llama.cpp's stock recipes, as `llama-quantize --imatrix` of b11549 picks them for dense models.
+"""The tensor types of llama.cpp's stock recipes, as `llama-quantize --imatrix` of b11549 picks them for dense
+models.
 
-Restated from src/llama-quant.cpp (llama_tensor_get_type_impl, tensor_type_fallback): a recipe is a base type, plus
-exceptions by the tensor's role and layer. They are the baselines: what a person would take otherwise.
+Restated from src/llama-quant.cpp (llama_tensor_get_type_impl, tensor_type_fallback): a recipe is a base type,
+plus exceptions by the tensor's role and layer. They are the baselines: what a person would take otherwise.
 tests/test_recipes.py holds the file sizes of llama-quantize itself against these.
 """
+
+# ruff: noqa: ARG005 -- every rule takes the same three arguments
 
 from __future__ import annotations
 
@@ -16,10 +19,12 @@ from tenth.records import TensorSpec
 Rule = Callable[[int, int, int], str | None]
 
 BASES = {
-    "IQ1_S": "IQ1_S", "IQ1_M": "IQ1_M", "TQ1_0": "TQ1_0", "TQ2_0": "TQ2_0", "IQ2_XXS": "IQ2_XXS", "IQ2_XS": "IQ2_XS",
-    "IQ2_S": "IQ2_XS", "IQ2_M": "IQ2_S", "Q2_K_S": "Q2_K", "Q2_K": "Q2_K", "IQ3_XXS": "IQ3_XXS", "IQ3_XS": "IQ3_S",
-    "IQ3_S": "IQ3_S", "IQ3_M": "IQ3_S", "Q3_K_S": "Q3_K", "Q3_K_M": "Q3_K", "Q3_K_L": "Q3_K", "IQ4_XS": "IQ4_XS",
-    "IQ4_NL": "IQ4_NL", "Q4_0": "Q4_0", "Q4_K_S": "Q4_K", "Q4_K_M": "Q4_K", "Q5_K_S": "Q5_K", "Q5_K_M": "Q5_K",
+    "IQ1_S": "IQ1_S", "IQ1_M": "IQ1_M", "TQ1_0": "TQ1_0", "TQ2_0": "TQ2_0",
+    "IQ2_XXS": "IQ2_XXS", "IQ2_XS": "IQ2_XS", "IQ2_S": "IQ2_XS", "IQ2_M": "IQ2_S",
+    "Q2_K_S": "Q2_K", "Q2_K": "Q2_K",
+    "IQ3_XXS": "IQ3_XXS", "IQ3_XS": "IQ3_S", "IQ3_S": "IQ3_S", "IQ3_M": "IQ3_S",
+    "Q3_K_S": "Q3_K", "Q3_K_M": "Q3_K", "Q3_K_L": "Q3_K", "IQ4_XS": "IQ4_XS", "IQ4_NL": "IQ4_NL",
+    "Q4_0": "Q4_0", "Q4_K_S": "Q4_K", "Q4_K_M": "Q4_K", "Q5_K_S": "Q5_K", "Q5_K_M": "Q5_K",
     "Q6_K": "Q6_K", "Q8_0": "Q8_0", "F16": "F16",
 }  # fmt: skip
 _SMALL = ("IQ1_S", "IQ1_M", "IQ2_XXS", "IQ2_XS", "IQ2_S", "IQ2_M")
@@ -60,7 +65,10 @@ def _two_step(first: str, layers_first: int, then: str) -> Rule:
 
 
 _RULES: dict[str, dict[str, Rule]] = {
-    **{r: {"attn_v": _wide("Q4_K", "Q2_K"), "ffn_down": _first("Q2_K", 8)} for r in ("IQ1_S", "IQ1_M", "IQ2_XXS", "IQ2_XS")},
+    **{
+        r: {"attn_v": _wide("Q4_K", "Q2_K"), "ffn_down": _first("Q2_K", 8)}
+        for r in ("IQ1_S", "IQ1_M", "IQ2_XXS", "IQ2_XS")
+    },
     **{
         r: {"attn_v": _wide("Q4_K", "IQ3_S"), "ffn_down": _first("IQ3_S", 8), "attn_output": _always("IQ3_S")}
         for r in ("IQ2_S", "IQ2_M")
@@ -68,7 +76,8 @@ _RULES: dict[str, dict[str, Rule]] = {
     "Q2_K": {"attn_v": _wide("Q4_K", "Q3_K"), "ffn_down": _always("Q3_K"), "attn_output": _always("Q3_K")},
     "Q2_K_S": {"attn_v": _wide("Q4_K"), "ffn_down": _first("Q4_K", 8)},
     "IQ3_XXS": {
-        "attn_v": _wide("Q4_K"), "attn_q": _always("IQ2_S"), "attn_k": _always("IQ2_S"), "attn_output": _always("IQ3_S"),
+        "attn_v": _wide("Q4_K"), "attn_q": _always("IQ2_S"), "attn_k": _always("IQ2_S"),
+        "attn_output": _always("IQ3_S"),
     },
     "IQ3_XS": {
         "attn_v": _wide("Q4_K"), "attn_q": _always("IQ3_XXS"), "attn_k": _always("IQ3_XXS"),
@@ -76,19 +85,23 @@ _RULES: dict[str, dict[str, Rule]] = {
     },
     "IQ3_S": {"attn_v": _wide("Q4_K")},
     "IQ3_M": {
-        "attn_v": _always("Q4_K"), "attn_output": _always("Q4_K"), "ffn_down": _first("Q4_K", 8), "attn_qkv": _always("Q4_K"),
+        "attn_v": _always("Q4_K"), "attn_output": _always("Q4_K"), "ffn_down": _first("Q4_K", 8),
+        "attn_qkv": _always("Q4_K"),
     },
     "Q3_K_M": {
         "attn_v": _two_step("Q5_K", 2, "Q4_K"), "attn_output": _always("Q4_K"), "attn_qkv": _always("Q4_K"),
         "ffn_down": lambda layer, layers, gqa: "Q5_K" if layer < layers // 16 else "Q4_K",
     },
     "Q3_K_L": {
-        "attn_v": _always("Q5_K"), "attn_output": _always("Q5_K"), "ffn_down": _always("Q5_K"), "attn_qkv": _always("Q4_K"),
+        "attn_v": _always("Q5_K"), "attn_output": _always("Q5_K"), "ffn_down": _always("Q5_K"),
+        "attn_qkv": _always("Q4_K"),
     },
     "IQ4_XS": {"attn_v": _wide("Q5_K")},
     "IQ4_NL": {"attn_v": _wide("Q5_K")},
     "Q4_0": {"ffn_down": _first("Q4_1", 8)},
-    "Q4_K_S": {"attn_v": lambda layer, layers, gqa: "Q5_K" if layer < 4 else None, "ffn_down": _first("Q5_K", 8)},
+    "Q4_K_S": {
+        "attn_v": lambda layer, layers, gqa: "Q5_K" if layer < 4 else None, "ffn_down": _first("Q5_K", 8),
+    },
     "Q4_K_M": {"attn_v": _more_bits("Q6_K"), "ffn_down": _more_bits("Q6_K"), "attn_qkv": _always("Q5_K")},
     "Q5_K_M": {"attn_v": _more_bits("Q6_K"), "ffn_down": _more_bits("Q6_K"), "attn_qkv": _always("Q6_K")},
 }  # fmt: skip

@@ -1,6 +1,7 @@
 """The nouns that travel between stages. Those read from files are pydantic and refuse unknown keys.
 
-All sizes are bytes, all times seconds, all damages nats of KL divergence per token, unless the name says otherwise.
+All sizes are bytes, all times seconds, all damages nats of KL divergence per token, unless the name says
+otherwise.
 """
 
 from __future__ import annotations
@@ -53,7 +54,8 @@ class TensorSpec:
     def row_order(self) -> np.ndarray | None:
         """Row i of the GGUF tensor is row order[i] of the source; None for the identity.
 
-        llama.cpp rotates neighbouring pairs where Hugging Face rotates halves (conversion/llama.py, `permute`).
+        llama.cpp rotates neighbouring pairs where Hugging Face rotates halves (conversion/llama.py,
+        `permute`).
         """
         if not self.heads:
             return None
@@ -109,7 +111,7 @@ class Budget(Record):
 
 
 class Plan(Record):
-    """The chosen storage of every tensor and the runtime settings; `apply` follows it, a person may edit it."""
+    """The storage of every tensor and the runtime settings; `apply` follows it, a person may edit it."""
 
     version: Literal[1] = 1
     model: str  # name of the model's folder
@@ -137,7 +139,9 @@ class Reading(Record):
     value: float
     unit: str
     kind: Kind = "measured"
-    spread: float | None = None  # standard error of a mean, or half the range of repeated runs: `conditions` says
+    spread: float | None = (
+        None  # standard error of a mean, or half the range of repeated runs: `conditions` says
+    )
     count: int = 1
     conditions: str = ""
     version: int = 1
@@ -207,6 +211,3 @@ class Device(Record):
     source: str
     date: str
     estimated: bool = False
-
-
-Progress = Literal["progress"]

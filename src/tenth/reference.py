@@ -1,7 +1,7 @@
 """The original's log-probabilities on held-out windows, computed once by transformers in float32 and kept.
 
-logprobs.npy is float16 [windows, T - 1, vocabulary]; readers normalise it again, so its rounding (a relative 2^-11) shows only
-as a floor of about 1e-6 nats under every KL. docs/log.md has that floor measured.
+logprobs.npy is float16 [windows, T - 1, vocabulary]; readers normalise it again, so its rounding (a relative
+2^-11) shows only as a floor of about 1e-6 nats under every KL. docs/log.md has that floor measured.
 """
 
 from __future__ import annotations
@@ -24,11 +24,17 @@ def windows_within(windows: int, length: int, vocabulary: int) -> int:
 
 
 def run(
-    emit: Callable[[dict[str, Any]], None], model: str, tokens: str, text_bytes: int, folder: str, threads: int
+    emit: Callable[[dict[str, Any]], None],
+    model: str,
+    tokens: str,
+    text_bytes: int,
+    folder: str,
+    threads: int,
 ) -> dict[str, Any]:
     """In a child process: fill `folder` with tokens.npy, logprobs.npy and reference.json; resumes by block.
 
-    text_bytes: UTF-8 bytes of the tokens predicted, for bits per byte. Emits {"done": blocks, "total": blocks}.
+    text_bytes: UTF-8 bytes of the tokens predicted, for bits per byte. Emits {"done": blocks, "total":
+    blocks}.
     """
     import torch
 
@@ -58,7 +64,9 @@ def run(
                     logprobs = walk.logits(hidden)[0, :-1].log_softmax(-1)
                     logprobs.to(torch.float16).numpy().tofile(file)
     np.save(here / "tokens.npy", windows.astype(np.int32), allow_pickle=False)
-    write_text(here / "reference.json", json.dumps({"bytes": text_bytes, "windows": count, "context": length}))
+    write_text(
+        here / "reference.json", json.dumps({"bytes": text_bytes, "windows": count, "context": length})
+    )
     state.clear()
     emit({"done": depth + 1, "total": depth + 1})
     return {"windows": int(count), "vocabulary": shape[2]}

@@ -22,6 +22,7 @@ from pathlib import Path
 _CLONE_NEWUSER = 0x10000000
 _CLONE_NEWNET = 0x40000000
 _CGROUPS = Path("/sys/fs/cgroup")
+_STALE = 3600  # seconds
 
 WATCHED = "watched RSS"
 ISOLATED = "namespace without interfaces"
@@ -59,6 +60,7 @@ def limit_memory(limit: int) -> Cgroup | None:
     name = f"tenth-{os.getpid()}-{uuid.uuid4().hex[:8]}"
     for version, parent in _parents():
         path = parent / name
+        _sweep(parent)
         try:
             path.mkdir()
         except OSError:
@@ -71,6 +73,15 @@ def limit_memory(limit: int) -> Cgroup | None:
             continue
         return Cgroup(path, version)
     return None
+
+
+def _sweep(parent: Path) -> None:
+    """Remove the empty groups of runs that were killed an hour ago or earlier; none that is in use can go."""
+    for path in parent.glob("tenth-*-*"):
+        with contextlib.suppress(OSError):
+            alive = Path("/proc", path.name.split("-")[1]).exists()
+            if not alive and time.time() - path.stat().st_mtime > _STALE:
+                path.rmdir()
 
 
 def _restrict(path: Path, version: int, limit: int) -> None:

@@ -1,4 +1,4 @@
-"""The stages of a fit, each in a child process and each kept in the work folder under the name of its inputs."""
+"""The stages of a fit, each in a child process, each kept in the work folder by the name of its inputs."""
 
 from __future__ import annotations
 
@@ -12,16 +12,17 @@ from typing import Any, Protocol
 
 from tenth import kv, price, recipes, worker
 from tenth.checkpoint import Checkpoint
-from tenth.encode import bits_per_weight
 from tenth.formats.gguf import tensor_bytes
+from tenth.meters.memory import prove
 from tenth.meters.quality import quality
 from tenth.meters.speed import speed
 from tenth.plan import Decision, Problem
-from tenth.records import MB, Candidate, Reading, Runtime
+from tenth.records import MB, Candidate, Proof, Reading, Runtime
 from tenth.store import Store, write_text
 
 METRICS = 1  # raised whenever a stage's meaning changes, so that old results are not used
-JUDGE_WINDOWS = 48
+JUDGE_WINDOWS, LEAST_WINDOWS = 48, 12  # of held-out text
+JUDGE_WORK = 15_000 * MB  # weights x windows: large models are judged on fewer
 SPEED_REPEATS = 3
 
 
@@ -31,7 +32,9 @@ class Reporter(Protocol):
     def say(self, message: str) -> None:
         """One line for the person."""
 
-    def step(self, name: str, total: float, unit: str = "") -> AbstractContextManager[Callable[[float], None]]:
+    def step(
+        self, name: str, total: float, unit: str = ""
+    ) -> AbstractContextManager[Callable[[float], None]]:
         """A step with a progress bar; yields a function that sets how much is done."""
 
 
@@ -55,21 +58,25 @@ class Texts:
 
 
 class Stages:
-    """The expensive steps for one model, memoised in `work`."""
+    """The expensive steps for one model, memoised in `work`; `used` has the folders of those asked for."""
 
-    def __init__(self, checkpoint: Checkpoint, work: Path, reporter: Reporter, log: Path, threads: int) -> None:
-        self.checkpoint, self.reporter, self.log, self.threads = checkpoint, reporter, log, threads
+    def __init__(
+        self, checkpoint: Checkpoint, work: Path, reporter: Reporter, log: Path, threads: int
+    ) -> None:
+        self.checkpoint, self.reporter, self.log = checkpoint, reporter, log
         self.store = Store(work)
         self.model_hash = checkpoint.hash()
-        self._inputs: dict[str, Any] = {"model": self.model_hash, "metrics": METRICS}
+        self.used: dict[str, Path] = {}
+        self._common = {"model": str(checkpoint.path), "threads": threads}
 
     def texts(self, text: Path | None, eval_text: Path | None, length: int, windows: int, seed: int) -> Texts:
         """Tokenise the texts into windows."""
         from tenth.reference import windows_within
 
-        judge = windows_within(JUDGE_WINDOWS, length, int(self.checkpoint.config["vocab_size"]))
-        arguments = {
-            "model": str(self.checkpoint.path),
+        weights = sum(spec.count for spec in self.checkpoint.specs())
+        wanted = max(LEAST_WINDOWS, min(JUDGE_WINDOWS, JUDGE_WORK // weights))
+        judge = windows_within(wanted, length, int(self.checkpoint.config["vocab_size"]))
+        given = {
             "text": str(text) if text else None,
             "eval_text": str(eval_text) if eval_text else None,
             "length": length, "calibrate": windows, "judge": judge, "seed": seed,
@@ -77,89 +84,108 @@ class Stages:
         stamps = [_stamp(path) for path in (text, eval_text)]
 
         def build(folder: Path) -> None:
-            found = self._child("read the texts", "tenth.text:run", {**arguments, "folder": str(folder)})
+            arguments = {"model": self._common["model"], **given, "folder": str(folder)}
+            found = self._child("read the texts", "tenth.text:run", arguments)
             write_text(folder / "texts.json", json.dumps(found))
 
-        folder = self.store.stage("texts", {**self._inputs, **arguments, "model": self.model_hash, "stamps": stamps}, build)
+        folder = self._stage("texts", {**given, "stamps": stamps}, build)
         found = json.loads((folder / "texts.json").read_text())
         return Texts(folder, found["length"], found["bytes"])
 
+    def check_weights(self) -> None:
+        """InputError for a NaN or an infinity among them."""
+        total = sum(spec.count for spec in self.checkpoint.specs())
+        with self.reporter.step("check the weights", total, "weights") as advance:
+            self.checkpoint.check_finite(advance)
+
     def reference(self, texts: Texts) -> Path:
         """The original's log-probabilities on the held-out windows."""
-        arguments = {"model": str(self.checkpoint.path), "tokens": str(texts.held_out), "text_bytes": texts.bytes}
+        given = {
+            **self._common, "tokens": str(texts.held_out), "text_bytes": texts.bytes,
+        }  # fmt: skip
 
         def build(folder: Path) -> None:
-            self._child("run the original", "tenth.reference:run", {**arguments, "folder": str(folder)})
+            self._child("run the original", "tenth.reference:run", {**given, "folder": str(folder)})
 
-        return self.store.stage("reference", {**self._inputs, "texts": texts.folder.name}, build)
+        return self._stage("reference", {"texts": texts.folder.name}, build)
 
     def calibration(self, texts: Texts, seed: int) -> Path:
         """How much each weight matters (calibrate.py)."""
-        arguments = {"model": str(self.checkpoint.path), "tokens": str(texts.calibration), "seed": seed}
+        given = {**self._common, "tokens": str(texts.calibration), "seed": seed}
 
         def build(folder: Path) -> None:
-            self._child("calibrate", "tenth.calibrate:run", {**arguments, "folder": str(folder)})
+            self._child("calibrate", "tenth.calibrate:run", {**given, "folder": str(folder)})
 
-        return self.store.stage("calibration", {**self._inputs, "texts": texts.folder.name, "seed": seed}, build)
+        return self._stage("calibration", {"texts": texts.folder.name, "seed": seed}, build)
 
     def prices(self, calibration: Path) -> price.Prices:
         """What every type costs every tensor, in nats per token (price.py)."""
-        arguments = {"model": str(self.checkpoint.path), "calibration": str(calibration)}
 
         def build(folder: Path) -> None:
-            destination = {"destination": str(folder / "prices.jsonl")}
-            self._child("price every storage type", "tenth.price:run", {**arguments, **destination})
+            given = {"calibration": str(calibration), "destination": str(folder / "prices.jsonl")}
+            self._child("price every storage type", "tenth.price:run", {**self._common, **given})
 
-        return price.load(self.store.stage("prices", {**self._inputs, "from": calibration.name}, build) / "prices.jsonl")
+        return price.load(self._stage("prices", {"from": calibration.name}, build) / "prices.jsonl")
 
     def kv_damages(self, texts: Texts, head: int) -> dict[str, float]:
         """What every KV-cache type costs, in nats per token (kv.py)."""
         specs = [spec for spec in self.checkpoint.specs() if spec.linear]
-        windows = 4 if sum(spec.count for spec in specs) < 300 * MB else 2
+        windows = 2 if sum(spec.count for spec in specs) < 300 * MB else 1
 
         def build(folder: Path) -> None:
-            probe = self.write(
-                {spec.name: kv.probe_type(spec.columns) for spec in specs}, None, folder / "probe.gguf", "store a probe"
-            )
-            arguments = {"gguf": str(probe), "tokens": str(texts.held_out), "windows": windows, "head": head}
-            found = self._child("measure KV-cache types", "tenth.kv:run", arguments)
+            types = {spec.name: kv.probe_type(spec.columns) for spec in specs}
+            probe = self.write(types, None, folder / "probe.gguf", "store a probe")
+            given = {"gguf": str(probe), "tokens": str(texts.held_out), "windows": windows, "head": head}
+            given["threads"] = self._common["threads"]
+            found = self._child("measure KV-cache types", "tenth.kv:run", given)
             write_text(folder / "kv.json", json.dumps(found))
             probe.unlink()
 
-        folder = self.store.stage("kv", {**self._inputs, "texts": texts.folder.name, "windows": windows}, build)
+        folder = self._stage("kv", {"texts": texts.folder.name, "windows": windows}, build)
         damages: dict[str, float] = json.loads((folder / "kv.json").read_text())
         return damages
 
     def write(self, types: Mapping[str, str], calibration: Path | None, path: Path, label: str) -> Path:
         """A GGUF of those types."""
-        arguments = {
-            "model": str(self.checkpoint.path), "types": dict(types), "destination": str(path),
+        given = {
+            **self._common, "types": dict(types), "destination": str(path),
             "calibration": str(calibration) if calibration else None,
         }  # fmt: skip
         total = sum(tensor_bytes(spec, types.get(spec.name, "F32")) for spec in self.checkpoint.specs())
-        self._child(label, "tenth.apply:run", arguments, total=total)
+        self._child(label, "tenth.apply:run", given, total=total)
         return path
 
-    def measure(self, gguf: Path, name: str, reference: Path, runtime: Runtime, timed: bool = True) -> list[Reading]:
+    def prove(self, gguf: Path, decision: Decision, budget: int) -> Proof:
+        """Run the file under the limit and see what it held."""
+        with self.reporter.step("prove that it fits", 1.0) as advance:
+            return prove(gguf, decision.runtime, budget, decision.memory.total, self.log, advance)
+
+    def measure(self, gguf: Path, name: str, reference: Path, runtime: Runtime) -> list[Reading]:
         """Quality against the original, and speed."""
         windows = json.loads((reference / "reference.json").read_text())["windows"]
         with self.reporter.step(f"measure {name}", windows, "windows") as advance:
             readings = quality(gguf, reference, runtime, on_progress=advance, log=self.log)
-        if timed:
-            readings += speed(gguf, runtime, SPEED_REPEATS, log=self.log)
-        return readings
+        return readings + speed(gguf, runtime, SPEED_REPEATS, log=self.log)
 
     def baselines(
         self, problem: Problem, ours: Decision, budget: int, reference: Path, calibration: Path, folder: Path
     ) -> list[Candidate]:
-        """What a person would take otherwise, run as ours is: the best stock recipe that fits, and plain Q4_0.
+        """What a person would take otherwise, run as ours is: stock recipes that fit, and plain Q4_0.
 
-        Of the recipes that fit, the two with the least predicted damage are made and measured, and the better is kept.
+        Of the recipes that fit, the two with the least predicted damage are made and measured.
         """
         config = problem.config
-        gqa = int(config["num_attention_heads"]) // int(config.get("num_key_value_heads") or config["num_attention_heads"])
-        stock = {name: recipes.types(name, problem.specs, gqa) for name in recipes.BASES if name != "F16"}
-        fitting = [name for name, types in stock.items() if problem.memory(types, ours.runtime).total <= budget]
+        gqa = int(config["num_attention_heads"]) // int(
+            config.get("num_key_value_heads") or config["num_attention_heads"]
+        )
+        stock = {
+            name: recipes.types(name, problem.specs, gqa)
+            for name in recipes.BASES
+            if name not in ("F16", "Q4_0")
+        }
+        fitting = [
+            name for name, types in stock.items() if problem.memory(types, ours.runtime).total <= budget
+        ]
 
         def predicted(name: str) -> float:
             return sum(problem.prices[tensor][kind] for tensor, kind in stock[name].items())
@@ -171,38 +197,40 @@ class Stages:
             try:
                 readings = self.measure(path, name, reference, ours.runtime)
                 return Candidate(
-                    name=name, file_bytes=path.stat().st_size, fits=memory.total <= budget, memory=memory, readings=readings
+                    name=name,
+                    file_bytes=path.stat().st_size,
+                    fits=memory.total <= budget,
+                    memory=memory,
+                    readings=readings,
                 )
             finally:
                 path.unlink()
 
         best = sorted(fitting, key=predicted)[:2]
         measured = [candidate(name, stock[name], True) for name in best]
-        kept = sorted(measured, key=lambda c: c.value("kl") or 0.0)[:1]
-        return [*kept, candidate("Q4_0", recipes.types("Q4_0", problem.specs, gqa, importance=False), False)]
+        plain = recipes.types("Q4_0", problem.specs, gqa, importance=False)
+        return [*measured, candidate("Q4_0", plain, False)]
+
+    def _stage(self, name: str, inputs: Mapping[str, Any], build: Callable[[Path], None]) -> Path:
+        """The finished folder of a stage of this model, built now where it is not there."""
+        inputs = {**inputs, "model": self.model_hash, "metrics": METRICS}
+        self.used[name] = self.store.stage(name, inputs, build)
+        return self.used[name]
 
     def _child(self, label: str, function: str, arguments: dict[str, Any], total: float = 1.0) -> Any:
-        with self.reporter.step(label, total, "bytes" if total > 1 else "") as advance:
+        """The result of a function run in a child process, with a progress bar."""
+        with self.reporter.step(label, total, "B" if total > 1 else "") as advance:
 
             def on_event(event: dict[str, Any]) -> None:
                 advance(event["done"] * (total / event["total"] if "total" in event else 1.0))
 
-            given = dict(arguments)
-            if function != "tenth.text:run":
-                given["threads"] = self.threads
-            return worker.call(function, given, on_event, self.log)
+            return worker.call(function, arguments, on_event, self.log)
 
 
 def default_work() -> Path:
     """The user's cache folder for intermediate results."""
     base = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
     return Path(base) / "tenth"
-
-
-def average_bits(types: Mapping[str, str], checkpoint: Checkpoint) -> float:
-    """Bits per weight over the tensors whose type was chosen."""
-    linear = [spec for spec in checkpoint.specs() if spec.linear]
-    return sum(bits_per_weight(types[s.name]) * s.count for s in linear) / sum(s.count for s in linear)
 
 
 def _stamp(path: Path | None) -> list[int] | None:

@@ -1,11 +1,10 @@
-"""The work folder: every stage's result under a name made of what it was made from, so a killed run resumes."""
+"""The work folder: every stage's result, named after what it was made from, so that a killed run resumes."""
 
 from __future__ import annotations
 
 import errno
 import hashlib
 import json
-import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -24,10 +23,12 @@ def atomic(path: Path) -> Iterator[Path]:
     partial = path.with_name(path.name + ".partial")
     try:
         yield partial
-        os.replace(partial, path)
+        partial.replace(path)
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS, errno.EPERM):
-            raise OutputError(f"cannot write {path}: {error.strerror}; free space there or choose another folder") from error
+            raise OutputError(
+                f"cannot write {path}: {error.strerror}; free space there or choose another folder"
+            ) from error
         raise
     finally:
         partial.unlink(missing_ok=True)
@@ -41,19 +42,22 @@ class Store:
         try:
             root.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise OutputError(f"cannot make the work folder {root}: {error.strerror}; choose another with --work") from error
+            raise OutputError(
+                f"cannot make the work folder {root}: {error.strerror}; choose another with --work"
+            ) from error
 
     def stage(self, name: str, inputs: Mapping[str, Any], build: Callable[[Path], None]) -> Path:
         """The folder of the stage `name` for these inputs (JSON values): built now, or found finished.
 
-        An unfinished one is kept when `build` raises or the process dies, and handed to `build` again, which resumes in it.
+        An unfinished one is kept when `build` raises or the process dies, and handed to `build` again, which
+        resumes in it.
         """
         key = hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()[:16]
         final, partial = self.root / f"{name}-{key}", self.root / f"{name}-{key}.partial"
         if not final.exists():
             partial.mkdir(exist_ok=True)
             build(partial)
-            os.replace(partial, final)
+            partial.replace(final)
         return final
 
     def remove(self, stage: Path) -> None:

@@ -18,7 +18,7 @@ FEWEST = 8  # windows
 
 
 def bundled() -> str:
-    """The calibration text that the package ships: public-domain and Creative Commons prose (data/NOTICE.md)."""
+    """The package's own calibration text: public-domain and Creative Commons prose (data/NOTICE.md)."""
     return lzma.decompress((resources.files("tenth") / "data" / "calibration.txt.xz").read_bytes()).decode()
 
 
@@ -38,7 +38,7 @@ def read(path: Path | None) -> str:
 
 
 def run(
-    emit: Callable[[dict[str, Any]], None],
+    emit: Callable[[dict[str, Any]], None],  # noqa: ARG001
     model: str,
     text: str | None,
     eval_text: str | None,
@@ -50,16 +50,19 @@ def run(
 ) -> dict[str, Any]:
     """In a child process: calibration.npy and held-out.npy, int32 [windows, length], and what they hold.
 
-    Calibration windows are drawn with `seed`; held-out ones are the first of eval_text, or of the calibration text's end.
-    InputError if there is too little text.
+    Calibration windows are drawn with `seed`; held-out ones are the first of eval_text, or of the calibration
+    text's end. InputError if there is too little text.
     """
     from tenth.tokens import tokenizer
 
     tokens = tokenizer(Path(model))
-    ids = tokens.encode(read(Path(text) if text else None))
-    windows = _windows(ids, length)
+    given = read(Path(text) if text else None)
+    windows = _windows(tokens.encode(given), length)
     if eval_text:
-        held = _windows(tokens.encode(read(Path(eval_text))), length)
+        other = read(Path(eval_text))
+        if other == given:
+            raise InputError(f"{eval_text} is the same text as is calibrated on; leave --eval-text out")
+        held = _windows(tokens.encode(other), length)
     else:
         cut = len(windows) - max(1, round(HELD_OUT * len(windows)))
         windows, held = windows[:cut], windows[cut:]
@@ -67,8 +70,8 @@ def run(
         if len(found) < fewest:
             need = fewest * length
             raise InputError(
-                f"the text is too short to {name}: {found.size} tokens in whole windows of {length}, needed {need};"
-                f" give a longer --text"
+                f"the text is too short to {name}: {found.size} tokens in whole windows of {length},"
+                f" needed {need}; give a longer --text"
             )
     order = np.random.default_rng(seed).permutation(len(windows))[:calibrate]
     held = held[:judge]
@@ -77,7 +80,12 @@ def run(
     np.save(here / "held-out.npy", held, allow_pickle=False)
     # The first token of a window is given, not predicted.
     predicted = sum(len(tokens.decode(w).encode()) - len(tokens.decode(w[:1]).encode()) for w in held)
-    return {"calibration": min(calibrate, len(windows)), "held_out": len(held), "bytes": predicted, "length": length}
+    return {
+        "calibration": min(calibrate, len(windows)),
+        "held_out": len(held),
+        "bytes": predicted,
+        "length": length,
+    }
 
 
 def _windows(ids: np.ndarray, length: int) -> np.ndarray:

@@ -23,7 +23,9 @@ class Tokenizer:
 
     def decode(self, ids: np.ndarray) -> str:
         """The text of ids, special tokens included."""
-        text: str = self._inner.decode(ids.tolist(), skip_special_tokens=False, clean_up_tokenization_spaces=False)
+        text: str = self._inner.decode(
+            ids.tolist(), skip_special_tokens=False, clean_up_tokenization_spaces=False
+        )
         return text
 
 
@@ -35,5 +37,7 @@ def tokenizer(model: Path) -> Tokenizer:
     try:
         inner = AutoTokenizer.from_pretrained(model, trust_remote_code=False, local_files_only=True)
     except Exception as error:  # the library raises many kinds for a broken folder
-        raise InputError(f"{model}: its tokenizer cannot be opened: {str(error).splitlines()[0]:.200}") from None
+        raise InputError(
+            f"{model}: its tokenizer cannot be opened: {str(error).splitlines()[0]:.200}"
+        ) from None
     return Tokenizer(inner)

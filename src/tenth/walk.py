@@ -1,9 +1,10 @@
 """The one layer loop: transformers' own modules, one block in memory at a time.
 
-The model is built on torch's meta device, so it holds no weight. A block is filled from the checkpoint as float32 when its
-turn comes and emptied after it. What a block is called with (masks, rotary tables, per-layer kinds of attention) is not
-rebuilt here: the model's own forward pass runs once with every block replaced by a recorder, and the recorded arguments are
-used again. They depend on the length of the window only, never on its content, so one recording serves every window.
+The model is built on torch's meta device, so it holds no weight. A block is filled from the checkpoint as
+float32 when its turn comes and emptied after it. What a block is called with (masks, rotary tables, per-layer
+kinds of attention) is not rebuilt here: the model's own forward pass runs once with every block replaced by a
+recorder, and the recorded arguments are used again. They depend on the length of the window only, never on
+its content, so one recording serves every window.
 """
 
 from __future__ import annotations
@@ -70,7 +71,7 @@ class Walk:
 
     @contextmanager
     def embed(self) -> Iterator[Callable[[np.ndarray], torch.Tensor]]:
-        """A function from one window of token ids [length] to hidden states [1, length, hidden], scaled as the model does."""
+        """A function from a window of ids [length] to hidden states [1, length, hidden], as scaled."""
 
         def hidden(tokens: np.ndarray) -> torch.Tensor:
             self._enter(input_ids=torch.from_numpy(tokens[None].astype(np.int64)))
@@ -107,16 +108,16 @@ class Walk:
             and not any(name.startswith(b) for b in blocks)
             and any(True for _ in module.parameters(recurse=False))
         ]
-        for name, module in kept:
-            self._fill(module, name)
         try:
+            for name, module in kept:
+                self._fill(module, name)
             yield head
         finally:
             for _, module in kept:
                 _empty(module)
 
     def logits(self, hidden: torch.Tensor) -> torch.Tensor:
-        """The model's own end (norm, head, soft-capping) on hidden states of the last block; inside `head`."""
+        """The model's end (norm, head, soft-capping) on the last block's hidden states; inside `head`."""
         self._recorders[-1].instead = hidden
         try:
             out: torch.Tensor = self.model(inputs_embeds=torch.zeros_like(hidden), use_cache=False).logits
@@ -161,7 +162,8 @@ class Walk:
         return self.model.get_submodule(parent), name
 
     def _name_of(self, module: nn.Module) -> str:
-        return next(n for n, m in self.model.named_modules() if m is module)
+        names: Iterator[str] = (n for n, m in self.model.named_modules() if m is module)
+        return next(names)
 
     @contextmanager
     def _filled(self, module: nn.Module, prefix: str) -> Iterator[None]:
@@ -178,7 +180,9 @@ class Walk:
             if source == "lm_head.weight" and source not in self.checkpoint.tensors:
                 source = self.source_of(self.embedding)  # a tied head
             if source not in self.checkpoint.tensors:
-                raise InputError(f"{self.checkpoint.path}: tensor {source!r}, which transformers expects, is missing")
+                raise InputError(
+                    f"{self.checkpoint.path}: tensor {source!r}, which transformers expects, is missing"
+                )
             state[name] = torch.from_numpy(self.checkpoint.tensors[source].load())
         module.load_state_dict(state, assign=True, strict=False)
         module.requires_grad_(False)
@@ -205,7 +209,9 @@ class Hidden:
         count = self.length * self.width
         with self._path(key).open("rb") as file:
             for _ in range(self.windows):
-                yield torch.from_numpy(np.fromfile(file, np.float32, count)).reshape(1, self.length, self.width)
+                yield torch.from_numpy(np.fromfile(file, np.float32, count)).reshape(
+                    1, self.length, self.width
+                )
 
     def drop(self, key: int | str) -> None:
         """Remove one key's file."""
@@ -221,20 +227,27 @@ class Hidden:
 
 
 def _skeleton(checkpoint: Checkpoint) -> Any:
-    """The model on the meta device, with real values in its buffers (rotary frequencies, embedding scales)."""
+    """The model on the meta device, its buffers (rotary frequencies, embedding scales) with real values."""
     os.environ.setdefault("TRANSFORMERS_OFFLINE", "1")
     logging.getLogger("transformers").setLevel(logging.ERROR)
-    from transformers import AutoConfig, AutoModelForCausalLM
+    import transformers
+
+    auto: Any = transformers.AutoModelForCausalLM
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        config = AutoConfig.from_pretrained(checkpoint.path, trust_remote_code=False, local_files_only=True)
+        config = transformers.AutoConfig.from_pretrained(
+            checkpoint.path, trust_remote_code=False, local_files_only=True
+        )
         config = config.get_text_config()
         # The other kernels leave soft-capping out.
         capped = getattr(config, "attn_logit_softcapping", None)
         with torch.device("meta"):
-            model = AutoModelForCausalLM.from_config(
-                config, dtype=torch.float32, attn_implementation="eager" if capped else "sdpa", trust_remote_code=False
+            model = auto.from_config(
+                config,
+                dtype=torch.float32,
+                attn_implementation="eager" if capped else "sdpa",
+                trust_remote_code=False,
             )
     for module in model.modules():
         held = [name for name, buffer in module.named_buffers(recurse=False) if buffer.is_meta]
@@ -249,5 +262,6 @@ def _empty(module: nn.Module) -> None:
     """Drop the parameters' memory; buffers stay."""
     for part in module.modules():
         for name, value in part.named_parameters(recurse=False):
-            part.register_parameter(name, nn.Parameter(torch.empty_like(value, device="meta"), requires_grad=False))
-
+            part.register_parameter(
+                name, nn.Parameter(torch.empty_like(value, device="meta"), requires_grad=False)
+            )

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import errno
 import importlib
 import json
 import logging
@@ -195,10 +196,21 @@ def _run(request: dict[str, Any], emit: Emit) -> dict[str, Any]:
     except errors.TenthError as error:
         extra = getattr(error, "smallest", None)
         return {"error": type(error).__name__, "message": str(error), "extra": extra}
+    except OSError as error:
+        traceback.print_exc()
+        return {"error": "OutputError", "message": _trouble(error, request["arguments"])}
     except Exception as error:
         traceback.print_exc()
         message = f"{request['function']} failed in the child process: {type(error).__name__}: {error}"
         return {"error": "NativeError", "message": message}
+
+
+def _trouble(error: OSError, arguments: Mapping[str, Any]) -> str:
+    """One line for a file that cannot be read or written; numpy reports a full disk without an errno."""
+    place = arguments.get("folder") or arguments.get("destination") or error.filename
+    if error.errno in (errno.ENOSPC, errno.EDQUOT) or "requested and" in str(error):
+        return f"no space left on the disk of {place}; free some, or choose another folder"
+    return f"cannot read or write {error.filename or place}: {error.strerror or error}"
 
 
 def _restrain() -> None:

@@ -1,0 +1,28 @@
+"""The planner's problem by trying everything."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+
+from tenth import cost
+from tenth.encode import holds
+from tenth.plan import Decision, Problem
+
+
+def every_decision(problem: Problem) -> Iterator[Decision]:
+    """All types for all tensors, all runtimes with and without repacking, with exact memory."""
+    linear = [spec for spec in problem.specs if spec.linear]
+    choices = [[t for t in problem.prices[s.name] if holds(t, s.columns)] for s in linear]
+    for runtime in cost.possible_runtimes(
+        problem.config, problem.gguf_arch, problem.context, problem.threads
+    ):
+        harm = problem.kv_damage(runtime)
+        if harm is None:
+            continue
+        for picked in itertools.product(*choices):
+            types = {spec.name: kind for spec, kind in zip(linear, picked, strict=True)}
+            damage = harm + sum(problem.prices[name][kind] for name, kind in types.items())
+            for repack in (False, True):
+                way = runtime.model_copy(update={"repack": repack})
+                yield Decision(types, way, problem.memory(types, way), damage)
