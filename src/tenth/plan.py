@@ -6,7 +6,8 @@
                 z >= sum_t,q copy[t,q] x[t,q] - M (1 - sum_r repacked y[r]),
                 sum_t,q (bytes[t,q] / 2 - copy[t,q]) x[t,q] <= M (1 - sum_r repacked y[r]),   x, y binary
 
-t are tensors, q ggml types, r ways to run (n_ubatch, KV types, repacking); z is the repacked copy. A second
+t are tensors (alike ones are counted by one variable), q ggml types, r ways to run (n_ubatch, KV types,
+repacking); z is the repacked copy. A second
 solve keeps the damage within SLACK of the least and takes the quickest way to run that then fits. The numbers
 come from outside: damages from price.py and kv.py (nats per token, additive), bytes from cost.py. Solved by
 HiGHS (scipy.optimize.milp).
@@ -78,8 +79,9 @@ class Decision:
 class _Tables:
     """The program's coefficients, one entry per option."""
 
-    options: list[tuple[int, str]]  # (tensor number, type)
-    size: np.ndarray  # bytes in the file, float64
+    groups: list[list[TensorSpec]]  # tensors that are alike in shape and prices: one variable counts them
+    options: list[tuple[int, str]]  # (group number, type)
+    size: np.ndarray  # bytes in the file of one tensor, float64
     copy: np.ndarray  # bytes of a repacked copy
     damage: np.ndarray
     runtimes: list[Runtime]
@@ -110,24 +112,20 @@ def decide(problem: Problem, budget: int) -> Decision:
 def smallest_decision(problem: Problem, tables: _Tables | None = None) -> Decision:
     """The least memory that any decision needs, whatever the damage."""
     tables = tables or _tables(problem)
-    types: dict[str, str] = {}
-    least: dict[int, float] = {}
-    for (tensor, name), size in zip(tables.options, tables.size, strict=True):
-        if size < least.get(tensor, np.inf):
-            least[tensor] = size
-            types[_linear(problem.specs)[tensor].name] = name
-    order = np.argsort(tables.fixed + 1e-3 * tables.kv_damage, kind="stable")
-    runtime = tables.runtimes[int(order[0])]
-    damage = sum(problem.prices[name][kind] for name, kind in types.items())
-    kv_damage = problem.kv_damage(runtime) or 0.0
-    return Decision(types, runtime, problem.memory(types, runtime), damage + kv_damage)
+    chosen = np.zeros(len(tables.options) + len(tables.runtimes))
+    for number, group in enumerate(tables.groups):
+        own = [i for i, (g, _) in enumerate(tables.options) if g == number]
+        chosen[min(own, key=lambda i: tables.size[i])] = len(group)
+    chosen[len(tables.options) + int(np.argmin(tables.fixed + 1e-3 * tables.kv_damage))] = 1
+    return _decision(problem, tables, chosen)
 
 
 def _tables(problem: Problem) -> _Tables:
-    linear = _linear(problem.specs)
+    groups = _groups(problem)
     tied = all(spec.role != "output" for spec in problem.specs)
     options, size, copy, damage = [], [], [], []
-    for number, spec in enumerate(linear):
+    for number, group in enumerate(groups):
+        spec = group[0]
         for name in _efficient(spec, problem.prices[spec.name]):
             multiplied = tied or spec.role != "token_embd"
             options.append((number, name))
@@ -135,14 +133,9 @@ def _tables(problem: Problem) -> _Tables:
             packed = multiplied and cost.repackable(name, spec.shape[0], spec.columns)
             copy.append(size[-1] * problem.constants.repacked_factor if packed else 0.0)
             damage.append(problem.prices[spec.name][name])
-    plain = {spec.name: "Q4_K" if holds("Q4_K", spec.columns) else "F16" for spec in linear}
+    plain = {s.name: "Q4_K" if holds("Q4_K", s.columns) else "F16" for s in problem.specs if s.linear}
     runtimes, fixed, kv_damage, slowness = [], [], [], []
-    for candidate in cost.possible_runtimes(
-        problem.config, problem.gguf_arch, problem.context, problem.threads
-    ):
-        harm = problem.kv_damage(candidate)
-        if harm is None:
-            continue
+    for candidate, harm in _ways(problem, plain):
         parts = problem.memory(plain, candidate)
         for repack in (False, True):
             runtimes.append(candidate.model_copy(update={"repack": repack}))
@@ -151,6 +144,7 @@ def _tables(problem: Problem) -> _Tables:
             slowness.append(_slowness(candidate.n_ubatch) + (0.0 if repack else UNPACKED))
     vectors = sum(_stored(spec, "F32") for spec in problem.specs if not spec.linear)
     return _Tables(
+        groups=groups,
         options=options,
         size=np.array(size),
         copy=np.array(copy),
@@ -170,8 +164,34 @@ def _stored(spec: TensorSpec, type_name: str) -> int:
     return -(-tensor_bytes(spec, type_name) // ALIGNMENT) * ALIGNMENT
 
 
-def _linear(specs: Sequence[TensorSpec]) -> list[TensorSpec]:
-    return [spec for spec in specs if spec.linear]
+def _groups(problem: Problem) -> list[list[TensorSpec]]:
+    """Linear tensors that cannot be told apart; where prices were measured, every one is alone."""
+    found: dict[tuple[object, ...], list[TensorSpec]] = {}
+    for spec in problem.specs:
+        if spec.linear:
+            prices = tuple(sorted(problem.prices[spec.name].items()))
+            found.setdefault((spec.shape, spec.layer is None, prices), []).append(spec)
+    return list(found.values())
+
+
+def _ways(problem: Problem, types: Mapping[str, str]) -> list[tuple[Runtime, float]]:
+    """(how to run, KV damage), without cache types that others beat in both bytes and damage."""
+    priced = [
+        (runtime, harm)
+        for runtime in cost.possible_runtimes(
+            problem.config, problem.gguf_arch, problem.context, problem.threads
+        )
+        if (harm := problem.kv_damage(runtime)) is not None
+    ]
+    batch = priced[0][0].n_ubatch  # the order of cache types is the same for every batch
+    sizes = [(problem.memory(types, r).total, harm, r) for r, harm in priced if r.n_ubatch == batch]
+    kept: set[tuple[str, str]] = set()
+    least = np.inf
+    for _, harm, runtime in sorted(sizes, key=lambda way: way[:2]):
+        if harm < least:
+            kept.add((runtime.type_k, runtime.type_v))
+            least = harm
+    return [(runtime, harm) for runtime, harm in priced if (runtime.type_k, runtime.type_v) in kept]
 
 
 def _efficient(spec: TensorSpec, prices: Mapping[str, float]) -> list[str]:
@@ -186,29 +206,33 @@ def _efficient(spec: TensorSpec, prices: Mapping[str, float]) -> list[str]:
 
 
 def _solve(tables: _Tables, budget: float) -> np.ndarray | None:
-    """0/1 vector over options, then runtimes; None where nothing fits."""
+    """How many tensors take each option, then 0/1 for each runtime; None where nothing fits."""
     options, runtimes = len(tables.options), len(tables.runtimes)
-    tensors = np.array([number for number, _ in tables.options])
-    pick = sp.csr_matrix((np.ones(options), (tensors, np.arange(options))))
+    owners = np.array([number for number, _ in tables.options])
+    counts = np.array([len(group) for group in tables.groups], float)
+    pick = sp.csr_matrix((np.ones(options), (owners, np.arange(options))))
     one = sp.block_diag([pick, np.ones((1, runtimes)), sp.csr_matrix((0, 1))], format="csr")
     repacked = np.array([runtime.repack for runtime in tables.runtimes], float)
-    ceiling = float(tables.copy.sum()) or 1.0
+    most = counts[owners]
+    ceiling = float(tables.copy @ most) or 1.0
+    whole = float(tables.size @ most)
+    every = np.concatenate([counts, [1.0]])
     # In MB, so that the solver's absolute tolerances mean one byte.
     memory = np.concatenate([tables.size, tables.fixed, [MB]])[None] / MB
     copies = np.concatenate([tables.copy, ceiling * repacked, [-MB]])[None] / MB
     unpacked = tables.size / 2 - tables.copy
-    mostly = np.concatenate([unpacked, tables.size.sum() * repacked, [0.0]])[None] / MB
+    mostly = np.concatenate([unpacked, whole * repacked, [0.0]])[None] / MB
     scale = max(float(tables.damage.max()), 1e-12)
     harm = np.concatenate([tables.damage, tables.kv_damage, [0.0]]) / scale
     constraints = [
-        LinearConstraint(one, 1, 1),
+        LinearConstraint(one, every, every),
         LinearConstraint(memory, -np.inf, budget / MB),
         LinearConstraint(copies, -np.inf, ceiling / MB),
         # Repacking is worth its name where most of the weights gain by it.
-        LinearConstraint(mostly, -np.inf, float(tables.size.sum()) / MB),
+        LinearConstraint(mostly, -np.inf, whole / MB),
     ]
     integral = np.concatenate([np.ones(options + runtimes), [0]])
-    bounds = Bounds(0, np.concatenate([np.ones(options + runtimes), [np.inf]]))
+    bounds = Bounds(0, np.concatenate([most, np.ones(runtimes), [np.inf]]))
 
     def solve(objective: np.ndarray, extra: Sequence[LinearConstraint]) -> np.ndarray | None:
         found = milp(
@@ -228,11 +252,13 @@ def _solve(tables: _Tables, budget: float) -> np.ndarray | None:
 
 
 def _decision(problem: Problem, tables: _Tables, chosen: np.ndarray) -> Decision:
-    linear = _linear(problem.specs)
     count = len(tables.options)
-    types = {
-        linear[n].name: name for (n, name), x in zip(tables.options, chosen[:count], strict=True) if x > 0.5
-    }
+    left = [list(group) for group in tables.groups]
+    types = {}
+    # The options of a group stand by bytes: the first of its layers take the smaller types.
+    for (group, name), wanted in zip(tables.options, chosen[:count], strict=True):
+        for _ in range(round(wanted)):
+            types[left[group].pop(0).name] = name
     number = int(np.argmax(chosen[count : count + len(tables.runtimes)]))
     damage = sum(problem.prices[name][kind] for name, kind in types.items()) + float(tables.kv_damage[number])
     runtime = tables.runtimes[number]
