@@ -92,7 +92,9 @@ def main() -> None:
     for memory in np.geomspace(1.01 * smallest, 1.06 * f16.memory.total, BUDGETS):
         budget = Budget(memory=int(memory), context=given.context)
         out = given.out / f"{memory / MB:.1f}MB"
-        options = flow.FitOptions(given.model, out, budget, given.text, given.eval_text, overwrite=True)
+        options = flow.FitOptions(
+            given.model, out, budget, given.text, given.eval_text, overwrite=True, baselines=0
+        )
         card = flow.fit(options, voice)
         plan = Plan.model_validate_json((out / "plan.json").read_text())
         kl = value(quality(out / "model.gguf", reference, REFEREE, log=stages.log), "kl")

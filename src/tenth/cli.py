@@ -72,6 +72,9 @@ def fit(
     windows: Annotated[int, typer.Option(min=8, help="Windows of text to calibrate on.")] = 32,
     seed: Annotated[int, typer.Option(help="Seed of everything random.")] = 0,
     threads: Annotated[int, typer.Option(min=0, help="Threads; 0 takes all cores.")] = 0,
+    baselines: Annotated[
+        int, typer.Option(min=0, help="Stock recipes to measure beside it; 0 saves that time.")
+    ] = 2,
     work: Work = None,
     overwrite: Annotated[bool, typer.Option(help="Replace a finished result in OUT.")] = False,
     as_json: Json = False,
@@ -96,7 +99,7 @@ def fit(
     voice = Voice()
     options = flow.FitOptions(
         model=folder, destination=out, budget=budget, text=text, eval_text=eval_text,
-        windows=windows, seed=seed, work=work, threads=threads, overwrite=overwrite,
+        windows=windows, seed=seed, work=work, threads=threads, overwrite=overwrite, baselines=baselines,
     )  # fmt: skip
     card = flow.fit(options, voice)
     if as_json:

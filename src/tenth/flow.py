@@ -41,6 +41,7 @@ class FitOptions:
     work: Path | None = None
     threads: int = 0
     overwrite: bool = False  # a finished bundle at the destination
+    baselines: int = 2  # stock recipes to measure beside it, and plain Q4_0; 0: none of them
 
 
 def fit(options: FitOptions, reporter: Reporter) -> Scorecard:
@@ -79,7 +80,9 @@ def fit(options: FitOptions, reporter: Reporter) -> Scorecard:
             name="tenth", file_bytes=gguf.stat().st_size, fits=proof.fits, memory=decision.memory,
             readings=stages.measure(gguf, "our file", reference, decision.runtime),
         )  # fmt: skip
-        baselines = stages.baselines(problem, decision, budget.memory, reference, calibration, folder)
+        baselines = stages.baselines(
+            problem, decision, budget.memory, reference, calibration, folder, options.baselines
+        )
         card = Scorecard(
             tenth=__version__, runtime=native.build(), machine=_machine(), model=checkpoint.name,
             sha256=_sha256(gguf), proof=proof, original=original(reference), candidates=[ours, *baselines],

@@ -168,11 +168,13 @@ class Stages:
         return readings + speed(gguf, runtime, SPEED_REPEATS, log=self.log)
 
     def baselines(
-        self, problem: Problem, ours: Decision, budget: int, reference: Path, calibration: Path, folder: Path
-    ) -> list[Candidate]:
+        self, problem: Problem, ours: Decision, budget: int, reference: Path, calibration: Path,
+        folder: Path, count: int,
+    ) -> list[Candidate]:  # fmt: skip
         """What a person would take otherwise, run as ours is: stock recipes that fit, and plain Q4_0.
 
-        Of the recipes that fit, the two with the least predicted damage are made and measured.
+        Of the recipes that fit, the `count` with the least predicted damage are made and measured; none of
+        them and no Q4_0 where it is 0.
         """
         config = problem.config
         gqa = int(config["num_attention_heads"]) // int(
@@ -206,7 +208,9 @@ class Stages:
             finally:
                 path.unlink()
 
-        best = sorted(fitting, key=predicted)[:2]
+        if not count:
+            return []
+        best = sorted(fitting, key=predicted)[:count]
         measured = [candidate(name, stock[name], True) for name in best]
         plain = recipes.types("Q4_0", problem.specs, gqa, importance=False)
         return [*measured, candidate("Q4_0", plain, False)]
