@@ -2,5 +2,5 @@
 
 import signal
 
-# A job started in the background ignores Ctrl-C, and so would every command that the tests start and interrupt.
+# A job started in the background ignores Ctrl-C, and so would every command that the tests interrupt.
 signal.signal(signal.SIGINT, signal.default_int_handler)
