@@ -27,6 +27,7 @@ import numpy as np
 
 from tenth.errors import InputError, NativeError
 from tenth.llama_h import CONTEXT_DEFAULTS, LOG, MODEL_DEFAULTS, SIGNATURES, TYPES, Batch
+from tenth.records import Runtime
 
 PINNED = "2026.10.11549"
 _ADVICE = f"install it with: pip install xllamacpp=={PINNED} (Linux or macOS; on Windows use WSL)"
@@ -258,6 +259,18 @@ class Session:
             stack.callback(lib.llama_free, context)
             return cls(model, context, params.n_batch, _buffers(lines), stack.pop_all())
         raise AssertionError("unreachable")
+
+    @classmethod
+    def serving(cls, path: Path | str, runtime: Runtime, threads: int) -> Session:
+        """Load a GGUF as a plan says to run it: one user, one row of logits at a time, as llama-server does.
+
+        Raises what `open` raises.
+        """
+        return cls.open(
+            path, n_ctx=runtime.n_ctx, n_batch=runtime.n_ubatch, n_ubatch=runtime.n_ubatch,
+            type_k=runtime.type_k, type_v=runtime.type_v, flash_attention=runtime.flash_attention,
+            repack=runtime.repack, threads=threads, outputs=1,
+        )  # fmt: skip
 
     def __enter__(self) -> Session:
         return self

@@ -164,18 +164,7 @@ def hold(emit: worker.Emit, path: str, runtime: dict[str, Any], budget: int, thr
     native.library()
     watch.look(exact=True)
     emit({"parts": {"code": watch.peak}})
-    with native.Session.open(
-        path,
-        n_ctx=settings.n_ctx,
-        n_batch=settings.n_ubatch,
-        n_ubatch=settings.n_ubatch,
-        type_k=settings.type_k,
-        type_v=settings.type_v,
-        flash_attention=settings.flash_attention,
-        repack=settings.repack,
-        threads=threads,
-        outputs=1,
-    ) as session:
+    with native.Session.serving(path, settings, threads) as session:
         emit({"parts": session.buffers})
         ids = np.random.default_rng(0).integers(0, session.n_vocab, settings.n_ctx).astype(np.int32)
         prefill = max(settings.n_ctx - _LAST, 1)

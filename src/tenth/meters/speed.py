@@ -67,18 +67,7 @@ def run(emit: worker.Emit, path: str, runtime: dict[str, Any], repeats: int, thr
     figures: dict[str, Any] = {"load": [], "prefill": [], "decode": []}
     for repeat in range(-1, repeats):  # one run before the first brings the file into the page cache
         begin = time.perf_counter()
-        with native.Session.open(
-            path,
-            n_ctx=settings.n_ctx,
-            n_batch=settings.n_ubatch,
-            n_ubatch=settings.n_ubatch,
-            type_k=settings.type_k,
-            type_v=settings.type_v,
-            flash_attention=settings.flash_attention,
-            repack=settings.repack,
-            threads=threads,
-            outputs=1,
-        ) as session:
+        with native.Session.serving(path, settings, threads) as session:
             loaded = time.perf_counter()
             ids = np.random.default_rng(0).integers(0, session.n_vocab, prefill + decode).astype(np.int32)
             if repeat < 0:
