@@ -77,8 +77,8 @@ def main() -> None:
         cost.Constants(),
     )  # fmt: skip
 
-    heads = int(checkpoint.config["num_attention_heads"])
-    gqa = heads // int(checkpoint.config.get("num_key_value_heads") or heads)
+    heads, shared = checkpoint.arch.heads(checkpoint.config)
+    gqa = heads // shared
     stock = {}
     for name in given.recipes.split(","):
         types = recipes.types(name, specs, gqa)

@@ -176,10 +176,8 @@ class Stages:
         Of the recipes that fit, the `count` with the least predicted damage are made and measured; none of
         them and no Q4_0 where it is 0.
         """
-        config = problem.config
-        gqa = int(config["num_attention_heads"]) // int(
-            config.get("num_key_value_heads") or config["num_attention_heads"]
-        )
+        heads, shared = self.checkpoint.arch.heads(self.checkpoint.config)
+        gqa = heads // shared
         stock = {
             name: recipes.types(name, problem.specs, gqa)
             for name in recipes.BASES
