@@ -16,8 +16,8 @@ One row of logits is asked for at a time, as llama-server does (n_outputs_max). 
 setting at its default reserves n_ubatch rows, but does not touch those pages while it generates.
 
 The constants were measured on x86-64 Linux with models of 1k to 150k tokens and 2 to 48 layers: code 12.7 MB;
-heap 3.5 MB + 1.3 KB per graph slot, of which there are max(1024, 8 * tensors); 200 bytes per token and 240
-more per BPE merge. On 16 configurations of a 46M-parameter model (43 to 230 MB; six mixtures, batches
+heap 3.5 MB, 200 bytes per token and 240 more per BPE merge, 4.75 MB at the least; 1.3 KB per graph slot, of
+which there are max(1024, 8 * tensors). On 16 configurations of a 46M-parameter model (43 to 230 MB; six mixtures, batches
 of 8 to 512, repacking, quantised caches, flash attention off) the total was off by at most 2.5 %.
 """
 
@@ -48,7 +48,8 @@ class Constants(Record):
     """Measured constants in bytes, and corrections learnt from a proof; saved with the plan."""
 
     code: int = Field(default=12_700_000, ge=0)  # pages of the library that are used
-    heap: int = Field(default=3_500_000, ge=0)
+    heap: int = Field(default=3_500_000, ge=0)  # beside the vocabulary
+    heap_least: int = Field(default=4_750_000, ge=0)  # with it: what a small one leaves unused is held too
     graph_slot: float = Field(default=1_320, ge=0)  # per slot of the graph's tables
     token: float = Field(default=200, ge=0)  # per entry of the vocabulary
     merge: float = Field(default=240, ge=0)  # per BPE merge
@@ -175,8 +176,9 @@ def memory(
     output = 4 * shape.vocab
     merges = _guess_merges(shape.vocab, gguf_arch) if merges is None else merges
     slots = max(1024, 8 * len(specs))
-    base = constants.code + constants.heap + constants.graph_slot * slots + constants.base_extra
-    base += constants.token * shape.vocab + constants.merge * merges + _THREAD * _threads(runtime)
+    heap = constants.heap + constants.token * shape.vocab + constants.merge * merges
+    base = constants.code + max(constants.heap_least, heap) + constants.graph_slot * slots
+    base += _THREAD * _threads(runtime) + constants.base_extra
     # While loading, the file's header is resident beside the vocabulary made of it; caches take its place.
     header = 18 * shape.vocab + 20 * merges
     base += max(0, header - kv - compute - output)
