@@ -22,6 +22,7 @@ import numpy as np
 from tenth import cost, flow, recipes
 from tenth.checkpoint import open_checkpoint
 from tenth.console import Voice
+from tenth.effort import EFFORTS
 from tenth.meters.quality import quality
 from tenth.plan import Problem, smallest_decision
 from tenth.records import MB, Budget, Plan, Reading, Runtime
@@ -63,13 +64,14 @@ def main() -> None:
     parser.add_argument(
         "--recipes", default=",".join(n for n in recipes.BASES if n not in ("F16", "TQ1_0", "TQ2_0"))
     )
+    parser.add_argument("--effort", choices=tuple(EFFORTS), default="normal")
     given = parser.parse_args()
     given.out.mkdir(parents=True, exist_ok=True)
     voice, checkpoint = Voice(), open_checkpoint(given.model)
     specs = checkpoint.specs()
 
     stages = Stages(checkpoint, default_work(), voice, given.out / "log.txt", 0)
-    texts = stages.texts(given.text, given.eval_text, 512, flow.FitOptions.windows, 0)
+    texts = stages.texts(given.text, given.eval_text, 512, EFFORTS[given.effort].windows, 0)
     reference, calibration = stages.reference(texts), stages.calibration(texts, 0)
     problem = Problem(
         checkpoint.config, checkpoint.arch.gguf_arch, specs, stages.prices(calibration),
@@ -93,7 +95,14 @@ def main() -> None:
         budget = Budget(memory=int(memory), context=given.context)
         out = given.out / f"{memory / MB:.1f}MB"
         options = flow.FitOptions(
-            given.model, out, budget, given.text, given.eval_text, overwrite=True, baselines=0
+            given.model,
+            out,
+            budget,
+            given.text,
+            given.eval_text,
+            given.effort,
+            overwrite=True,
+            baselines=0,
         )
         card = flow.fit(options, voice)
         plan = Plan.model_validate_json((out / "plan.json").read_text())

@@ -12,6 +12,7 @@ from tenth.calibrate import Stats
 from tenth.checkpoint import open_checkpoint
 from tenth.encode import Rounding
 from tenth.formats.gguf import write_gguf
+from tenth.rounding import Rounded
 
 
 def run(
@@ -20,11 +21,14 @@ def run(
     types: dict[str, str],
     destination: str,
     calibration: str | None,
+    rounded: list[str],
     threads: int,
 ) -> dict[str, Any]:
     """In a child process: write `destination`; types: GGUF tensor name -> ggml type.
 
-    calibration: folder of stats for the importance weights; None stores without any. Emits {"done": bytes}.
+    rounded: folders of tensors that are rounded already (rounding.py); the first that has one counts. The rest
+    is encoded here. calibration: folder of stats for the importance weights; None stores without any. Emits
+    {"done": bytes}.
     """
     stats = Stats(Path(calibration)) if calibration else None
 
@@ -35,7 +39,7 @@ def run(
         open_checkpoint(Path(model)),
         types,
         Path(destination),
-        encode=Rounding(importance, threads),
+        encode=Rounded([Path(folder) for folder in rounded], Rounding(importance, threads)),
         progress=lambda done: emit({"done": done}),
     )
     return {"bytes": size}

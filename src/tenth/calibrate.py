@@ -21,6 +21,7 @@ llama.cpp also rounds the ACTIVATIONS to 8 bits before a product with a quantise
 (K-, I- and ternary types) or 32 (legacy types). That noise is independent of the bits chosen and is the floor
 that Q8_0 stands on. We keep what predicts it: `grad2`, the per-position second moment of the output's
 gradient, and `noise`, the mean square error of rounding each input column for both block lengths.
+For error feedback (rounding.py) we keep each position's `energy`, the squared gradient of the site's output.
 
 Peak memory: one block as float32, its largest weight gradient, and one window of hidden states; hidden states
 at block boundaries are on disk.
@@ -79,6 +80,12 @@ class Stats:
     def __contains__(self, source: str) -> bool:
         return source in self._files
 
+    def energy(self, source: str) -> np.ndarray:
+        """Of a site with inputs: float32 [windows, T], the squared gradient of its output at each position."""
+        with np.load(self._files[source], allow_pickle=False) as data:
+            energy: np.ndarray = data[f"{source}/energy"]
+            return energy
+
     def __getitem__(self, source: str) -> SiteStats:
         """Stats of the Hugging Face weight name; KeyError for an unknown one."""
         with np.load(self._files[source], allow_pickle=False) as data:
@@ -94,15 +101,15 @@ class Stats:
 class _Site:
     """Accumulates one SiteStats over windows."""
 
-    def __init__(self, out: int, columns: int) -> None:
+    def __init__(self, out: int, columns: int, device: Any) -> None:
         import torch
 
-        self.rows, self.grad2 = torch.zeros(out, dtype=torch.float64), torch.zeros(out, dtype=torch.float64)
-        self.cols, self.square = (
-            torch.zeros(columns, dtype=torch.float64),
-            torch.zeros(columns, dtype=torch.float64),
-        )
-        self.noise = {n: torch.zeros(columns, dtype=torch.float64) for n in ACTIVATION_BLOCKS}
+        def zeros(size: int) -> Any:
+            return torch.zeros(size, dtype=torch.float64, device=device)
+
+        self.rows, self.grad2, self.cols, self.square = zeros(out), zeros(out), zeros(columns), zeros(columns)
+        self.noise = {n: zeros(columns) for n in ACTIVATION_BLOCKS}
+        self.energy: list[np.ndarray] = []
         self.windows = 0
 
     def add(self, x: Any, g: Any) -> None:
@@ -111,7 +118,9 @@ class _Site:
             square = (g[:, start : start + ROWS_AT_ONCE].T @ x).square_()
             self.rows[start : start + ROWS_AT_ONCE] += square.sum(1)
             self.cols += square.sum(0)
-        self.grad2 += g.square().sum(0)
+        powers = g.square()
+        self.grad2 += powers.sum(0)
+        self.energy.append(powers.sum(1).cpu().numpy())
         self.square += x.square().sum(0)
         for n in ACTIVATION_BLOCKS:
             self.noise[n] += rounding_noise(x, n)
@@ -122,9 +131,10 @@ class _Site:
         scale = 1.0 / max(1, self.windows * length)
         values = {"rows": self.rows, "cols": self.cols, "grad2": self.grad2, "square": self.square}
         values |= {f"noise{n}": noise for n, noise in self.noise.items()}
-        return {
-            f"{source}/{key}": (value * scale).numpy().astype(np.float32) for key, value in values.items()
-        }
+        arrays = {key: (value * scale).cpu().numpy().astype(np.float32) for key, value in values.items()}
+        if self.energy:
+            arrays["energy"] = np.stack(self.energy)
+        return {f"{source}/{key}": value for key, value in arrays.items()}
 
 
 def rounding_noise(x: Any, block: int) -> Any:
@@ -143,10 +153,11 @@ def rounding_noise(x: Any, block: int) -> Any:
 
 
 def run(
-    emit: Callable[[dict[str, Any]], None], model: str, tokens: str, folder: str, seed: int, threads: int
-) -> dict[str, Any]:
+    emit: Callable[[dict[str, Any]], None], model: str, tokens: str, folder: str, seed: int, threads: int,
+    device: str = "cpu",
+) -> dict[str, Any]:  # fmt: skip
     """In a child process: calibrate the model folder on tokens.npy int32 [windows, T]; fills `folder`,
-    resumes in it.
+    resumes in it. device: where torch computes.
 
     Emits {"done": work, "total": work}, in block passes.
     """
@@ -154,10 +165,10 @@ def run(
     from tenth.walk import Hidden, Walk
 
     here = Path(folder)
-    walk = Walk(open_checkpoint(Path(model)), threads)
+    walk = Walk(open_checkpoint(Path(model)), threads, device)
     windows = np.load(tokens, allow_pickle=False)
     count, depth = len(windows), len(walk.blocks)
-    total, state = 4 * depth + 2, Hidden(here, count, windows.shape[1], walk.width)
+    total, state = 4 * depth + 2, Hidden(here, count, windows.shape[1], walk.width, walk.device)
 
     def done(work: int) -> None:
         emit({"done": work, "total": total})
@@ -197,7 +208,7 @@ def _head(walk: Any, windows: np.ndarray, state: Any, here: Path, seed: int) -> 
         return
     draw = torch.Generator().manual_seed(seed)
     with walk.head() as head:
-        site = _Site(head.out_features, head.in_features)
+        site = _Site(head.out_features, head.in_features, walk.device)
         seen: list[Any] = []
         hook = head.register_forward_hook(lambda _m, args, out: seen.extend((args[0].detach()[0], out)))
 
@@ -207,8 +218,8 @@ def _head(walk: Any, windows: np.ndarray, state: Any, here: Path, seed: int) -> 
                 hidden.requires_grad_(True)
                 logits = walk.logits(hidden)[0]
                 with torch.no_grad():
-                    labels = torch.multinomial(logits.softmax(-1), 1, generator=draw)[:, 0]
-                loss = torch.nn.functional.cross_entropy(logits, labels, reduction="sum")
+                    labels = torch.multinomial(logits.softmax(-1).cpu(), 1, generator=draw)[:, 0]
+                loss = torch.nn.functional.cross_entropy(logits, labels.to(logits.device), reduction="sum")
                 g_out, g_in = torch.autograd.grad(loss, (seen[1], hidden))
                 site.add(seen[0], g_out[0])
                 yield g_in
@@ -227,7 +238,7 @@ def _block(walk: Any, index: int, state: Any, here: Path) -> None:
         return
     with walk.block(index) as block:
         linears = [m for m in block.modules() if isinstance(m, torch.nn.Linear)]
-        sites = {m: _Site(m.out_features, m.in_features) for m in linears}
+        sites = {m: _Site(m.out_features, m.in_features, walk.device) for m in linears}
         seen: dict[Any, Any] = {}
         hooks = [
             m.register_forward_hook(lambda m, args, out: seen.update({m: (args[0].detach(), out)}))
@@ -261,16 +272,17 @@ def _embedding(walk: Any, windows: np.ndarray, state: Any, here: Path) -> None:
     path, source = here / "stats-embedding.npz", walk.source_of(walk.embedding)
     if path.exists():
         return
-    shape = walk.checkpoint.tensors[source].shape
-    site = _Site(*shape)
+    rows, columns = walk.checkpoint.tensors[source].shape
+    site = _Site(rows, columns, walk.device)
     with walk.embed() as embed:  # some families scale what they look up
-        looked_up = walk.embedding.weight[torch.from_numpy(windows[0].astype(np.int64))]
+        looked_up = walk.embedding.weight[walk.ids(windows[0])]
         scale = float(embed(windows[0]).norm() / looked_up.norm().clamp_min(1e-30))
     for window, gradient in zip(windows, state.read("gradient-0"), strict=True):
         ids, where = np.unique(window, return_inverse=True)
-        summed = torch.zeros(len(ids), shape[1]).index_add_(0, torch.from_numpy(where), gradient[0] * scale)
+        summed = torch.zeros(len(ids), columns, device=walk.device)
+        summed.index_add_(0, walk.ids(where), gradient[0] * scale)
         square = summed.square_()
-        site.rows[torch.from_numpy(ids.astype(np.int64))] += square.sum(1)
+        site.rows[walk.ids(ids)] += square.sum(1)
         site.cols += square.sum(0)
         site.windows += 1
     arrays = site.arrays(source, windows.shape[1])

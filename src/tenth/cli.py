@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
@@ -49,6 +50,21 @@ Work = Annotated[
 Json = Annotated[bool, typer.Option("--json", help="One JSON object on stdout; all else on stderr.")]
 
 
+class Effort(StrEnum):
+    """The settings of effort.py."""
+
+    fast = "fast"
+    normal = "normal"
+    best = "best"
+
+
+class Compute(StrEnum):
+    """Where torch computes."""
+
+    cpu = "cpu"
+    cuda = "cuda"
+
+
 @app.callback(invoke_without_command=True)
 def root(
     version: Annotated[bool, typer.Option("--version", help="Print the version and leave.")] = False,
@@ -69,9 +85,15 @@ def fit(
     context: Context = None,
     text: Annotated[Path | None, typer.Option(help="UTF-8 text to calibrate on.")] = None,
     eval_text: Annotated[Path | None, typer.Option(help="UTF-8 text to measure on.")] = None,
-    windows: Annotated[int, typer.Option(min=8, help="Windows of text to calibrate on.")] = 32,
+    effort: Annotated[
+        Effort, typer.Option(help="How hard to try; the time it takes is said first.")
+    ] = Effort.normal,
+    windows: Annotated[
+        int | None, typer.Option(min=8, help="Windows of text to calibrate on; 32, 128 or 256 by effort.")
+    ] = None,
     seed: Annotated[int, typer.Option(help="Seed of everything random.")] = 0,
     threads: Annotated[int, typer.Option(min=0, help="Threads; 0 takes all cores.")] = 0,
+    device_compute: Annotated[Compute, typer.Option(help="Where to calibrate and round.")] = Compute.cpu,
     baselines: Annotated[
         int, typer.Option(min=0, help="Stock recipes to measure beside it; 0 saves that time.")
     ] = 2,
@@ -99,7 +121,8 @@ def fit(
     voice = Voice()
     options = flow.FitOptions(
         model=folder, destination=out, budget=budget, text=text, eval_text=eval_text,
-        windows=windows, seed=seed, work=work, threads=threads, overwrite=overwrite, baselines=baselines,
+        effort=effort.value, windows=windows, seed=seed, work=work, threads=threads,
+        compute=device_compute.value, overwrite=overwrite, baselines=baselines,
     )  # fmt: skip
     card = flow.fit(options, voice)
     if as_json:

@@ -1,4 +1,4 @@
-"""Storing weights: ggml's own encoders with importance weights, and the seam where better rounding plugs in.
+"""Storing weights: ggml's own encoders with importance weights.
 
 An `Encode` (formats/gguf.py) turns rows of float32 into blocks of a ggml type. `Rounding` is the stock one:
 what llama-quantize does with an importance matrix, except that the importance of a column is its share of the
@@ -117,7 +117,7 @@ def _usable(importance: np.ndarray, columns: int) -> np.ndarray:
 
 
 class Rounding:
-    """The stock `Encode`: ggml's encoder. A better rounding replaces this class.
+    """The stock `Encode`: ggml's encoder on all threads. (rounding.py has the better one.)
 
     importance: Hugging Face weight name -> importance of its columns, or None.
     """
@@ -129,6 +129,9 @@ class Rounding:
 
     def __call__(self, spec: TensorSpec, type_name: str, rows: np.ndarray, start: int) -> np.ndarray:  # noqa: ARG002
         """Blocks of `rows`, which begin at row `start` of the GGUF tensor. uint8 [n, row bytes]."""
-        importance = self._importance(spec.source)
+        return self.weighted(rows, type_name, self._importance(spec.source))
+
+    def weighted(self, rows: np.ndarray, type_name: str, importance: np.ndarray | None) -> np.ndarray:
+        """`quantise` on all threads."""
         parts = [part for part in np.array_split(rows, self._threads) if len(part)]
         return np.concatenate(list(self._pool.map(lambda part: quantise(part, type_name, importance), parts)))

@@ -1,7 +1,7 @@
 """The whole pipeline on one screen.
 
-folder -> checkpoint -> texts -> calibration -> prices -> decide -> write -> prove -> measure -> report
-                             `-> reference                ^___ constants corrected ___|
+folder -> checkpoint -> texts -> calibration -> prices -> decide -> round -> write -> prove -> measure -> report
+                             `-> reference                ^______ constants corrected _____|
 """
 
 from __future__ import annotations
@@ -11,12 +11,14 @@ import platform
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from tenth import __version__, bundle, cost, native, prior, text
 from tenth.arch import Architecture
 from tenth.checkpoint import Checkpoint, open_checkpoint, open_config
+from tenth.effort import EFFORTS, WORTH_TRAINING, Effort, expected
 from tenth.encode import bits_per_weight
 from tenth.errors import InputError
 from tenth.formats.tokenizer import tokenizer_metadata
@@ -36,10 +38,12 @@ class FitOptions:
     budget: Budget
     text: Path | None = None
     eval_text: Path | None = None
-    windows: int = 32
+    effort: str = "normal"  # of EFFORTS
+    windows: int | None = None  # of text to calibrate on, instead of the effort's
     seed: int = 0
     work: Path | None = None
     threads: int = 0
+    compute: str = "cpu"  # or "cuda": where torch calibrates and rounds
     overwrite: bool = False  # a finished bundle at the destination
     baselines: int = 2  # stock recipes to measure beside it, and plain Q4_0; 0: none of them
 
@@ -59,9 +63,14 @@ def fit(options: FitOptions, reporter: Reporter) -> Scorecard:
         problem = _guess(checkpoint.config, checkpoint.arch, budget, merges, options.threads)
         decide(problem, budget.memory)  # where nothing can fit, this says so before the long work
 
-        stages = Stages(checkpoint, work, reporter, log, options.threads)
-        length = min(text.LENGTH, budget.context)
-        texts = stages.texts(options.text, options.eval_text, length, options.windows, options.seed)
+        stages = Stages(checkpoint, work, reporter, log, options.threads, options.compute)
+        length, effort = min(text.LENGTH, budget.context), _effort(options)
+        weights = sum(spec.count for spec in checkpoint.specs())
+        minutes = expected(effort, weights, length, options.threads, options.compute) / 60
+        reporter.say(
+            f"effort {options.effort}: calibrating and rounding will take about {minutes:.0f} min here"
+        )
+        texts = stages.texts(options.text, options.eval_text, length, effort.windows, options.seed)
         stages.check_weights()
         calibration = stages.calibration(texts, options.seed)
         reference = stages.reference(texts)
@@ -73,9 +82,18 @@ def fit(options: FitOptions, reporter: Reporter) -> Scorecard:
             memory=budget.memory, context=budget.context, threads=options.threads, merges=merges,
             prices=stages.used["prices"].name, kv=stages.used["kv"].name, allowed=budget.memory,
         )  # fmt: skip
-        problem, decision, proof = prove_until_it_fits(
-            stages, replace(problem, prices=prices, kv=kv), lessons.resume(lesson), lessons, calibration, gguf
-        )
+
+        def store(decision: Decision, training: bool = False) -> None:
+            rounded = stages.rounded(texts, calibration, decision.types, effort)
+            if training:
+                rounded = stages.trained(texts, rounded, decision.types, effort, options.seed)
+            stages.write(decision.types, calibration, gguf, "store the model", rounded)
+
+        problem = replace(problem, prices=prices, kv=kv)
+        problem, decision, proof = prove_until_it_fits(stages, problem, lesson, lessons, gguf, store)
+        if effort.steps and decision.damage > WORTH_TRAINING:
+            train = partial(store, training=True)
+            problem, decision, proof = prove_until_it_fits(stages, problem, lesson, lessons, gguf, train)
         ours = Candidate(
             name="tenth", file_bytes=gguf.stat().st_size, fits=proof.fits, memory=decision.memory,
             readings=stages.measure(gguf, "our file", reference, decision.runtime),
@@ -131,6 +149,11 @@ def _guess(
         config, arch.gguf_arch, specs, prior.prices(specs), prior.kv(), budget.context, cost.Constants(),
         merges, threads,
     )  # fmt: skip
+
+
+def _effort(options: FitOptions) -> Effort:
+    effort = EFFORTS[options.effort]
+    return effort if options.windows is None else replace(effort, windows=options.windows)
 
 
 def _merges(checkpoint: Checkpoint) -> int:

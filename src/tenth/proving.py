@@ -12,6 +12,7 @@ depend on which fits were made before it.
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Literal
@@ -127,17 +128,19 @@ class Lessons:
 
 
 def prove_until_it_fits(
-    stages: Stages, problem: Problem, lesson: Lesson, lessons: Lessons, calibration: Path, gguf: Path
-) -> tuple[Problem, Decision, Proof]:
+    stages: Stages, problem: Problem, lesson: Lesson, lessons: Lessons, gguf: Path,
+    store: Callable[[Decision], object],
+) -> tuple[Problem, Decision, Proof]:  # fmt: skip
     """Write the artifact that was seen to fit; returns the problem with the constants that were right.
 
-    Raises BudgetError where the corrected constants leave nothing that fits, NativeError after ATTEMPTS
+    lesson: the question; what is known of it counts. store: makes `gguf` as a decision says. Raises BudgetError where the corrected constants leave nothing that fits, NativeError after ATTEMPTS
     misses.
     """
+    lesson = lessons.resume(lesson)
     while True:
         problem = replace(problem, constants=lesson.constants)
         decision = decide(problem, lesson.allowed)
-        stages.write(decision.types, calibration, gguf, "store the model")
+        store(decision)
         proof = stages.prove(gguf, decision, lesson.memory).model_copy(update={"attempts": lesson.attempt})
         if proof.fits and abs(proof.error) <= TOLERANCE:
             lessons.keep(lesson)

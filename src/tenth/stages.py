@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +12,7 @@ from typing import Any, Protocol
 
 from tenth import kv, price, recipes, worker
 from tenth.checkpoint import Checkpoint
+from tenth.effort import BATCH, Effort
 from tenth.formats.gguf import tensor_bytes
 from tenth.meters.memory import prove
 from tenth.meters.quality import quality
@@ -20,7 +21,7 @@ from tenth.plan import Decision, Problem
 from tenth.records import MB, Candidate, Proof, Reading, Runtime
 from tenth.store import Store, write_text
 
-METRICS = 1  # raised whenever a stage's meaning changes, so that old results are not used
+METRICS = 2  # raised whenever a stage's meaning changes, so that old results are not used
 JUDGE_WINDOWS, LEAST_WINDOWS = 48, 12  # of held-out text
 JUDGE_WORK = 15_000 * MB  # weights x windows: large models are judged on fewer
 SPEED_REPEATS = 3
@@ -61,13 +62,15 @@ class Stages:
     """The expensive steps for one model, memoised in `work`; `used` has the folders of those asked for."""
 
     def __init__(
-        self, checkpoint: Checkpoint, work: Path, reporter: Reporter, log: Path, threads: int
-    ) -> None:
+        self, checkpoint: Checkpoint, work: Path, reporter: Reporter, log: Path, threads: int,
+        device: str = "cpu",
+    ) -> None:  # fmt: skip
         self.checkpoint, self.reporter, self.log = checkpoint, reporter, log
         self.store = Store(work)
         self.model_hash = checkpoint.hash()
         self.used: dict[str, Path] = {}
         self._common = {"model": str(checkpoint.path), "threads": threads}
+        self._device = {"device": device}  # of torch; results differ by float32's rounding only
 
     def texts(self, text: Path | None, eval_text: Path | None, length: int, windows: int, seed: int) -> Texts:
         """Tokenise the texts into windows."""
@@ -111,7 +114,7 @@ class Stages:
 
     def calibration(self, texts: Texts, seed: int) -> Path:
         """How much each weight matters (calibrate.py)."""
-        given = {**self._common, "tokens": str(texts.calibration), "seed": seed}
+        given = {**self._common, **self._device, "tokens": str(texts.calibration), "seed": seed}
 
         def build(folder: Path) -> None:
             self._child("calibrate", "tenth.calibrate:run", {**given, "folder": str(folder)})
@@ -145,11 +148,59 @@ class Stages:
         damages: dict[str, float] = json.loads((folder / "kv.json").read_text())
         return damages
 
-    def write(self, types: Mapping[str, str], calibration: Path | None, path: Path, label: str) -> Path:
-        """A GGUF of those types."""
+    def rounded(
+        self, texts: Texts, calibration: Path, types: Mapping[str, str], effort: Effort
+    ) -> list[Path]:
+        """The folder with the matrices of those types, rounded with error feedback; none at an effort without."""
+        if effort.rounds is None:
+            return []
+        made_from = {"from": calibration.name, "rounds": effort.rounds, "metrics": METRICS}
+        folder = self.store.shelf("rounded", made_from)
+        given = {
+            **self._common, **self._device, "tokens": str(texts.calibration), "calibration": str(calibration),
+            "types": dict(types), "folder": str(folder), "rounds": effort.rounds,
+        }  # fmt: skip
+        self._child("round with error feedback", "tenth.rounding:run", given)
+        return [folder]
+
+    def trained(
+        self, texts: Texts, rounded: Sequence[Path], types: Mapping[str, str], effort: Effort, seed: int
+    ) -> list[Path]:
+        """Before the folders of `rounded` one with trained scales; only those where it does not fit into memory."""
+        from tenth.distil import BYTES_PER_WEIGHT
+
+        weights = sum(spec.count for spec in self.checkpoint.specs())
+        needed, free = BYTES_PER_WEIGHT * weights, _free_memory()
+        if self._device["device"] == "cpu" and needed > free:
+            self.reporter.say(
+                f"scales are not trained: it needs {needed / MB:,.0f} MB of memory, {free / MB:,.0f} MB are free"
+            )
+            return list(rounded)
+        given = {
+            "types": dict(types),
+            "rounded": str(rounded[0]),
+            "steps": effort.steps,
+            "batch": BATCH,
+            "seed": seed,
+        }
+
+        def build(folder: Path) -> None:
+            arguments = {**self._common, **self._device, "tokens": str(texts.calibration), **given}
+            found = self._child("train scales", "tenth.distil:run", {**arguments, "folder": str(folder)})
+            write_text(folder / "trained.json", json.dumps(found))
+
+        made_from = {**given, "rounded": rounded[0].name, "texts": texts.folder.name}
+        return [self._stage("trained", made_from, build), *rounded]
+
+    def write(
+        self, types: Mapping[str, str], calibration: Path | None, path: Path, label: str,
+        rounded: Sequence[Path] = (),
+    ) -> Path:  # fmt: skip
+        """A GGUF of those types; from the folders of `rounded` what they have, the rest by ggml's encoders."""
         given = {
             **self._common, "types": dict(types), "destination": str(path),
             "calibration": str(calibration) if calibration else None,
+            "rounded": [str(folder) for folder in rounded],
         }  # fmt: skip
         total = sum(tensor_bytes(spec, types.get(spec.name, "F32")) for spec in self.checkpoint.specs())
         self._child(label, "tenth.apply:run", given, total=total)
@@ -233,6 +284,15 @@ def default_work() -> Path:
     """The user's cache folder for intermediate results."""
     base = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
     return Path(base) / "tenth"
+
+
+def _free_memory() -> int:
+    """Bytes of memory that could be had."""
+    try:
+        lines = Path("/proc/meminfo").read_text().splitlines()
+        return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable"))
+    except (OSError, StopIteration):
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
 
 
 def _stamp(path: Path | None) -> list[int] | None:

@@ -52,7 +52,7 @@ class Store:
         An unfinished one is kept when `build` raises or the process dies, and handed to `build` again, which
         resumes in it.
         """
-        key = hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()[:16]
+        key = _key(inputs)
         final, partial = self.root / f"{name}-{key}", self.root / f"{name}-{key}.partial"
         if not final.exists():
             partial.mkdir(exist_ok=True)
@@ -60,9 +60,19 @@ class Store:
             partial.replace(final)
         return final
 
+    def shelf(self, name: str, inputs: Mapping[str, Any]) -> Path:
+        """A folder that is never finished: what is in it stays right, and more may be added."""
+        folder = self.root / f"{name}-{_key(inputs)}"
+        folder.mkdir(exist_ok=True)
+        return folder
+
     def remove(self, stage: Path) -> None:
         """Forget a finished stage and free its space."""
         shutil.rmtree(stage, ignore_errors=True)
+
+
+def _key(inputs: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def write_text(path: Path, text: str) -> None:

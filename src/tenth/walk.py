@@ -54,13 +54,14 @@ class Walk:
     """A checkpoint as a sequence: embedding, blocks, head. Hidden states are float32 [batch, tokens, hidden].
 
     Peak memory is the largest of: one block, the embedding, the final norm and head; each as float32.
+    device: where torch computes, "cpu" or "cuda".
     """
 
-    def __init__(self, checkpoint: Checkpoint, threads: int = 0) -> None:
-        self.checkpoint = checkpoint
+    def __init__(self, checkpoint: Checkpoint, threads: int = 0, device: str = "cpu") -> None:
+        self.checkpoint, self.device = checkpoint, torch.device(device)
         if threads:
             torch.set_num_threads(threads)
-        self.model = _skeleton(checkpoint)
+        self.model = _skeleton(checkpoint, self.device)
         parent, name = self._parent(checkpoint.arch.block_path())
         self.blocks: list[nn.Module] = list(getattr(parent, name))
         self._recorders = [_Recorder(block) for block in self.blocks]
@@ -73,14 +74,19 @@ class Walk:
     def embed(self) -> Iterator[Callable[[np.ndarray], torch.Tensor]]:
         """A function from a window of ids [length] to hidden states [1, length, hidden], as scaled."""
 
-        def hidden(tokens: np.ndarray) -> torch.Tensor:
-            self._enter(input_ids=torch.from_numpy(tokens[None].astype(np.int64)))
-            seen = self._recorders[0].seen
-            assert seen is not None
-            return seen
-
         with self._filled(self.embedding, self._name_of(self.embedding)):
-            yield hidden
+            yield lambda tokens: self.embedded(tokens[None])
+
+    def embedded(self, tokens: np.ndarray) -> torch.Tensor:
+        """Ids [batch, length] to hidden states [batch, length, hidden], as scaled; inside `embed`."""
+        self._enter(input_ids=self.ids(tokens))
+        seen = self._recorders[0].seen
+        assert seen is not None
+        return seen
+
+    def ids(self, tokens: np.ndarray) -> torch.Tensor:
+        """Token ids as torch wants them."""
+        return torch.from_numpy(tokens.astype(np.int64)).to(self.device)
 
     @contextmanager
     def block(self, index: int) -> Iterator[nn.Module]:
@@ -145,15 +151,15 @@ class Walk:
         for name in norms:
             setattr(base, name, nn.Identity())
         try:
-            with torch.no_grad():
-                base(**inputs, use_cache=False)
+            base(**inputs, use_cache=False)
         finally:
             for name, norm in norms.items():
                 setattr(base, name, norm)
 
     def _call(self, index: int, length: int) -> Call:
         if length not in self._calls:
-            self._enter(inputs_embeds=torch.zeros(1, length, self.width))
+            with torch.no_grad():
+                self._enter(inputs_embeds=torch.zeros(1, length, self.width, device=self.device))
             self._calls[length] = [(r.args, r.kwargs) for r in self._recorders]
         return self._calls[length][index]
 
@@ -183,7 +189,7 @@ class Walk:
                 raise InputError(
                     f"{self.checkpoint.path}: tensor {source!r}, which transformers expects, is missing"
                 )
-            state[name] = torch.from_numpy(self.checkpoint.tensors[source].load())
+            state[name] = torch.from_numpy(self.checkpoint.tensors[source].load()).to(self.device)
         module.load_state_dict(state, assign=True, strict=False)
         module.requires_grad_(False)
 
@@ -191,8 +197,11 @@ class Walk:
 class Hidden:
     """Hidden states [windows, 1, length, width] float32 in files, by key; one window in memory at a time."""
 
-    def __init__(self, folder: Path, windows: int, length: int, width: int) -> None:
+    def __init__(
+        self, folder: Path, windows: int, length: int, width: int, device: torch.device | str = "cpu"
+    ) -> None:
         self.folder, self.windows, self.length, self.width = folder, windows, length, width
+        self.device = device
 
     def has(self, key: int | str) -> bool:
         """Whether that key was written whole."""
@@ -202,16 +211,15 @@ class Hidden:
         """Write every window; atomic."""
         with atomic(self._path(key)) as partial, partial.open("wb") as file:
             for window in hidden:
-                window.detach().numpy().tofile(file)
+                window.detach().cpu().numpy().tofile(file)
 
     def read(self, key: int | str) -> Iterator[torch.Tensor]:
         """Each window's [1, length, width]."""
         count = self.length * self.width
         with self._path(key).open("rb") as file:
             for _ in range(self.windows):
-                yield torch.from_numpy(np.fromfile(file, np.float32, count)).reshape(
-                    1, self.length, self.width
-                )
+                window = torch.from_numpy(np.fromfile(file, np.float32, count))
+                yield window.reshape(1, self.length, self.width).to(self.device)
 
     def drop(self, key: int | str) -> None:
         """Remove one key's file."""
@@ -226,7 +234,7 @@ class Hidden:
         return self.folder / f"hidden-{key}.f32"
 
 
-def _skeleton(checkpoint: Checkpoint) -> Any:
+def _skeleton(checkpoint: Checkpoint, device: torch.device) -> Any:
     """The model on the meta device, its buffers (rotary frequencies, embedding scales) with real values."""
     os.environ.setdefault("TRANSFORMERS_OFFLINE", "1")
     logging.getLogger("transformers").setLevel(logging.ERROR)
@@ -252,7 +260,7 @@ def _skeleton(checkpoint: Checkpoint) -> Any:
     for module in model.modules():
         held = [name for name, buffer in module.named_buffers(recurse=False) if buffer.is_meta]
         for name in held:
-            setattr(module, name, torch.empty_like(getattr(module, name), device="cpu"))
+            setattr(module, name, torch.empty_like(getattr(module, name), device=device))
         if held:
             model._init_weights(module)  # transformers' own way to restore what is computed, not stored
     return model.eval()

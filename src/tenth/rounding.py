@@ -1,0 +1,152 @@
+"""Every matrix of a plan rounded with error feedback, block by block; kept by tensor and type.
+
+A folder of `<GGUF tensor>.<type>.npy`, uint8 [rows, row bytes], which only grows: plans for other budgets use what
+is there. The model is walked once, forwards, in its own weights: a block's Gram matrices (gram.py) are made, its
+matrices rounded, then they are dropped. Peak memory is one block as float32 with its Gram matrices, and four more
+of the widest; the hidden states of two block boundaries are on disk.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from tenth.calibrate import HEAD, Stats
+from tenth.checkpoint import Checkpoint, open_checkpoint
+from tenth.encode import LARGEST, Rounding
+from tenth.formats.gguf import Encode, source_rows
+from tenth.records import TensorSpec
+from tenth.store import atomic
+
+if TYPE_CHECKING:
+    import torch
+
+SLICE = 32_000_000  # bytes of float32 rows that are rounded together
+
+
+def path_of(folder: Path, name: str, type_name: str) -> Path:
+    """Where a rounded tensor lies."""
+    return folder / f"{name}.{type_name}.npy"
+
+
+class Rounded:
+    """An `Encode` that hands out what was rounded; where nothing was, `otherwise` encodes.
+
+    folders: the first that has a tensor counts.
+    """
+
+    def __init__(self, folders: Sequence[Path], otherwise: Encode) -> None:
+        self._folders, self._otherwise = folders, otherwise
+
+    def __call__(self, spec: TensorSpec, type_name: str, rows: np.ndarray, start: int) -> np.ndarray:
+        """Blocks of `rows`, which begin at row `start` of the GGUF tensor. uint8 [n, row bytes]."""
+        for folder in self._folders:
+            with suppress(FileNotFoundError):
+                whole = np.load(path_of(folder, spec.name, type_name), mmap_mode="r", allow_pickle=False)
+                return np.ascontiguousarray(whole[start : start + len(rows)])
+        return self._otherwise(spec, type_name, rows, start)
+
+
+def run(
+    emit: Callable[[dict[str, Any]], None], model: str, tokens: str, calibration: str, types: dict[str, str],
+    folder: str, rounds: int, threads: int, device: str = "cpu",
+) -> dict[str, Any]:  # fmt: skip
+    """In a child process: put what `types` (GGUF tensor name -> ggml type) asks for into `folder`; resumes by tensor.
+
+    tokens: tokens.npy int32 [windows, T], those of `calibration`, a folder of stats. Types without a grid (F16,
+    BF16) and embeddings without a head are left to the plain encoder. Emits {"done": weights, "total": weights}.
+    """
+    import torch
+
+    from tenth import gram
+    from tenth.walk import Hidden, Walk
+
+    here, stats, windows = Path(folder), Stats(Path(calibration)), np.load(tokens, allow_pickle=False)
+    checkpoint = open_checkpoint(Path(model))
+    store = _Store(checkpoint, types, here, stats, rounds, threads, emit)
+    if not store.missing:
+        return {"tensors": 0}
+    walk = Walk(checkpoint, threads, device)
+    state = Hidden(here, len(windows), windows.shape[1], walk.width, walk.device)
+    depth = len(walk.blocks)
+    if not any(state.has(index) for index in range(depth + 1)):
+        with walk.embed() as embed:
+            state.write(0, (embed(window) for window in windows))
+    with torch.no_grad():
+        for index in range(depth):
+            if not state.has(index):
+                continue  # done before a kill
+            with walk.block(index) as block:
+                names = {module: walk.source_of(module, index) for module in gram.modules(block)}
+                wanted = [module for module, name in names.items() if name in store.missing]
+                with gram.Grams({m: stats.energy(names[m]) for m in wanted}) as grams:
+                    state.write(index + 1, (walk.run(index, hidden) for hidden in state.read(index)))
+            for module in wanted:
+                store.put(names[module], grams.take(module, stats[names[module]].cols))
+            state.drop(index)
+        with walk.head() as head:
+            tied = all(spec.source != HEAD for spec in checkpoint.specs())
+            source = walk.source_of(walk.embedding) if tied else HEAD
+            if source in store.missing:
+                with gram.Grams({head: stats.energy(HEAD)}) as grams:
+                    for hidden in state.read(depth):
+                        walk.logits(hidden)
+                matrix = grams.take(head, stats[HEAD].cols)
+                matrix.diagonal().copy_(torch.from_numpy(stats[source].cols))  # errors of lookups do not mix
+                store.put(source, matrix)
+    state.clear()
+    return {"tensors": store.count}
+
+
+class _Store:
+    """What is still to be rounded, and the folder that it goes to."""
+
+    def __init__(
+        self, checkpoint: Checkpoint, types: Mapping[str, str], folder: Path, stats: Stats, rounds: int,
+        threads: int, emit: Callable[[dict[str, Any]], None],
+    ) -> None:  # fmt: skip
+        from tenth.grids import GRIDS
+
+        self._checkpoint, self._types, self._folder, self._rounds = checkpoint, types, folder, rounds
+        self._emit, self._done, self.count = emit, 0, 0
+        self._encode = Rounding(lambda source: stats[source].cols, threads)
+        self.missing: dict[str, list[TensorSpec]] = defaultdict(list)
+        tied = all(spec.source != HEAD for spec in checkpoint.specs())
+        for spec in checkpoint.specs():
+            kind = types.get(spec.name, "")
+            multiplied = spec.role != "token_embd" or tied
+            if multiplied and kind in GRIDS and not path_of(folder, spec.name, kind).exists():
+                self.missing[spec.source].append(spec)
+        self._total = sum(spec.count for specs in self.missing.values() for spec in specs)
+
+    def put(self, source: str, matrix: torch.Tensor) -> None:
+        """Round and keep the tensors that are made of `source`; matrix: H of its columns, used up."""
+        from tenth import feedback
+
+        h = feedback.damped(matrix)
+        for spec in self.missing.pop(source):
+            kind = self._types[spec.name]
+            blocks = np.concatenate(list(self._slices(spec, kind, h)))
+            with atomic(path_of(self._folder, spec.name, kind)) as partial, partial.open("wb") as file:
+                np.save(file, blocks, allow_pickle=False)
+            self.count += 1
+
+    def _slices(self, spec: TensorSpec, kind: str, h: torch.Tensor) -> Iterable[np.ndarray]:
+        import torch
+
+        from tenth import feedback
+        from tenth.grids import GRIDS
+
+        def encode(rows: np.ndarray, importance: np.ndarray) -> np.ndarray:
+            return self._encode.weighted(rows.clip(-LARGEST, LARGEST), kind, importance)
+
+        for _, rows in source_rows(self._checkpoint, spec, SLICE):
+            weight = torch.from_numpy(np.ascontiguousarray(rows)).to(h.device)
+            yield feedback.round_rows(weight, h, GRIDS[kind], encode, self._rounds)
+            self._done += rows.size
+            self._emit({"done": self._done, "total": self._total})
