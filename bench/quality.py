@@ -1,11 +1,12 @@
-"""KL at equal bytes: stock recipes with an importance matrix, round-to-nearest on our plan, and tenth's rounding.
+"""KL at equal bytes: stock recipes with an importance matrix, our plan rounded to nearest, our rounding.
 
-    python bench/quality.py MODEL [--text FILE] [--eval-text FILE] [--effort normal] [--recipes A,B] [--other FILE ...]
+    python bench/quality.py MODEL [--text FILE] [--eval-text FILE] [--effort normal] [--recipes A,B]
+        [--other FILE ...]
 
-For each stock recipe one JSON line a method, of whole files that are no larger than the recipe's. Held-out KL in
-stock llama.cpp (f32 KV cache, flash attention off), nats per token. `ratio` is to the recipe, `envelope_ratio` to
-the lower envelope of all recipes, log KL interpolated between file sizes. --other: texts of other domains; the
-lines then have `others`, file name -> [KL, KL of the recipe].
+For each stock recipe one JSON line a method, of whole files that are no larger than the recipe's. Held-out
+KL in stock llama.cpp (f32 KV cache, flash attention off), nats per token. `ratio` is to the recipe,
+`envelope_ratio` to the lower envelope of all recipes, log KL interpolated between file sizes. --other: texts
+of other domains; the lines then have `others`, file name -> [KL, KL of the recipe].
 """
 
 from __future__ import annotations
@@ -58,7 +59,7 @@ def envelope(points: Mapping[int, float], size: int) -> float:
         a[1] + (c[1] - a[1]) * (size - a[0]) / (c[0] - a[0])
         for a in known for c in known if a[0] <= size <= c[0] and a[0] < c[0]
     ]  # fmt: skip
-    return float(np.exp(min([*lines, *(k for b, k in known if b <= size)])))
+    return float(np.exp(min([*lines, *(k for b, k in known if b <= size)], default=known[0][1])))
 
 
 def main() -> None:

@@ -12,7 +12,7 @@ from tenth.calibrate import Stats
 from tenth.checkpoint import open_checkpoint
 from tenth.encode import Rounding
 from tenth.formats.gguf import write_gguf
-from tenth.rounding import Rounded
+from tenth.rounding import Rounded, trained_vectors
 
 
 def run(
@@ -26,20 +26,22 @@ def run(
 ) -> dict[str, Any]:
     """In a child process: write `destination`; types: GGUF tensor name -> ggml type.
 
-    rounded: folders of tensors that are rounded already (rounding.py); the first that has one counts. The rest
-    is encoded here. calibration: folder of stats for the importance weights; None stores without any. Emits
-    {"done": bytes}.
+    rounded: folders of tensors that are rounded already (rounding.py); the first that has one counts. The
+    rest is encoded here. calibration: folder of stats for the importance weights; None stores without any.
+    Emits {"done": bytes}.
     """
     stats = Stats(Path(calibration)) if calibration else None
 
     def importance(source: str) -> np.ndarray | None:
         return stats[source].cols if stats and source in stats else None
 
+    checkpoint, folders = open_checkpoint(Path(model)), [Path(folder) for folder in rounded]
     size = write_gguf(
-        open_checkpoint(Path(model)),
+        checkpoint,
         types,
         Path(destination),
-        encode=Rounded([Path(folder) for folder in rounded], Rounding(importance, threads)),
+        encode=Rounded(folders, Rounding(importance, threads)),
         progress=lambda done: emit({"done": done}),
+        vectors=trained_vectors(folders, checkpoint.specs()),
     )
     return {"bytes": size}

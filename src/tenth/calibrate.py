@@ -81,7 +81,7 @@ class Stats:
         return source in self._files
 
     def energy(self, source: str) -> np.ndarray:
-        """Of a site with inputs: float32 [windows, T], the squared gradient of its output at each position."""
+        """float32 [windows, T]: the squared gradient of the site's output at each position."""
         with np.load(self._files[source], allow_pickle=False) as data:
             energy: np.ndarray = data[f"{source}/energy"]
             return energy

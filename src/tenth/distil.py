@@ -1,10 +1,10 @@
-"""Training what stays continuous: the super-block scales and minima, towards the original's output distribution.
+"""Training what stays continuous, super-block scales, minima and norms, towards the original's distribution.
 
-Codes and sub-scales are frozen, so every weight is linear in its block's one or two half-precision scales. These
-are multiplied by 1 + theta; theta follows Adam (Kingma and Ba 2014, arXiv 1412.6980) down KL(original || stored) on
-windows of the calibration text. The last windows are not trained on: theta is what was best there, and what does not
-help there is not taken. It pays where bits are few: held-out KL -12 % at 2.1 bits per weight, -5 % at 3.4, nothing
-at 4.8 (docs/log.md).
+Codes and sub-scales are frozen, so every weight is linear in its block's one or two half-precision scales.
+These are multiplied by 1 + theta, to the vectors of norms a theta is added; theta follows Adam (Kingma and Ba
+2014, arXiv 1412.6980) down KL(original || stored) on windows of the calibration text. The last windows are
+not trained on: theta is what was best there, and what does not help there is not taken. It pays where bits
+are few (docs/log.md).
 
 The whole model is in memory: about 20 bytes a weight.
 """
@@ -53,7 +53,7 @@ def run(
     checkpoint = open_checkpoint(Path(model))
     original, stored = Walk(checkpoint, threads, device), Walk(checkpoint, threads, device)
     with whole(original), whole(stored):
-        tensors = list(_tensors(stored, types, Path(rounded)))
+        tensors: list[_Matrix | _Vector] = [*_matrices(stored, types, Path(rounded)), *_vectors(stored)]
         for tensor in tensors:
             tensor.show()
         state = _State(tensors, here / "state.npz")
@@ -69,7 +69,7 @@ def run(
                 emit({"done": state.step, "total": steps})
         for tensor, theta in zip(tensors, state.best, strict=True):
             with atomic(path_of(here, tensor.name, tensor.kind)) as partial, partial.open("wb") as file:
-                np.save(file, tensor.with_scales(theta), allow_pickle=False)
+                np.save(file, tensor.with_theta(theta), allow_pickle=False)
     state.path.unlink(missing_ok=True)
     return {"before": state.first, "after": state.least}
 
@@ -116,8 +116,8 @@ def _slope(original: Walk, stored: Walk, tokens: np.ndarray) -> None:
         torch.autograd.backward(_divergence(original, stored, part) * (len(part) / len(tokens)))
 
 
-class _Tensor:
-    """One stored matrix whose scales are trained."""
+class _Matrix:
+    """A stored matrix whose scales are trained."""
 
     def __init__(self, spec: TensorSpec, kind: str, blocks: np.ndarray, modules: list[Any]) -> None:
         self.name, self.kind, self._modules, self._blocks = spec.name, kind, modules, blocks
@@ -156,12 +156,45 @@ class _Tensor:
         blocks = self.theta.shape[:2]
         return torch.stack([(gradient * basis).reshape(*blocks, -1).sum(2) for basis in self._basis], 2)
 
-    def with_scales(self, theta: torch.Tensor) -> np.ndarray:
+    def with_theta(self, theta: torch.Tensor) -> np.ndarray:
         """The blocks with the scales of a theta."""
         return self._grid.with_super_scales(self._blocks, self._scales * (1 + theta.cpu().numpy()))
 
 
-def _tensors(walk: Walk, types: dict[str, str], rounded: Path) -> Iterator[_Tensor]:
+class _Vector:
+    """The weight of a norm."""
+
+    kind = "F32"
+
+    def __init__(self, spec: TensorSpec, module: Any) -> None:
+        self.name, self._add, self._start = spec.name, spec.add, module.weight.data.clone()
+        self.theta = torch.zeros_like(self._start)
+        self.weight = module.weight = torch.nn.Parameter(self._start.clone())
+
+    def show(self) -> None:
+        """Give the model the weight of theta."""
+        self.weight.data.copy_(self._start + self.theta)
+
+    def slope(self) -> torch.Tensor:
+        """The gradient of theta."""
+        assert self.weight.grad is not None
+        return self.weight.grad
+
+    def with_theta(self, theta: torch.Tensor) -> np.ndarray:
+        """The values as the GGUF has them."""
+        return np.asarray((self._start + theta + self._add).cpu().numpy())
+
+
+def _vectors(walk: Walk) -> Iterator[_Vector]:
+    """The norms."""
+    modules = dict(walk.named_modules())
+    for spec in walk.checkpoint.specs():
+        module = modules.get(spec.source.removesuffix(".weight"))
+        if len(spec.shape) == 1 and spec.source.endswith(".weight") and module is not None:
+            yield _Vector(spec, module)
+
+
+def _matrices(walk: Walk, types: dict[str, str], rounded: Path) -> Iterator[_Matrix]:
     """Those that were rounded and have scales; a tied matrix is both the embedding and the head."""
     places: dict[str, list[Any]] = {}
     for index, block in enumerate(walk.blocks):
@@ -178,13 +211,13 @@ def _tensors(walk: Walk, types: dict[str, str], rounded: Path) -> Iterator[_Tens
         if path.exists() and spec.source in places:
             blocks = np.load(path, allow_pickle=False)
             if GRIDS[kind].super_scales(blocks).shape[2]:
-                yield _Tensor(spec, kind, blocks, places[spec.source])
+                yield _Matrix(spec, kind, blocks, places[spec.source])
 
 
 class _State:
     """Where training stands; in a file since the last judgement."""
 
-    def __init__(self, tensors: list[_Tensor], path: Path) -> None:
+    def __init__(self, tensors: list[_Matrix | _Vector], path: Path) -> None:
         self._tensors, self.path = tensors, path
         self.step, self.first, self.least = 0, math.inf, math.inf
         self.best = [tensor.theta.clone() for tensor in tensors]

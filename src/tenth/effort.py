@@ -35,9 +35,10 @@ WORTH_TRAINING = 0.02  # nats of predicted damage; where there is less, trained 
 def expected(effort: Effort, weights: int, tokens: int, threads: int = 0, compute: str = "cpu") -> float:
     """Seconds that calibrating, pricing and rounding will take here, from a matrix product timed now.
 
-    weights: of the model; tokens: of one window. Operations per weight and token: 2 forward, 4 backward, 2 for
-    the weight gradient in calibration; 2 forward and about as many for the Gram matrices in rounding; 8 in
-    training. Encoding and pricing were measured: 25 types of a sample, and 0.3 us of one core per weight and pass.
+    weights: of the model; tokens: of one window. Operations per weight and token: 2 forward, 4 backward, 2
+    for the weight gradient in calibration; 2 forward and about as many for the Gram matrices in rounding; 8
+    in training. Encoding and pricing were measured: 25 types of a sample, and 0.3 us of one core per weight
+    and pass.
     """
     side, count = 1024, 4
     matrix = np.ones((side, side), np.float32)

@@ -3,14 +3,14 @@ r"""Error-compensated rounding on any ggml grid: what one column loses, the colu
 For a weight matrix W [out, in] and the Gram matrix H [in, in] of what it is multiplied with, storing Q costs
 tr((W - Q) H (W - Q)^T). Three steps lower that, rows by themselves:
 
-    compensate  Columns are rounded in order; the error of each, x_k - q_k, is made good as well as it can be by
-                all columns after it: x_j -= (x_k - q_k) U_kj / U_kk, with inverse(H) = U^T U, U upper (GPTQ,
-                Frantar et al. 2022, arXiv 2210.17323). Types that code 4 or 8 weights together take as many
-                columns at once (Tseng et al. 2024, arXiv 2402.04396, block LDLQ). Before each 256 columns
-                ggml's own encoder sees the x and chooses the scales, with 1 / U_kk^2 as the importance of
-                columns: what an error costs there after all that can be done about it. The codes are then ours.
-                (LDLQ's form, sum (w_i - q_i) M_ik, gives the same codes for given scales, but shows the
-                encoder an x that lacks most of the compensation: 1.3 to 2.4 times the loss.)
+    compensate  Columns are rounded in order; the error of each, x_k - q_k, is made good by all columns after
+                it as well as they can: x_j -= (x_k - q_k) U_kj / U_kk, with inverse(H) = U^T U, U upper
+                (GPTQ, Frantar et al. 2022, arXiv 2210.17323). Types that code 4 or 8 weights together take
+                as many columns at once (block LDLQ, Tseng et al. 2024, arXiv 2402.04396). Before each 256
+                columns ggml's own encoder sees the x and chooses the scales, with 1 / U_kk^2 as the
+                importance of columns: what an error there costs after all that can be done about it. The
+                codes are then ours. (LDLQ's own form gives the same codes for given scales, but shows the
+                encoder an x that lacks most of the compensation: 1.2 to 2.4 times the loss.)
     refit       The super-block scales and minima by least squares, codes and sub-scales as they are.
     descend     Coordinate descent: every code in order, given all others:
                 x_k = q_k + ((W - Q) H)_k / H_kk.
@@ -29,6 +29,7 @@ from tenth.grids import Grid
 
 CHUNK = 256  # columns whose scales are chosen together: one super-block
 LEAF = 32  # columns between matrix products
+UNKNOWNS = 128  # super-scales of a row that are fitted together; rows with more keep theirs
 DAMP = 0.01  # of the mean diagonal, added to H
 Encode = Callable[[np.ndarray, np.ndarray], np.ndarray]  # rows, importance of columns -> blocks
 
@@ -88,10 +89,12 @@ def descend(weight: torch.Tensor, h: torch.Tensor, grid: Grid, blocks: np.ndarra
 
 
 def refit(weight: torch.Tensor, h: torch.Tensor, grid: Grid, blocks: np.ndarray) -> np.ndarray:
-    """`blocks` with the super-scales that are best for its codes: least squares, with a slight pull to the old."""
+    """`blocks` with the super-scales that are best for its codes; a slight pull to the old ones keeps the
+    least squares solvable.
+    """
     old = grid.super_scales(blocks)
     n, count, kinds = old.shape
-    if not kinds:
+    if not 0 < kinds * count <= UNKNOWNS:
         return blocks
     units = []  # the weights are linear in the super-scales
     for kind in range(kinds):

@@ -1,7 +1,7 @@
 """The whole pipeline on one screen.
 
-folder -> checkpoint -> texts -> calibration -> prices -> decide -> round -> write -> prove -> measure -> report
-                             `-> reference                ^______ constants corrected _____|
+folder -> checkpoint -> texts -> calibration -> prices -> decide -> round, write -> prove -> measure -> report
+                             `-> reference                ^______ constants corrected ______|
 """
 
 from __future__ import annotations

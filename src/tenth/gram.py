@@ -1,12 +1,13 @@
-r"""Gram matrices of what linear sites are multiplied with, as far as it matters: what error feedback minimises.
+r"""Gram matrices of what linear sites read, weighted by how much it matters: what error feedback minimises.
 
     H = S A S,    A = sum_t e_t x_t x_t^T,    S diagonal, so that H's diagonal is the Fisher information's
 
-x_t is the input at position t and e_t = |g_t|^2 the squared gradient of the output there (GuidedQuant, Kim et al.
-2025, arXiv 2505.07004, with one group): a position whose output does not matter does not count. The scaling S
-brings in what A lacks, that errors of one weight at different positions add up (calibrate.py). Held-out KL of a
-46 M Llama, all matrices at 2.3 bits, 256 windows: .361 with e_t = 1, .344 with A, .337 with H, .338 with half A
-and half the full sum of G^T G over window gradients G, which takes a product more per window.
+x_t is the input at position t and e_t = |g_t|^2 the squared gradient of the output there (GuidedQuant, Kim
+et al. 2025, arXiv 2505.07004, with one group): a position whose output does not matter does not count. The
+scaling S brings in what A lacks, that errors of one weight at different positions add up (calibrate.py).
+Held-out KL of a 46 M Llama, all matrices at 2.3 bits, 256 windows: .361 with e_t = 1, .344 with A, .337 with
+H, .338 with half A and half the full sum of G^T G over window gradients G, which takes a product more per
+window.
 
 float32 [in, in]; one block's matrices are in memory at a time.
 """

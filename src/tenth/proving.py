@@ -133,8 +133,8 @@ def prove_until_it_fits(
 ) -> tuple[Problem, Decision, Proof]:  # fmt: skip
     """Write the artifact that was seen to fit; returns the problem with the constants that were right.
 
-    lesson: the question; what is known of it counts. store: makes `gguf` as a decision says. Raises BudgetError where the corrected constants leave nothing that fits, NativeError after ATTEMPTS
-    misses.
+    lesson: the question; what is known of it counts. store: makes `gguf` as a decision says. Raises
+    BudgetError where the corrected constants leave nothing that fits, NativeError after ATTEMPTS misses.
     """
     lesson = lessons.resume(lesson)
     while True:

@@ -1,9 +1,9 @@
 """Every matrix of a plan rounded with error feedback, block by block; kept by tensor and type.
 
-A folder of `<GGUF tensor>.<type>.npy`, uint8 [rows, row bytes], which only grows: plans for other budgets use what
-is there. The model is walked once, forwards, in its own weights: a block's Gram matrices (gram.py) are made, its
-matrices rounded, then they are dropped. Peak memory is one block as float32 with its Gram matrices, and four more
-of the widest; the hidden states of two block boundaries are on disk.
+A folder of `<GGUF tensor>.<type>.npy`, uint8 [rows, row bytes], which only grows: plans for other budgets
+use what is there. The model is walked once, forwards, in its own weights: a block's Gram matrices (gram.py)
+are made, its matrices rounded, then they are dropped. Peak memory is one block as float32 with its Gram
+matrices, and four more of the widest; the hidden states of two block boundaries are on disk.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     import torch
 
 SLICE = 32_000_000  # bytes of float32 rows that are rounded together
+GPU_ROWS = 4096  # of a matrix; columns of fewer take a GPU longer to start than a processor to round
 
 
 def path_of(folder: Path, name: str, type_name: str) -> Path:
@@ -52,14 +53,26 @@ class Rounded:
         return self._otherwise(spec, type_name, rows, start)
 
 
+def trained_vectors(folders: Sequence[Path], specs: Iterable[TensorSpec]) -> dict[str, np.ndarray]:
+    """The vectors in folders (distil.py), float32 [n] by GGUF name."""
+    found = {}
+    for spec in specs:
+        for folder in folders:
+            path = path_of(folder, spec.name, "F32")
+            if len(spec.shape) == 1 and path.exists():
+                found[spec.name] = np.load(path, allow_pickle=False)
+    return found
+
+
 def run(
     emit: Callable[[dict[str, Any]], None], model: str, tokens: str, calibration: str, types: dict[str, str],
     folder: str, rounds: int, threads: int, device: str = "cpu",
 ) -> dict[str, Any]:  # fmt: skip
-    """In a child process: put what `types` (GGUF tensor name -> ggml type) asks for into `folder`; resumes by tensor.
+    """In a child process: put what `types` (GGUF tensor name -> ggml type) asks for into `folder`.
 
-    tokens: tokens.npy int32 [windows, T], those of `calibration`, a folder of stats. Types without a grid (F16,
-    BF16) and embeddings without a head are left to the plain encoder. Emits {"done": weights, "total": weights}.
+    Resumes by tensor. tokens: tokens.npy int32 [windows, T], those of `calibration`, a folder of stats. Types
+    without a grid (F16, BF16) and embeddings without a head are left to the plain encoder. device: of torch.
+    Emits {"done": weights, "total": weights}.
     """
     import torch
 
@@ -131,7 +144,8 @@ class _Store:
         h = feedback.damped(matrix)
         for spec in self.missing.pop(source):
             kind = self._types[spec.name]
-            blocks = np.concatenate(list(self._slices(spec, kind, h)))
+            on = h if spec.shape[0] >= GPU_ROWS else h.cpu()
+            blocks = np.concatenate(list(self._slices(spec, kind, on)))
             with atomic(path_of(self._folder, spec.name, kind)) as partial, partial.open("wb") as file:
                 np.save(file, blocks, allow_pickle=False)
             self.count += 1

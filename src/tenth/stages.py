@@ -151,7 +151,7 @@ class Stages:
     def rounded(
         self, texts: Texts, calibration: Path, types: Mapping[str, str], effort: Effort
     ) -> list[Path]:
-        """The folder with the matrices of those types, rounded with error feedback; none at an effort without."""
+        """The folder of matrices of those types, rounded with error feedback; none at an effort without."""
         if effort.rounds is None:
             return []
         made_from = {"from": calibration.name, "rounds": effort.rounds, "metrics": METRICS}
@@ -166,14 +166,14 @@ class Stages:
     def trained(
         self, texts: Texts, rounded: Sequence[Path], types: Mapping[str, str], effort: Effort, seed: int
     ) -> list[Path]:
-        """Before the folders of `rounded` one with trained scales; only those where it does not fit into memory."""
+        """The folders of `rounded` after one with trained scales, if there is memory to train them."""
         from tenth.distil import BYTES_PER_WEIGHT
 
         weights = sum(spec.count for spec in self.checkpoint.specs())
         needed, free = BYTES_PER_WEIGHT * weights, _free_memory()
         if self._device["device"] == "cpu" and needed > free:
             self.reporter.say(
-                f"scales are not trained: it needs {needed / MB:,.0f} MB of memory, {free / MB:,.0f} MB are free"
+                f"scales are not trained: that needs {needed / MB:,.0f} MB, {free / MB:,.0f} MB are free"
             )
             return list(rounded)
         given = {
@@ -196,7 +196,7 @@ class Stages:
         self, types: Mapping[str, str], calibration: Path | None, path: Path, label: str,
         rounded: Sequence[Path] = (),
     ) -> Path:  # fmt: skip
-        """A GGUF of those types; from the folders of `rounded` what they have, the rest by ggml's encoders."""
+        """A GGUF of those types: what the folders of `rounded` have, the rest by ggml's encoders."""
         given = {
             **self._common, "types": dict(types), "destination": str(path),
             "calibration": str(calibration) if calibration else None,

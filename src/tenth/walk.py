@@ -137,6 +137,13 @@ class Walk:
         module: nn.Module = self.model.get_input_embeddings()
         return module
 
+    def named_modules(self) -> Iterator[tuple[str, nn.Module]]:
+        """Every module by the checkpoint's name of it."""
+        yield from self.model.named_modules()
+        for index, block in enumerate(self.blocks):
+            for name, module in block.named_modules():
+                yield f"{self._prefix}.{index}.{name}", module
+
     def source_of(self, module: nn.Module, index: int | None = None) -> str:
         """The checkpoint's name of a linear module's weight; index: the block it is in."""
         if index is None:

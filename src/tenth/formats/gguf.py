@@ -125,12 +125,14 @@ def write_gguf(
     encode: Encode | None = None,
     metadata: Mapping[str, Any] | None = None,
     progress: Callable[[float], None] | None = None,
+    vectors: Mapping[str, np.ndarray] | None = None,
 ) -> int:
     """Write the model; returns the file's size in bytes. The same arguments give the same bytes.
 
     types: GGUF tensor name -> ggml type name for linear tensors; all else is F32. encode turns float32 rows
     [n, columns] of a block type into uint8 [n, row_bytes]; F32, F16 and BF16 are written without it. progress
-    gets the bytes written so far. Writes beside the destination and renames. OutputError if it cannot be
+    gets the bytes written so far. vectors: float32 values [n] to write instead of the checkpoint's, by GGUF
+    name. Writes beside the destination and renames. OutputError if it cannot be
     written; InputError for a type that does not hold a tensor or an unknown name in types.
     """
     specs = checkpoint.specs()
@@ -145,7 +147,7 @@ def write_gguf(
             with partial.open("wb") as file:
                 _reserve(file, layout.total)
                 file.write(layout.header)
-                for piece in _data(checkpoint, specs, types, extra, encode):
+                for piece in _data(checkpoint, specs, types, extra, encode, vectors or {}):
                     file.write(piece)
                     if progress is not None:
                         progress(file.tell())
@@ -170,6 +172,7 @@ def _data(
     types: Mapping[str, str],
     extra: Mapping[str, np.ndarray],
     encode: Encode | None,
+    vectors: Mapping[str, np.ndarray],
 ) -> Iterator[bytes | memoryview]:
     """The data region, piece by piece."""
     for array in extra.values():
@@ -177,7 +180,8 @@ def _data(
         yield raw.ljust(_padded(len(raw)), b"\0")
     for spec in specs:
         type_name = storage(spec, types)
-        for first, rows in source_rows(checkpoint, spec):
+        given = vectors.get(spec.name)
+        for first, rows in source_rows(checkpoint, spec) if given is None else [(0, given[None])]:
             yield _encoded(spec, type_name, rows, first, encode).data
         size = tensor_bytes(spec, type_name)
         yield bytes(_padded(size) - size)
