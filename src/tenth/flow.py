@@ -104,7 +104,7 @@ def fit(options: FitOptions, reporter: Reporter) -> Scorecard:
         card = Scorecard(
             tenth=__version__, runtime=native.build(), machine=_machine(), model=checkpoint.name,
             sha256=_sha256(gguf), proof=proof, original=original(reference), candidates=[ours, *baselines],
-            notes=[*_notes(options), *checkpoint.notes()],
+            notes=[*_notes(options, effort), *checkpoint.notes()],
         )  # fmt: skip
         plan = _plan(
             problem, decision, budget=budget, model=checkpoint.name, model_hash=stages.model_hash,
@@ -172,9 +172,11 @@ def _plan(problem: Problem, decision: Decision, **known: Any) -> Plan:
     )  # fmt: skip
 
 
-def _notes(options: FitOptions) -> list[str]:
+def _notes(options: FitOptions, effort: Effort) -> list[str]:
     end = f"the end of {options.text}" if options.text else "the end of the bundled text"
+    rounding = "rounded to nearest" if effort.rounds is None else "rounded with error feedback"
     return [
+        f"effort {options.effort}: calibrated on up to {effort.windows} windows, {rounding}",
         f"judged on {options.eval_text or end}, which calibration did not see",
         "baselines run with the settings of our plan (context, n_ubatch, KV types),"
         " which is kinder to them than the defaults",

@@ -54,10 +54,12 @@ class Walk:
     """A checkpoint as a sequence: embedding, blocks, head. Hidden states are float32 [batch, tokens, hidden].
 
     Peak memory is the largest of: one block, the embedding, the final norm and head; each as float32.
-    device: where torch computes, "cpu" or "cuda".
+    device: where torch computes, "cpu" or "cuda"; InputError where there is none.
     """
 
     def __init__(self, checkpoint: Checkpoint, threads: int = 0, device: str = "cpu") -> None:
+        if device == "cuda" and not torch.cuda.is_available():
+            raise InputError("torch finds no CUDA device here; leave out --device-compute cuda")
         self.checkpoint, self.device = checkpoint, torch.device(device)
         if threads:
             torch.set_num_threads(threads)
