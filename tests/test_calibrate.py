@@ -15,6 +15,7 @@ from tenth import calibrate
 from tenth.calibrate import Stats
 from tenth.checkpoint import open_checkpoint
 
+EMBEDDING = "model.embed_tokens.weight"
 MODELS = [
     ("llama", "tied"),
     ("llama", "head_dim"),
@@ -52,11 +53,14 @@ def test_equals_autograd_on_the_whole_model(family: str, variant: str, tmp_path:
     tied = "lm_head.weight" not in sources
     for source in sources:
         expected = dict(naive[source])
-        if tied and source == "model.embed_tokens.weight":
+        if tied and source == EMBEDDING:
             head = naive["lm_head.weight"]
             expected = {key: expected.get(key, 0.0) + head[key] for key in head}
         site = stats[source]
         found = {**vars(site), **{f"noise{n}": value for n, value in site.noise.items()}}
+        if "energy" in expected:
+            found["energy"] = stats.energy("lm_head.weight" if tied and source == EMBEDDING else source)
+            assert found["energy"].dtype == np.float32
         for key, value in expected.items():
             # Rounding errors depend on inputs that differ in the last digit between the two passes.
             limit = 2e-2 if key.startswith("noise") else 2e-3
@@ -66,7 +70,7 @@ def test_equals_autograd_on_the_whole_model(family: str, variant: str, tmp_path:
     assert all(name in stats for name in sources)
     assert "model.norm.weight" not in stats
     if not tied:
-        assert not stats["model.embed_tokens.weight"].grad2.any()
+        assert not stats[EMBEDDING].grad2.any()
 
 
 def test_progress_grows_to_the_total_and_hidden_states_go(tmp_path: Path) -> None:

@@ -161,6 +161,9 @@ def test_rounding_is_quantise_for_any_number_of_threads(
     spec = TensorSpec("blk.0.a.weight", "a.weight", (rows, COLUMNS), "a", 0, linear=True)
     found = Rounding(importance.__getitem__, threads)(spec, kind, weight, 0)
     np.testing.assert_array_equal(found, quantise(weight, kind, importance["a.weight"]))
+    other = rng.random(COLUMNS)
+    found = Rounding(importance.__getitem__, threads).weighted(weight, kind, other)
+    np.testing.assert_array_equal(found, quantise(weight, kind, other))
 
 
 def test_types_are_ordered_and_have_a_decoder() -> None:

@@ -18,8 +18,10 @@ import tiny
 from commands import Shell
 from gguf import GGUFReader
 
+from tenth import effort, flow
+from tenth.console import Voice
 from tenth.encode import block
-from tenth.records import Plan, Scorecard
+from tenth.records import Budget, Plan, Scorecard
 
 CONTEXT = 256
 AMPLE = 2_000_000  # bytes above the smallest budget: more than any plan for the tiny models can use
@@ -175,7 +177,8 @@ def test_a_killed_run_resumes_to_the_same_bytes(ample: Fitted, tmp_path: Path) -
     words = ample.words(tmp_path / "out", tmp_path / "work")
     moments = {
         "calibrate": 1.5, "run the original": 1.5, "price every storage type": 0.5,
-        "measure KV-cache types": 0.2, "store the model": 0.1, "prove that it fits": 0.3,
+        "measure KV-cache types": 0.2, "round with error feedback": 2.0, "store the model": 0.1,
+        "prove that it fits": 0.3,
         "measure our file": 0.1,
     }  # fmt: skip
     for moment, wait in moments.items():
@@ -187,6 +190,24 @@ def test_a_killed_run_resumes_to_the_same_bytes(ample: Fitted, tmp_path: Path) -
     for name in ("model.gguf", "plan.json"):
         assert (tmp_path / "out" / name).read_bytes() == (ample.out / name).read_bytes()
     assert sorted(file.name for file in tmp_path.iterdir()) == ["out", "work"]
+
+
+def test_best_trains_scales_and_proves_the_file_again(
+    odd: Fitted, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(effort.EFFORTS, "best", effort.Effort(windows=8, rounds=1, steps=4))
+    monkeypatch.setattr(flow, "WORTH_TRAINING", -1.0)
+    folder = odd.model.parent
+    options = flow.FitOptions(
+        odd.model, tmp_path / "out", Budget(memory=odd.budget, context=CONTEXT), folder / "text.txt",
+        folder / "judged.txt", "best", threads=1, work=odd.work, baselines=0,
+    )  # fmt: skip
+    card = flow.fit(options, Voice())
+    assert card.proof.fits
+    trained = json.loads(next(odd.work.glob("trained-*/trained.json")).read_text())
+    assert trained["after"] <= trained["before"]
+    assert (tmp_path / "out" / "model.gguf").stat().st_size == (odd.out / "model.gguf").stat().st_size
+    assert any("effort best" in note and "error feedback" in note for note in card.notes)
 
 
 def kill_at(shell: Shell, words: list[object], moment: str, wait: float) -> None:

@@ -1,79 +1,126 @@
-"""Gram matrices against plain sums over the whole model's own hooks."""
+"""Gram matrices against plain sums over the whole model's own hooks; their scaling against the definition."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
-import tiny
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from reference import naive_gram as naive
+from tiny import make_model
 
 from tenth import gram
+from tenth.checkpoint import open_checkpoint
+from tenth.walk import Walk
+
+WINDOWS, LENGTH = 3, 12
 
 
-def naive(folder: Path, tokens: np.ndarray) -> dict[str, np.ndarray]:
-    import torch
-    from transformers import AutoModelForCausalLM
-
-    model = AutoModelForCausalLM.from_pretrained(
-        folder, dtype=torch.float32, attn_implementation="eager"
-    ).eval()
-    sums: dict[str, np.ndarray] = {}
-    for name, module in model.named_modules():
-        if isinstance(module, torch.nn.Linear) and name != "lm_head":
-
-            def add(_module: object, args: tuple[torch.Tensor, ...], name: str = name) -> None:
-                x = args[0].reshape(-1, args[0].shape[-1]).double().numpy()
-                sums[f"{name}.weight"] = sums.get(f"{name}.weight", 0) + x.T @ x / tokens.size
-
-            module.register_forward_pre_hook(add)
+def collected(
+    folder: Path, tokens: np.ndarray, energies: dict[str, np.ndarray], fisher: dict[str, np.ndarray]
+) -> dict[str, torch.Tensor]:
+    """H of every linear site, by the walk: block after block, the head last."""
+    walk = Walk(open_checkpoint(folder), 1)
+    found: dict[str, torch.Tensor] = {}
     with torch.no_grad():
-        model(torch.from_numpy(tokens.astype(np.int64)), use_cache=False)
-    return sums
+        with walk.embed() as embed:
+            hidden = [embed(window) for window in tokens]
+        for index in range(len(walk.blocks)):
+            with walk.block(index) as block:
+                names = {module: walk.source_of(module, index) for module in gram.modules(block)}
+                with gram.Grams({module: energies[name] for module, name in names.items()}) as grams:
+                    hidden = [walk.run(index, state) for state in hidden]
+            found |= {name: grams.take(module, fisher[name]) for module, name in names.items()}
+        with walk.head() as head, gram.Grams({head: energies[walk.source_of(head)]}) as grams:
+            for state in hidden:
+                walk.logits(state)
+        found[walk.source_of(head)] = grams.take(head, fisher[walk.source_of(head)])
+    return found
 
 
-@pytest.mark.parametrize(("family", "shared"), [("llama", 4), ("phi3", 4), ("phi", 3)])
-def test_equals_the_sum_over_hooks_and_shares_what_is_read_twice(
-    family: str, shared: int, tmp_path: Path
+@pytest.mark.parametrize(
+    ("family", "variant"),
+    [("llama", "tied"), ("llama", "head_dim"), ("phi3", "plain"), ("gemma2", "softcaps")],
+)
+def test_equals_the_sum_over_hooks(family: str, variant: str, tmp_path: Path) -> None:
+    model = make_model(tmp_path, family, variant)
+    rng = np.random.default_rng(0)
+    tokens = rng.integers(0, 200, (WINDOWS, LENGTH)).astype(np.int32)
+    sites = {f"{n}.weight": m for n, m in model.named_modules() if isinstance(m, torch.nn.Linear)}
+    energies = {name: rng.gamma(0.5, 1.0, (WINDOWS, LENGTH)).astype(np.float32) for name in sites}
+    energies[next(iter(sites))][1] = 0.0  # a window that does not matter
+    fisher = {name: rng.gamma(0.5, 1.0, site.in_features).astype(np.float32) for name, site in sites.items()}
+    found, sums = collected(tmp_path, tokens, energies, fisher), naive.weighted(model, tokens, energies)
+    assert set(found) == set(sums) == set(sites)
+    for name, plain in sums.items():
+        wanted = naive.with_diagonal(plain, fisher[name])
+        assert found[name].dtype == torch.float32
+        np.testing.assert_allclose(found[name], wanted, rtol=2e-3, atol=2e-5 * wanted.max(), err_msg=name)
+
+
+def seen_by_a_layer(x: torch.Tensor, energy: np.ndarray) -> tuple[gram.Grams, Any]:
+    """Grams of one linear layer that has seen the windows x [windows, T, in]."""
+    module = torch.nn.Linear(x.shape[2], 3, bias=False).requires_grad_(False)
+    with gram.Grams({module: energy}) as grams:
+        for window in x:
+            module(window[None])
+    return grams, module
+
+
+def test_taken_once_with_its_diagonal_and_no_longer_listening() -> None:
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(2, 5, 4, generator=generator)
+    x[..., 2] = 0.0  # never any input there
+    energy = np.arange(10, dtype=np.float32).reshape(2, 5)
+    fisher = np.array([1.0, 2.0, 3.0, 0.0], np.float32)
+    grams, module = seen_by_a_layer(x, energy)
+    module(torch.full((1, 5, 4), 100.0))
+    flat = x.reshape(10, 4).double().numpy()
+    plain = sum(e * np.outer(row, row) for e, row in zip(energy.reshape(-1), flat, strict=True))
+    found = grams.take(module, fisher)
+    np.testing.assert_allclose(found, naive.with_diagonal(plain, fisher), rtol=1e-4, atol=1e-5)
+    assert np.array_equal(found.diagonal(), fisher)
+    assert not found[2, [0, 1, 3]].any(), "a column without input has nothing in common with others"
+    assert not found[3].any(), "a column that does not matter neither"
+    with pytest.raises(KeyError):
+        grams.take(module, fisher)
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    seed=st.integers(0, 2**32),
+    columns=st.integers(1, 12),
+    samples=st.integers(0, 24),
+    exponents=st.tuples(st.integers(-9, 0), st.integers(-12, 0)),
+    share=st.floats(0, 1),
+)
+def test_scaled_has_that_diagonal_and_stays_a_gram_matrix(
+    seed: int, columns: int, samples: int, exponents: tuple[int, int], share: float
 ) -> None:
-    folder = tmp_path / "model"
-    tiny.make_model(folder, family)
-    tokens = np.random.default_rng(0).integers(0, 200, (3, 24)).astype(np.int32)
-    np.save(tmp_path / "tokens.npy", tokens)
-    out = tmp_path / "grams"
-    out.mkdir()
-    events: list[dict[str, float]] = []
-    gram.run(events.append, str(folder), str(tmp_path / "tokens.npy"), str(out), 1)
-    found, wanted = gram.Grams(out), naive(folder, tokens)
-    assert all(name in found for name in wanted)
-    for name, matrix in wanted.items():
-        np.testing.assert_allclose(found[name], matrix, rtol=1e-4, atol=1e-6 * np.abs(matrix).max())
-    blocks = len(list(out.glob("sites-*.json")))
-    assert len(list(out.glob("gram-*.f32"))) == shared * blocks
-    assert events[-1]["done"] == events[-1]["total"] == blocks
-    assert not list(out.glob("hidden-*"))
+    rng = np.random.default_rng(seed)
+    x = rng.standard_normal((samples, columns)) * (rng.random(columns) < share)
+    x *= 10.0 ** rng.uniform(exponents[0] / 2, 0, columns)
+    fisher = (10.0 ** rng.uniform(exponents[1], 0, columns) * (rng.random(columns) < 0.9)).astype(np.float32)
+    plain = (x.T @ x).astype(np.float32)
+    found = gram.scaled(torch.from_numpy(plain.copy()), fisher)
+    assert found.dtype == torch.float32
+    assert np.array_equal(found.diagonal(), fisher)
+    wanted = naive.with_diagonal(plain.astype(np.float64), fisher)
+    np.testing.assert_allclose(found, wanted, rtol=1e-4, atol=1e-6 * float(fisher.max()))
+    np.testing.assert_allclose(found, found.T, rtol=1e-5, atol=0)
+    assert np.linalg.eigvalsh(found.double().numpy()).min() >= -1e-5 * fisher.sum()
 
 
-def test_a_killed_run_goes_on_to_the_same_matrices(tmp_path: Path) -> None:
-    folder = tmp_path / "model"
-    tiny.make_model(folder, "llama")
-    tokens = np.random.default_rng(1).integers(0, 200, (2, 16)).astype(np.int32)
-    np.save(tmp_path / "tokens.npy", tokens)
+def test_scaled_works_in_place() -> None:
+    matrix = torch.eye(64) + 0.5
+    assert gram.scaled(matrix, np.full(64, 2, np.float32)).data_ptr() == matrix.data_ptr()
+    assert matrix.diagonal().eq(2).all()
 
-    class KilledError(Exception):
-        pass
 
-    def kill(event: dict[str, float]) -> None:
-        if event["done"] == 1:
-            raise KilledError
-
-    whole, broken = tmp_path / "whole", tmp_path / "broken"
-    whole.mkdir()
-    broken.mkdir()
-    gram.run(lambda event: None, str(folder), str(tmp_path / "tokens.npy"), str(whole), 1)
-    with pytest.raises(KilledError):
-        gram.run(kill, str(folder), str(tmp_path / "tokens.npy"), str(broken), 1)
-    gram.run(lambda event: None, str(folder), str(tmp_path / "tokens.npy"), str(broken), 1)
-    names = sorted(path.name for path in whole.iterdir())
-    assert names == sorted(path.name for path in broken.iterdir())
-    assert all((whole / name).read_bytes() == (broken / name).read_bytes() for name in names)
+def test_modules_are_the_linear_ones() -> None:
+    block = torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.LayerNorm(2), torch.nn.Linear(2, 3))
+    assert list(gram.modules(block)) == [block[0], block[2]]

@@ -61,6 +61,19 @@ def test_removed_stages_are_built_again(tmp_path: Path) -> None:
     assert len(built) == 2
 
 
+def test_a_shelf_is_never_finished_and_keeps_what_is_in_it(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    shelf = store.shelf("rounded", {"a": 1, "b": None})
+    (shelf / "one").write_text("kept")
+    again = Store(tmp_path).shelf("rounded", {"b": None, "a": 1})
+    assert again == shelf
+    assert (again / "one").read_text() == "kept"
+    assert len({shelf, store.shelf("rounded", {"a": 2, "b": None}), store.shelf("other", {"a": 1})}) == 3
+    assert not list(tmp_path.glob("*.partial"))
+    store.remove(shelf)
+    assert not list(store.shelf("rounded", {"a": 1, "b": None}).iterdir())
+
+
 def test_a_file_in_the_way_is_said(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(OutputError, match="--work"):

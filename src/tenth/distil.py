@@ -111,9 +111,10 @@ def _divergence(original: Walk, stored: Walk, tokens: np.ndarray) -> torch.Tenso
 
 def _slope(original: Walk, stored: Walk, tokens: np.ndarray) -> None:
     """Leaves the gradient in the stored model's weights."""
-    stored.model.zero_grad()
-    for part in np.split(tokens, len(tokens)) if original.device.type == "cpu" else [tokens]:
-        torch.autograd.backward(_divergence(original, stored, part) * (len(part) / len(tokens)))
+    for part in (stored.model, *stored.blocks):  # the blocks stand apart from the model (walk.py)
+        part.zero_grad()
+    for share in np.split(tokens, len(tokens)) if original.device.type == "cpu" else [tokens]:
+        torch.autograd.backward(_divergence(original, stored, share) * (len(share) / len(tokens)))
 
 
 class _Matrix:

@@ -171,7 +171,7 @@ class _Chunk:
         self._old = None if old is None else old[:, columns].T.contiguous()
         scale, offset = _scales(grid, blocks, x.device)
         self._scale, self._offset = scale.T.contiguous(), None if offset is None else offset.T.contiguous()
-        self._inverse = torch.where(self._scale == 0, torch.zeros_like(self._scale), 1.0 / self._scale)
+        self._inverse = (1.0 / self._scale).nan_to_num_(0.0, 0.0, 0.0)  # of no scale, none
         self.codes = torch.from_numpy(grid.unpack(blocks).astype(np.int64)).to(x.device).T.contiguous()
         self.change = torch.empty_like(self._x)
 

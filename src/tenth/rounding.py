@@ -26,6 +26,8 @@ from tenth.store import atomic
 if TYPE_CHECKING:
     import torch
 
+    from tenth.walk import Hidden, Walk
+
 SLICE = 32_000_000  # bytes of float32 rows that are rounded together
 GPU_ROWS = 4096  # of a matrix; columns of fewer take a GPU longer to start than a processor to round
 
@@ -59,7 +61,7 @@ def trained_vectors(folders: Sequence[Path], specs: Iterable[TensorSpec]) -> dic
     for spec in specs:
         for folder in folders:
             path = path_of(folder, spec.name, "F32")
-            if len(spec.shape) == 1 and path.exists():
+            if len(spec.shape) == 1 and spec.name not in found and path.exists():
                 found[spec.name] = np.load(path, allow_pickle=False)
     return found
 
@@ -83,17 +85,14 @@ def run(
     checkpoint = open_checkpoint(Path(model))
     store = _Store(checkpoint, types, here, stats, rounds, threads, emit)
     if not store.missing:
+        for left in here.glob("hidden-*"):  # by a run that was killed at its very end
+            left.unlink()
         return {"tensors": 0}
     walk = Walk(checkpoint, threads, device)
     state = Hidden(here, len(windows), windows.shape[1], walk.width, walk.device)
     depth = len(walk.blocks)
-    if not any(state.has(index) for index in range(depth + 1)):
-        with walk.embed() as embed:
-            state.write(0, (embed(window) for window in windows))
     with torch.no_grad():
-        for index in range(depth):
-            if not state.has(index):
-                continue  # done before a kill
+        for index in range(_start(walk, state, windows, store.missing), depth):
             with walk.block(index) as block:
                 names = {module: walk.source_of(module, index) for module in gram.modules(block)}
                 wanted = [module for module, name in names.items() if name in store.missing]
@@ -114,6 +113,20 @@ def run(
                 store.put(source, matrix)
     state.clear()
     return {"tensors": store.count}
+
+
+def _start(walk: Walk, state: Hidden, windows: np.ndarray, missing: Mapping[str, object]) -> int:
+    """The last block boundary before all that is missing whose hidden states a killed run left, or 0."""
+    from tenth import gram
+
+    depth = len(walk.blocks)
+    sources = [{walk.source_of(m, i) for m in gram.modules(block)} for i, block in enumerate(walk.blocks)]
+    first = next((index for index in range(depth) if not sources[index].isdisjoint(missing)), depth)
+    known = [index for index in range(first + 1) if state.has(index)]
+    if not known:
+        with walk.embed() as embed:
+            state.write(0, (embed(window) for window in windows))
+    return max(known, default=0)
 
 
 class _Store:

@@ -37,9 +37,10 @@ def labels_of(model: Any, windows: np.ndarray, seed: int) -> list[torch.Tensor]:
 
 
 def fisher(model: Any, windows: np.ndarray, seed: int) -> dict[str, Stats]:
-    """Weight name -> rows, cols, grad2, square, noise256, noise32; the two uses of a tied matrix apart.
+    """Weight name -> rows, cols, grad2, square, noise256, noise32, energy.
 
-    A tied head is "lm_head.weight"; the embedding has rows and cols only.
+    The two uses of a tied matrix are apart: a tied head is "lm_head.weight"; the embedding has rows and cols
+    only. energy is [windows, T].
     """
     head, embedding = model.get_output_embeddings(), model.get_input_embeddings()
     if head.weight is embedding.weight:
@@ -60,6 +61,7 @@ def fisher(model: Any, windows: np.ndarray, seed: int) -> dict[str, Stats]:
 
     hooks = [module.register_forward_hook(keep) for module in names]
     sums: dict[str, dict[str, Any]] = {}
+    energies: dict[str, list[np.ndarray]] = {name: [] for name in names.values()}
     tokens = windows.size
     for window, labels in zip(windows, drawn, strict=True):
         model.zero_grad()
@@ -69,6 +71,7 @@ def fisher(model: Any, windows: np.ndarray, seed: int) -> dict[str, Stats]:
         for module, name in names.items():
             output = outputs[module].grad
             assert output is not None
+            energies[name].append(output.double().square().sum(-1).numpy().reshape(-1))
             found[name] = {
                 **_weight(module),
                 "grad2": output.reshape(-1, output.shape[-1]).double().square().sum(0).numpy(),
@@ -82,6 +85,8 @@ def fisher(model: Any, windows: np.ndarray, seed: int) -> dict[str, Stats]:
                 kept[key] = kept.get(key, 0.0) + value / tokens
     for hook in hooks:
         hook.remove()
+    for name, windows_of in energies.items():
+        sums[name]["energy"] = np.stack(windows_of)
     return sums
 
 
