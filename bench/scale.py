@@ -1,6 +1,6 @@
 """Fit a 1.1 B Llama-shaped checkpoint with random weights and record the compressor's time and peak memory.
 
-    python bench/scale.py [--memory 600MB] [--out FOLDER] [--layers 16]
+    python bench/scale.py [--memory 600MB] [--out FOLDER] [--layers 16] [--effort fast]
 
 The peak is the largest sum of the resident anonymous memory and shared-library pages (RSS) of the process
 tree, sampled ten times a second, page cache of mapped model files included. One JSON line per stage and one
@@ -129,6 +129,7 @@ def main() -> None:
     parser.add_argument("--memory", default="600MB")
     parser.add_argument("--layers", type=int, default=16)
     parser.add_argument("--out", type=Path, default=Path("out/bench-scale"))
+    parser.add_argument("--effort", default="fast")
     given = parser.parse_args()
     model = given.out / "model"
     if not (model / "config.json").exists():
@@ -139,9 +140,11 @@ def main() -> None:
         model,
         given.out / "fit",
         Budget(memory=parse_size(given.memory), context=1024),
+        effort=given.effort,
         windows=16,
         work=given.out / "work",
         overwrite=True,
+        baselines=0,
     )
     card = flow.fit(options, watch)
     proof = card.proof
