@@ -103,14 +103,14 @@ def test_compensate_is_textbook_gptq(kind: str) -> None:
 @pytest.mark.parametrize("kind", REFERENCE)
 def test_descend_is_coordinate_descent(kind: str) -> None:
     weight, h, grid = case(kind)
-    for blocks in (nearest(kind), compensated(kind)):
-        wanted = naive.descent(weight.numpy(), h.double().numpy(), grid, blocks)
-        ours = feedback.descend(weight, h, grid, blocks)
-        assert (ours == wanted).all(1).mean() >= 0.75
-        assert loss(kind, ours).sum() == pytest.approx(loss(kind, wanted).sum(), rel=1e-3)
-        assert loss(kind, ours).sum() < loss(kind, blocks).sum()
-        for before, after in zip(grid.scales(blocks), grid.scales(ours), strict=True):
-            np.testing.assert_array_equal(before, after)
+    blocks = nearest(kind)
+    wanted = naive.descent(weight.numpy(), h.double().numpy(), grid, blocks)
+    ours = feedback.descend(weight, h, grid, blocks)
+    assert (ours == wanted).all(1).mean() >= 0.75
+    assert loss(kind, ours).sum() == pytest.approx(loss(kind, wanted).sum(), rel=1e-3)
+    assert loss(kind, ours).sum() < loss(kind, blocks).sum()
+    for before, after in zip(grid.scales(blocks), grid.scales(ours), strict=True):
+        np.testing.assert_array_equal(before, after)
 
 
 @pytest.mark.parametrize("kind", TYPES)
@@ -156,7 +156,7 @@ def test_refit_where_scales_and_minima_can_do_the_same(kind: str) -> None:
     """Equal codes: the scale moves the weights as the minimum does, and the equations are singular."""
     weight, h, grid = case(kind)
     blocks = nearest(kind)
-    for code in (0, 3):
+    for code in (0, 1, 3):
         flat = grid.pack(blocks, np.full_like(grid.unpack(blocks), code))
         fitted = feedback.refit(weight, h, grid, flat)
         assert (loss(kind, fitted) <= loss(kind, flat) * (1 + 1e-4)).all()
@@ -168,9 +168,9 @@ def test_refit_where_scales_and_minima_can_do_the_same(kind: str) -> None:
 
 @pytest.mark.parametrize("kind", TYPES)
 def test_rounds_lower_the_loss_of_rows_and_much_of_it(kind: str) -> None:
-    once, thrice = (feedback.round_rows(*case(kind), encoder(kind), rounds) for rounds in (0, 2))
+    once, twice = (feedback.round_rows(*case(kind), encoder(kind), rounds) for rounds in (0, 1))
     np.testing.assert_array_equal(once, compensated(kind))
-    first, last, plain = loss(kind, once), loss(kind, thrice), loss(kind, nearest(kind))
+    first, last, plain = loss(kind, once), loss(kind, twice), loss(kind, nearest(kind))
     assert (last <= first * (1 + 1e-5)).all()
     assert last.sum() < 0.98 * first.sum()
     assert first.sum() < 0.5 * plain.sum()
@@ -192,7 +192,8 @@ def test_rounds_are_refit_and_descend_in_turn(kind: str) -> None:
 
 def test_a_step_that_makes_a_row_worse_is_not_taken_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
     def refit(_weight: object, _h: object, grid: Grid, blocks: np.ndarray) -> np.ndarray:
-        spoiled = grid.with_super_scales(blocks, 1.3 * grid.super_scales(blocks))
+        spoiled = grid.with_super_scales(blocks, 1.02 * grid.super_scales(blocks))
+        assert (loss("Q4_0", spoiled) > loss("Q4_0", blocks)).all()
         return np.where(np.arange(ROWS)[:, None] % 2 == 0, spoiled, better)
 
     better = feedback.refit(*case("Q4_0"), compensated("Q4_0"))
@@ -208,10 +209,9 @@ def test_rows_do_not_depend_on_each_other(kind: str) -> None:
     weight, h, grid = case(kind)
     whole = feedback.round_rows(weight, h, grid, encoder(kind), 1)
     costs = feedback.loss(weight, h, grid, whole)
-    for rows in (slice(0, 1), slice(3, 8)):
-        part = feedback.round_rows(weight[rows], h, grid, encoder(kind), 1)
-        torch.testing.assert_close(feedback.loss(weight[rows], h, grid, part), costs[rows], rtol=0.05, atol=0)
-        assert (part == whole[rows]).mean() > 0.8  # products of other shapes differ in the last digit
+    part = feedback.round_rows(weight[3:8], h, grid, encoder(kind), 1)
+    torch.testing.assert_close(feedback.loss(weight[3:8], h, grid, part), costs[3:8], rtol=0.05, atol=0)
+    assert (part == whole[3:8]).mean() > 0.8  # products of other shapes differ in the last digit
 
 
 def test_what_is_given_stays_as_it_is() -> None:
@@ -305,7 +305,7 @@ def survives(kind: str, rows: Array, gram: Array, rounds: int = 1) -> None:
     assert (costs <= feedback.loss(weight, h, grid, first)).all()
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(
     kind=st.sampled_from(TYPES),
     rows=st.lists(st.sampled_from(list(BAD_ROWS)), min_size=1, max_size=4),
@@ -323,10 +323,8 @@ def test_takes_any_rows_and_any_gram_matrix(kind: str, rows: list[str], gram: st
 def test_zero_stays_zero(kind: str) -> None:
     columns = max(64, block(kind)[0])
     gram = BAD_GRAMS["correlated"][:columns, :columns]
-    weight = np.zeros((3, columns), np.float32)
-    survives(kind, weight, gram)
     h = feedback.damped(torch.from_numpy(gram).float())
-    found = feedback.round_rows(torch.from_numpy(weight), h, GRIDS[kind], encoder(kind), 1)
+    found = feedback.round_rows(torch.zeros(3, columns), h, GRIDS[kind], encoder(kind), 1)
     assert not dequantize(found, kind, columns).any()
 
 

@@ -162,7 +162,7 @@ def test_nearest_with_bound_signs_is_nearly_so(name: str) -> None:
     assert ((points < 0).sum(1) % 2 == 0).all()
     ours = distance(x, points, weight)
     assert (ours >= least * (1 - 1e-5)).all()
-    assert ours.mean() <= 1.01 * least.mean()
+    assert ours.mean() <= 1.04 * least.mean()  # one flip is tried
 
 
 @every

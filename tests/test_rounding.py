@@ -183,13 +183,29 @@ def test_costs_less_than_plain_encoding(case: Case, done: Path) -> None:
     assert np.exp(np.mean(np.log(list(ratios.values())))) < 0.7, ratios
 
 
-def test_progress_grows_to_all_weights(small: Case, tmp_path: Path) -> None:
+def test_progress_grows_to_all_weights_with_two_boundaries_on_disk(small: Case, tmp_path: Path) -> None:
     events: list[dict[str, Any]] = []
-    small.run(tmp_path / "all", emit=events.append)
+    boundaries: list[int] = []
+
+    def emit(event: dict[str, Any]) -> None:
+        events.append(event)
+        boundaries.append(len(list((tmp_path / "all").glob("hidden-*"))))
+
+    small.run(tmp_path / "all", emit=emit)
     total = sum(spec.count for spec in small.wanted.values())
     assert [event["total"] for event in events] == [total] * len(small.wanted)
     counts = np.diff([0, *(event["done"] for event in events)])
     assert sorted(counts) == sorted(spec.count for spec in small.wanted.values())
+    assert max(boundaries) == 2
+
+
+def test_what_is_left_to_the_encoder_does_not_count(case: Case, tmp_path: Path) -> None:
+    types = {"token_embd.weight": "Q4_0", "blk.0.attn_output.weight": "Q4_0", "blk.1.ffn_down.weight": "BF16"}
+    events: list[dict[str, Any]] = []
+    case.run(tmp_path, types, events.append)
+    names = ["blk.0.attn_output.weight", *(["token_embd.weight"] if case.tied else [])]
+    counts = np.cumsum([case.linear[name].count for name in names])
+    assert events == [{"done": count, "total": counts[-1]} for count in counts]
 
 
 def test_pieces_of_matrices_make_the_same(

@@ -48,7 +48,7 @@ def run(
     {"done": steps, "total": steps}.
     """
     here, windows = Path(folder), np.load(tokens, allow_pickle=False)
-    held = min(HELD_BACK, len(windows) // 4)
+    held = max(1, min(HELD_BACK, len(windows) // 4))
     train, judge = windows[:-held], windows[-held:]
     checkpoint = open_checkpoint(Path(model))
     original, stored = Walk(checkpoint, threads, device), Walk(checkpoint, threads, device)
@@ -203,10 +203,10 @@ def _matrices(walk: Walk, types: dict[str, str], rounded: Path) -> Iterator[_Mat
             if isinstance(module, torch.nn.Linear):
                 places[walk.source_of(module, index)] = [module]
     head = walk.model.get_output_embeddings()
-    specs = [spec for spec in walk.checkpoint.specs() if spec.name in types]
+    specs = walk.checkpoint.specs()
     tied = all(spec.source != walk.source_of(head) for spec in specs)
     places[walk.source_of(walk.embedding if tied else head)] = [head, walk.embedding] if tied else [head]
-    for spec in specs:
+    for spec in (spec for spec in specs if spec.name in types):
         kind = types[spec.name]
         path = path_of(rounded, spec.name, kind)
         if path.exists() and spec.source in places:

@@ -43,7 +43,7 @@ class Lattice(Grid):
         self, x: torch.Tensor, weight: torch.Tensor | None = None
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """See `Grid.nearest`. Where seven signs are stored and those of x do not do, the coordinate of least
-        weight[j] |x_j| changes sides: 0.1 to 2 % above the least mean distance.
+        weight[j] |x_j| changes sides: up to 3 % above the least mean distance.
         """
         x = x.clamp(-_HUGE, _HUGE)
         weight = x.new_ones(self.vector) if weight is None else weight
