@@ -79,11 +79,9 @@ def main() -> None:
         cost.Constants(),
     )  # fmt: skip
 
-    heads, shared = checkpoint.arch.heads(checkpoint.config)
-    gqa = heads // shared
     stock = {}
     for name in given.recipes.split(","):
-        types = recipes.types(name, specs, gqa)
+        types = stages.stock(name)
         figures = stock_figures(stages, types, calibration, reference, name)
         stock[name] = (types, figures["kl"])
         print(json.dumps({"bench": "stock", "recipe": name, **figures}), flush=True)

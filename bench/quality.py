@@ -24,7 +24,6 @@ from fit import REFEREE, stock_figures, value
 from scipy import sparse
 from scipy.optimize import Bounds, LinearConstraint, milp
 
-from tenth import recipes
 from tenth.checkpoint import open_checkpoint
 from tenth.console import Voice
 from tenth.effort import EFFORTS, WORTH_TRAINING
@@ -75,8 +74,7 @@ def main() -> None:
     given = parser.parse_args()
     given.out.mkdir(parents=True, exist_ok=True)
     checkpoint, effort = open_checkpoint(given.model), EFFORTS[given.effort]
-    specs = checkpoint.specs()
-    linear = [spec for spec in specs if spec.linear]
+    linear = [spec for spec in checkpoint.specs() if spec.linear]
 
     stages = Stages(checkpoint, default_work(), Voice(), given.out / "log.txt", 0, given.device_compute)
     texts = stages.texts(given.text, given.eval_text, 512, effort.windows, 0)
@@ -86,8 +84,7 @@ def main() -> None:
         for path in given.other
     }
     prices = stages.prices(calibration)
-    heads, shared = checkpoint.arch.heads(checkpoint.config)
-    stock = {name: recipes.types(name, specs, heads // shared) for name in given.recipes.split(",")}
+    stock = {name: stages.stock(name) for name in given.recipes.split(",")}
     figures = {
         name: stock_figures(stages, types, calibration, reference, name) for name, types in stock.items()
     }

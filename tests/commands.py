@@ -13,6 +13,10 @@ COMMAND = [sys.executable, "-c", "from tenth.cli import main; main()"]
 MARK = "TENTH_TEST_MARK"
 
 
+class Killed(BaseException):
+    """A process in the tests' own ends here."""
+
+
 @dataclass
 class Shell:
     """Runs commands with an empty home; every process it starts, and theirs, carries its mark."""

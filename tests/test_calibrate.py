@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from commands import Killed
 from reference.naive_fisher import fisher, rounding_errors
 from tiny import VOCABULARY, make_model
 
@@ -23,10 +24,6 @@ MODELS = [
     ("phi3", "plain"),
     ("phi3", "partial"),
 ]
-
-
-class Killed(BaseException):
-    """The process ends here."""
 
 
 def texts(folder: Path, count: int, length: int, vocabulary: int = VOCABULARY, seed: int = 1) -> np.ndarray:

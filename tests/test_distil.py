@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from commands import Killed
 from gguf import GGMLQuantizationType, GGUFReader, quants
 from tiny import make_model
 
@@ -33,10 +34,6 @@ OTHERS = {
 WINDOWS, LENGTH = 24, 12
 STEPS, BATCH = 8, 4
 MODELS = [("llama", "tied"), ("llama", "head_dim"), ("gemma2", "softcaps")]
-
-
-class Killed(BaseException):
-    """The process ends here."""
 
 
 @dataclass(frozen=True)
@@ -383,19 +380,18 @@ def test_progress_grows_to_all_steps_and_nothing_else_stays(finished: Any) -> No
         *(("emit", i) for i in range(3)),
         *(("_slope", i) for i in (0, 4)),
         *(("divergence", i) for i in (0, 2)),
-        *(("path_of", i) for i in (1, 9)),
+        *(("keep", i) for i in (1, 9)),
     ],
 )
 def test_killed_at_any_point_and_resumed_is_the_same(
     function: str, time: int, tied: Case, finished: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """In a step, at a judgement, while files are written (path_of: after those of what is read)."""
+    """In a step, at a judgement, while files are written."""
     real, count = getattr(distil, function, lambda event: None), [0]
-    death = time + (len(tied.types) if function == "path_of" else 0)
 
     def dying(*args: Any) -> Any:
         count[0] += 1
-        if count[0] > death:
+        if count[0] > time:
             raise Killed
         return real(*args)
 

@@ -9,13 +9,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from commands import Killed
 from tiny import VOCABULARY, make_model
 
 from tenth import reference
-
-
-class Killed(BaseException):
-    """The process ends here."""
 
 
 def collect(model: Path, folder: Path, emit: Any = lambda event: None) -> dict[str, Any]:

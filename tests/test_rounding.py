@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from commands import Killed
 from gguf import GGUFReader
 from reference import naive_feedback, naive_gram
 from tiny import make_model
@@ -30,10 +31,6 @@ MODELS = [("llama", "tied"), ("llama", "head_dim"), ("phi3", "plain"), ("gemma2"
 KINDS = ("Q4_0", "IQ4_NL", "Q5_1", "MXFP4", "Q4_1", "Q5_0")  # rows of 64 and 96
 HEAD, EMBEDDING = "lm_head.weight", "model.embed_tokens.weight"
 ROUNDS = 1
-
-
-class Killed(BaseException):
-    """The process ends here."""
 
 
 @dataclass(frozen=True)

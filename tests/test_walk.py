@@ -88,6 +88,10 @@ def test_names_are_the_checkpoints_own(tmp_path: Path) -> None:
         for module in block.modules()
         if isinstance(module, nn.Linear)
     }
+    for index, block in enumerate(walk.blocks):
+        linears = walk.linears(index)
+        assert list(linears) == [module for module in block.modules() if isinstance(module, nn.Linear)]
+        assert all(walk.source_of(module, index) == name for module, name in linears.items())
     with walk.head() as head:
         assert walk.source_of(head) == "lm_head.weight"
     assert found | {walk.source_of(walk.embedding)} == {s.source for s in checkpoint.specs() if s.linear}

@@ -36,9 +36,9 @@ from typing import Any
 
 import numpy as np
 
+from tenth.checkpoint import HEAD
 from tenth.store import atomic
 
-HEAD = "lm_head.weight"
 ROWS_AT_ONCE = 8192  # of a weight gradient; bounds its memory
 ACTIVATION_BLOCKS = (256, 32)  # ggml's block_q8_K and block_q8_0 (ggml-common.h)
 
@@ -236,8 +236,8 @@ def _block(walk: Any, index: int, state: Any, here: Path) -> None:
     path = here / f"stats-{index:04d}.npz"
     if path.exists():
         return
-    with walk.block(index) as block:
-        linears = [m for m in block.modules() if isinstance(m, torch.nn.Linear)]
+    with walk.block(index):
+        linears = walk.linears(index)
         sites = {m: _Site(m.out_features, m.in_features, walk.device) for m in linears}
         seen: dict[Any, Any] = {}
         hooks = [
@@ -260,7 +260,7 @@ def _block(walk: Any, index: int, state: Any, here: Path) -> None:
         state.write(f"gradient-{index}", gradients())
         for hook in hooks:
             hook.remove()
-        arrays = [site.arrays(walk.source_of(module, index), state.length) for module, site in sites.items()]
+        arrays = [site.arrays(linears[module], state.length) for module, site in sites.items()]
         _save(path, {key: value for part in arrays for key, value in part.items()})
     state.drop(f"gradient-{index + 1}")  # only now: a killed run starts this block again from it
 
@@ -286,7 +286,7 @@ def _embedding(walk: Any, windows: np.ndarray, state: Any, here: Path) -> None:
         site.cols += square.sum(0)
         site.windows += 1
     arrays = site.arrays(source, windows.shape[1])
-    if all(spec.source != HEAD for spec in walk.checkpoint.specs()):  # tied: one matrix, two independent uses
+    if walk.checkpoint.tied:  # the two uses are independent
         with np.load(here / "stats-head.npz", allow_pickle=False) as head:
             arrays = {key: value + head[key.replace(source, HEAD)] for key, value in arrays.items()}
     _save(path, arrays)

@@ -26,6 +26,7 @@ TOKENIZER_FILES = (
     "chat_template.jinja",
 )
 CONFIG_LIMIT = 16_000_000  # bytes
+HEAD = "lm_head.weight"  # what transformers calls the output head of every family
 SAMPLE = 1 << 16  # bytes of data hashed at each of SAMPLES places of a file
 SAMPLES = 16
 CHUNK = 16_000_000  # weights looked at together
@@ -44,6 +45,11 @@ class Checkpoint:
     tensors: dict[str, LazyTensor]
     other: dict[str, str] = field(default_factory=dict)  # tensors of types that are no plain floats
     headers: dict[Path, bytes] = field(default_factory=dict, repr=False)
+
+    @property
+    def tied(self) -> bool:
+        """Whether the embedding is the output head too: one matrix, two uses."""
+        return all(spec.source != HEAD for spec in self.specs())
 
     def hash(self) -> str:
         """SHA-256, hex, of what identifies the model.
@@ -89,7 +95,7 @@ class Checkpoint:
                     f"{self.path}: tensor {spec.source!r} has shape {list(tensor.shape)},"
                     f" config.json implies {list(spec.shape)}"
                 )
-        known = {spec.source for spec in specs} | {"lm_head.weight"}
+        known = {spec.source for spec in specs} | {HEAD}
         if strange := [
             n for n in (*self.tensors, *self.other) if n not in known and not n.endswith(CONSTANTS)
         ]:

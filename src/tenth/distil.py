@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -24,16 +24,14 @@ from tenth.checkpoint import open_checkpoint
 from tenth.feedback import decode
 from tenth.grids import GRIDS, Grid
 from tenth.records import TensorSpec
-from tenth.rounding import path_of
+from tenth.rounding import keep, path_of
 from tenth.store import atomic
 from tenth.walk import Walk
 
 BYTES_PER_WEIGHT = 20
 HELD_BACK = 16  # windows to judge on
-RATE, FULL_RATE_AT = (
-    1e-3,
-    0.1,
-)  # of theta; reached where the KL is that many nats, below it with the root of the KL
+RATE = 1e-3  # of theta, at the start
+FULL_RATE_AT = 0.1  # nats of KL; where there is less, the rate falls with its root
 BETA1, BETA2, EPSILON = 0.9, 0.999, 1e-8
 EVERY = 25  # steps between judgements
 
@@ -68,8 +66,7 @@ def run(
                 state.judged(divergence(original, stored, judge, batch))
                 emit({"done": state.step, "total": steps})
         for tensor, theta in zip(tensors, state.best, strict=True):
-            with atomic(path_of(here, tensor.name, tensor.kind)) as partial, partial.open("wb") as file:
-                np.save(file, tensor.with_theta(theta), allow_pickle=False)
+            keep(here, tensor.name, tensor.kind, tensor.with_theta(theta))
     state.path.unlink(missing_ok=True)
     return {"before": state.first, "after": state.least}
 
@@ -77,8 +74,6 @@ def run(
 @contextmanager
 def whole(walk: Walk) -> Iterator[None]:
     """Every part of the model filled at once, as its own parameters."""
-    from contextlib import ExitStack
-
     with ExitStack() as stack:
         stack.enter_context(walk.embed())
         for index in range(len(walk.blocks)):
@@ -121,7 +116,7 @@ class _Matrix:
     """A stored matrix whose scales are trained."""
 
     def __init__(self, spec: TensorSpec, kind: str, blocks: np.ndarray, modules: list[Any]) -> None:
-        self.name, self.kind, self._modules, self._blocks = spec.name, kind, modules, blocks
+        self.name, self.kind, self._blocks = spec.name, kind, blocks
         self._grid: Grid = GRIDS[kind]
         self._scales = self._grid.super_scales(blocks)
         order, device = spec.row_order(), modules[0].weight.device
@@ -197,16 +192,14 @@ def _vectors(walk: Walk) -> Iterator[_Vector]:
 
 def _matrices(walk: Walk, types: dict[str, str], rounded: Path) -> Iterator[_Matrix]:
     """Those that were rounded and have scales; a tied matrix is both the embedding and the head."""
-    places: dict[str, list[Any]] = {}
-    for index, block in enumerate(walk.blocks):
-        for module in block.modules():
-            if isinstance(module, torch.nn.Linear):
-                places[walk.source_of(module, index)] = [module]
-    head = walk.model.get_output_embeddings()
-    specs = walk.checkpoint.specs()
-    tied = all(spec.source != walk.source_of(head) for spec in specs)
+    places: dict[str, list[Any]] = {
+        source: [module]
+        for index in range(len(walk.blocks))
+        for module, source in walk.linears(index).items()
+    }
+    head, tied = walk.model.get_output_embeddings(), walk.checkpoint.tied
     places[walk.source_of(walk.embedding if tied else head)] = [head, walk.embedding] if tied else [head]
-    for spec in (spec for spec in specs if spec.name in types):
+    for spec in (spec for spec in walk.checkpoint.specs() if spec.name in types):
         kind = types[spec.name]
         path = path_of(rounded, spec.name, kind)
         if path.exists() and spec.source in places:

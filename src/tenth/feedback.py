@@ -15,7 +15,7 @@ tr((W - Q) H (W - Q)^T). Three steps lower that, rows by themselves:
     descend     Coordinate descent: every code in order, given all others:
                 x_k = q_k + ((W - Q) H)_k / H_kk.
 
-float32 on any torch device. Everything needs twice the memory of the rows given, and three H.
+float32 on any torch device. Takes a few times the memory of the rows given, and four H.
 """
 
 from __future__ import annotations

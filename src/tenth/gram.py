@@ -14,7 +14,7 @@ float32 [in, in]; one block's matrices are in memory at a time.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -64,8 +64,3 @@ def scaled(gram: torch.Tensor, fisher: np.ndarray) -> torch.Tensor:
     gram.mul_(root[:, None]).mul_(root)
     gram.diagonal().copy_(wanted)
     return gram
-
-
-def modules(block: torch.nn.Module) -> Iterable[torch.nn.Linear]:
-    """The linear sites of a block."""
-    return (module for module in block.modules() if isinstance(module, torch.nn.Linear))

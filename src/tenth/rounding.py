@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tenth.calibrate import HEAD, Stats
-from tenth.checkpoint import Checkpoint, open_checkpoint
+from tenth.calibrate import Stats
+from tenth.checkpoint import HEAD, Checkpoint, open_checkpoint
 from tenth.encode import LARGEST, Rounding
 from tenth.formats.gguf import Encode, source_rows
 from tenth.records import TensorSpec
@@ -35,6 +35,12 @@ GPU_ROWS = 4096  # of a matrix; columns of fewer take a GPU longer to start than
 def path_of(folder: Path, name: str, type_name: str) -> Path:
     """Where a rounded tensor lies."""
     return folder / f"{name}.{type_name}.npy"
+
+
+def keep(folder: Path, name: str, type_name: str, values: np.ndarray) -> None:
+    """Put a tensor there, whole or not at all."""
+    with atomic(path_of(folder, name, type_name)) as partial, partial.open("wb") as file:
+        np.save(file, values, allow_pickle=False)
 
 
 class Rounded:
@@ -93,35 +99,33 @@ def run(
     depth = len(walk.blocks)
     with torch.no_grad():
         for index in range(_start(walk, state, windows, store.missing), depth):
-            with walk.block(index) as block:
-                names = {module: walk.source_of(module, index) for module in gram.modules(block)}
-                wanted = [module for module, name in names.items() if name in store.missing]
-                with gram.Grams({m: stats.energy(names[m]) for m in wanted}) as grams:
-                    state.write(index + 1, (walk.run(index, hidden) for hidden in state.read(index)))
-            for module in wanted:
-                store.put(names[module], grams.take(module, stats[names[module]].cols))
+            if not store.missing:
+                break
+            wanted = {m: name for m, name in walk.linears(index).items() if name in store.missing}
+            with (
+                walk.block(index),
+                gram.Grams({m: stats.energy(name) for m, name in wanted.items()}) as grams,
+            ):
+                state.write(index + 1, (walk.run(index, hidden) for hidden in state.read(index)))
+            for module, name in wanted.items():
+                store.put(name, grams.take(module, stats[name].cols))
             state.drop(index)
-        with walk.head() as head:
-            tied = all(spec.source != HEAD for spec in checkpoint.specs())
-            source = walk.source_of(walk.embedding) if tied else HEAD
-            if source in store.missing:
-                with gram.Grams({head: stats.energy(HEAD)}) as grams:
-                    for hidden in state.read(depth):
-                        walk.logits(hidden)
-                matrix = grams.take(head, stats[HEAD].cols)
-                matrix.diagonal().copy_(torch.from_numpy(stats[source].cols))  # errors of lookups do not mix
-                store.put(source, matrix)
+        source = walk.source_of(walk.embedding) if checkpoint.tied else HEAD
+        if source in store.missing:
+            with walk.head() as head, gram.Grams({head: stats.energy(HEAD)}) as grams:
+                for hidden in state.read(depth):
+                    walk.logits(hidden)
+            matrix = grams.take(head, stats[HEAD].cols)
+            matrix.diagonal().copy_(torch.from_numpy(stats[source].cols))  # errors of lookups do not mix
+            store.put(source, matrix)
     state.clear()
     return {"tensors": store.count}
 
 
 def _start(walk: Walk, state: Hidden, windows: np.ndarray, missing: Mapping[str, object]) -> int:
     """The last block boundary before all that is missing whose hidden states a killed run left, or 0."""
-    from tenth import gram
-
     depth = len(walk.blocks)
-    sources = [{walk.source_of(m, i) for m in gram.modules(block)} for i, block in enumerate(walk.blocks)]
-    first = next((index for index in range(depth) if not sources[index].isdisjoint(missing)), depth)
+    first = next((i for i in range(depth) if not missing.keys().isdisjoint(walk.linears(i).values())), depth)
     known = [index for index in range(first + 1) if state.has(index)]
     if not known:
         with walk.embed() as embed:
@@ -142,10 +146,9 @@ class _Store:
         self._emit, self._done, self.count = emit, 0, 0
         self._encode = Rounding(lambda source: stats[source].cols, threads)
         self.missing: dict[str, list[TensorSpec]] = defaultdict(list)
-        tied = all(spec.source != HEAD for spec in checkpoint.specs())
         for spec in checkpoint.specs():
             kind = types.get(spec.name, "")
-            multiplied = spec.role != "token_embd" or tied
+            multiplied = spec.role != "token_embd" or checkpoint.tied
             if multiplied and kind in GRIDS and not path_of(folder, spec.name, kind).exists():
                 self.missing[spec.source].append(spec)
         self._total = sum(spec.count for specs in self.missing.values() for spec in specs)
@@ -158,9 +161,7 @@ class _Store:
         for spec in self.missing.pop(source):
             kind = self._types[spec.name]
             on = h if spec.shape[0] >= GPU_ROWS else h.cpu()
-            blocks = np.concatenate(list(self._slices(spec, kind, on)))
-            with atomic(path_of(self._folder, spec.name, kind)) as partial, partial.open("wb") as file:
-                np.save(file, blocks, allow_pickle=False)
+            keep(self._folder, spec.name, kind, np.concatenate(list(self._slices(spec, kind, on))))
             self.count += 1
 
     def _slices(self, spec: TensorSpec, kind: str, h: torch.Tensor) -> Iterable[np.ndarray]:

@@ -218,6 +218,11 @@ class Stages:
             readings = quality(gguf, reference, runtime, on_progress=advance, log=self.log)
         return readings + speed(gguf, runtime, SPEED_REPEATS, log=self.log)
 
+    def stock(self, recipe: str, importance: bool = True) -> dict[str, str]:
+        """The types that llama-quantize would give this model's matrices."""
+        heads, shared = self.checkpoint.arch.heads(self.checkpoint.config)
+        return recipes.types(recipe, self.checkpoint.specs(), heads // shared, importance)
+
     def baselines(
         self, problem: Problem, ours: Decision, budget: int, reference: Path, calibration: Path,
         folder: Path, count: int,
@@ -227,13 +232,9 @@ class Stages:
         Of the recipes that fit, the `count` with the least predicted damage are made and measured; none of
         them and no Q4_0 where it is 0.
         """
-        heads, shared = self.checkpoint.arch.heads(self.checkpoint.config)
-        gqa = heads // shared
-        stock = {
-            name: recipes.types(name, problem.specs, gqa)
-            for name in recipes.BASES
-            if name not in ("F16", "Q4_0")
-        }
+        if not count:
+            return []
+        stock = {name: self.stock(name) for name in recipes.BASES if name not in ("F16", "Q4_0")}
         fitting = [
             name for name, types in stock.items() if problem.memory(types, ours.runtime).total <= budget
         ]
@@ -257,12 +258,9 @@ class Stages:
             finally:
                 path.unlink()
 
-        if not count:
-            return []
         best = sorted(fitting, key=predicted)[:count]
         measured = [candidate(name, stock[name], True) for name in best]
-        plain = recipes.types("Q4_0", problem.specs, gqa, importance=False)
-        return [*measured, candidate("Q4_0", plain, False)]
+        return [*measured, candidate("Q4_0", self.stock("Q4_0", importance=False), False)]
 
     def _stage(self, name: str, inputs: Mapping[str, Any], build: Callable[[Path], None]) -> Path:
         """The finished folder of a stage of this model, built now where it is not there."""

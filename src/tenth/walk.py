@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from tenth.checkpoint import Checkpoint
+from tenth.checkpoint import HEAD, Checkpoint
 from tenth.errors import InputError
 from tenth.store import atomic
 
@@ -139,6 +139,11 @@ class Walk:
         module: nn.Module = self.model.get_input_embeddings()
         return module
 
+    def linears(self, index: int) -> dict[nn.Linear, str]:
+        """The linear modules of a block and the checkpoint's names of their weights."""
+        named = self.blocks[index].named_modules()
+        return {m: f"{self._prefix}.{index}.{n}.weight" for n, m in named if isinstance(m, nn.Linear)}
+
     def named_modules(self) -> Iterator[tuple[str, nn.Module]]:
         """Every module by the checkpoint's name of it."""
         yield from self.model.named_modules()
@@ -192,7 +197,7 @@ class Walk:
         state = {}
         for name, _ in module.named_parameters():
             source = f"{prefix}.{name}"
-            if source == "lm_head.weight" and source not in self.checkpoint.tensors:
+            if source == HEAD and source not in self.checkpoint.tensors:
                 source = self.source_of(self.embedding)  # a tied head
             if source not in self.checkpoint.tensors:
                 raise InputError(
