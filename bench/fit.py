@@ -71,7 +71,7 @@ def main() -> None:
     specs = checkpoint.specs()
 
     stages = Stages(checkpoint, default_work(), voice, given.out / "log.txt", 0)
-    texts = stages.texts(given.text, given.eval_text, 512, EFFORTS[given.effort].windows, 0)
+    texts = stages.texts(given.text, given.eval_text, 512, EFFORTS[given.effort], 0)
     reference, calibration = stages.reference(texts), stages.calibration(texts, 0)
     problem = Problem(
         checkpoint.config, checkpoint.arch.gguf_arch, specs, stages.prices(calibration),

@@ -8,6 +8,7 @@ from pathlib import Path
 from tenth import prior
 from tenth.checkpoint import open_checkpoint
 from tenth.console import Voice
+from tenth.effort import EFFORTS
 from tenth.stages import Stages, default_work
 
 
@@ -16,7 +17,7 @@ def main() -> None:
     checkpoint = open_checkpoint(model)
     work = default_work()
     stages = Stages(checkpoint, work, Voice(), work / "prior.log", 0)
-    texts = stages.texts(text, None, 512, 32, 0)
+    texts = stages.texts(text, None, 512, EFFORTS["fast"], 0)
     calibration = stages.calibration(texts, 0)
     prices = stages.prices(calibration)
     kv = stages.kv_damages(texts, checkpoint.arch.head_dim(checkpoint.config))

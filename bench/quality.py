@@ -77,11 +77,10 @@ def main() -> None:
     linear = [spec for spec in checkpoint.specs() if spec.linear]
 
     stages = Stages(checkpoint, default_work(), Voice(), given.out / "log.txt", 0, given.device_compute)
-    texts = stages.texts(given.text, given.eval_text, 512, effort.windows, 0)
+    texts = stages.texts(given.text, given.eval_text, 512, effort, 0)
     calibration, reference = stages.calibration(texts, 0), stages.reference(texts)
     others = {
-        path.name: stages.reference(stages.texts(given.text, path, 512, effort.windows, 0))
-        for path in given.other
+        path.name: stages.reference(stages.texts(given.text, path, 512, effort, 0)) for path in given.other
     }
     prices = stages.prices(calibration)
     stock = {name: stages.stock(name) for name in given.recipes.split(",")}

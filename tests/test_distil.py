@@ -31,7 +31,7 @@ OTHERS = {
     "blk.0.ffn_gate.weight": "Q4_K",
     "blk.0.attn_output.weight": "Q5_1",
 }
-WINDOWS, LENGTH = 24, 12
+WINDOWS, LENGTH, FURTHER = 30, 12, 6
 STEPS, BATCH = 8, 4
 MODELS = [("llama", "tied"), ("llama", "head_dim"), ("gemma2", "softcaps")]
 
@@ -68,6 +68,11 @@ class Case:
         return {name: OTHERS.get(name, KIND) for name in self.specs}
 
     @property
+    def judge(self) -> np.ndarray:
+        """The windows that are not trained on."""
+        return self.windows[:-FURTHER][-((WINDOWS - FURTHER) // 4) :]
+
+    @property
     def rounded(self) -> Path:
         return self.folder / "rounded"
 
@@ -76,8 +81,8 @@ class Case:
     ) -> dict[str, Any]:
         out.mkdir(exist_ok=True)
         return distil.run(
-            emit, str(self.folder), str(self.folder / "tokens.npy"), more.get("types", self.types),
-            str(self.rounded), str(out), steps, BATCH, more.get("seed", 0), 1,
+            emit, str(self.folder), str(self.folder / "tokens.npy"), str(self.folder / "further.npy"),
+            more.get("types", self.types), str(self.rounded), str(out), steps, BATCH, more.get("seed", 0), 1,
         )  # fmt: skip
 
     @contextmanager
@@ -96,7 +101,8 @@ def make_case(folder: Path, family: str, variant: str) -> Case:
         folder, family, variant, num_hidden_layers=1, hidden_size=256, intermediate_size=256, vocab_size=340
     )
     windows = np.random.default_rng(1).integers(0, 12, (WINDOWS, LENGTH)).astype(np.int32)
-    np.save(folder / "tokens.npy", windows)
+    np.save(folder / "tokens.npy", windows[:-FURTHER])
+    np.save(folder / "further.npy", windows[-FURTHER:])
     case = Case(folder, model, windows)
     case.rounded.mkdir()
     for name, spec in case.specs.items():
@@ -245,7 +251,7 @@ def test_training_helps_on_windows_that_were_not_trained_on(
 ) -> None:
     folder, found = trained
     assert found["after"] < 0.97 * found["before"]
-    judge = case.windows[-WINDOWS // 4 :]
+    judge = case.judge
     with torch.no_grad():
         before, after = (float(kl(case.model, stored_model(case, f), judge)) for f in (case.rounded, folder))
     assert found["before"] == pytest.approx(before, rel=1e-3)
@@ -318,7 +324,7 @@ def test_only_what_was_rounded_and_has_scales_is_trained(tied: Case, tmp_path: P
     assert set(files(tmp_path)) == made | {f"{name}.F32.npy" for name in tied.norms}
 
 
-def test_steps_draw_from_all_but_the_last_windows_and_slow_down(
+def test_steps_draw_from_all_but_those_that_judge_and_slow_down(
     tied: Case, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     batches: list[set[bytes]] = []
@@ -336,10 +342,11 @@ def test_steps_draw_from_all_but_the_last_windows_and_slow_down(
     monkeypatch.setattr(distil, "_slope", seen_slope)
     monkeypatch.setattr(distil._State, "move", seen_move)
     tied.run(tmp_path, steps=12)
-    train = {window.tobytes() for window in tied.windows[: -WINDOWS // 4]}
+    train = {window.tobytes() for window in tied.windows} - {window.tobytes() for window in tied.judge}
     assert [len(batch) for batch in batches] == [BATCH] * 12
     assert len(set.union(*batches)) > 2 * BATCH
     assert set.union(*batches) <= train
+    assert set.union(*batches) & {window.tobytes() for window in tied.windows[-FURTHER:]}
     assert rates[:6] == [rates[0]] * 6
     np.testing.assert_allclose(rates[6:], np.arange(6, 0, -1) / 6 * rates[0])
 

@@ -15,6 +15,7 @@ from tiny import make_model
 
 from tenth import gram
 from tenth.checkpoint import open_checkpoint
+from tenth.feedback import DAMP
 from tenth.walk import Walk
 
 WINDOWS, LENGTH = 3, 12
@@ -90,6 +91,37 @@ def test_taken_once_with_its_diagonal_and_no_longer_listening() -> None:
     assert not found[3].any(), "a column that does not matter neither"
     with pytest.raises(KeyError):
         grams.take(module, fisher)
+
+
+def test_shift_is_least_squares() -> None:
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(3, 20, 6, generator=generator)
+    y = x + 0.3 * torch.randn(x.shape, generator=generator) + 0.2 * x.roll(1, -1)
+    energy = np.random.default_rng(0).gamma(0.5, 1.0, (3, 20)).astype(np.float32)
+    module = torch.nn.Linear(6, 4, bias=False).requires_grad_(False)
+    with gram.Pairs({module: energy}) as pairs:
+        for original, own in zip(x, y, strict=True):
+            module(original[None])
+            module(own[None])
+    weight, flat = module.weight.double().numpy(), [part.reshape(60, 6).double().numpy() for part in (x, y)]
+    plain = (flat[1] * energy.reshape(-1)[:, None]).T @ flat[1]
+    pull = DAMP * plain.diagonal().mean()
+    wanted = naive.nearest_weight(weight, *flat, energy.reshape(-1), pull)
+    found = weight + weight @ pairs.shift(module).double().numpy()
+    np.testing.assert_allclose(found, wanted, rtol=1e-4, atol=1e-5)
+    assert np.abs(found - weight).max() > 0.01
+    fisher = np.arange(1, 7, dtype=np.float32)
+    wanted = naive.with_diagonal(plain, fisher)
+    np.testing.assert_allclose(pairs.take(module, fisher), wanted, rtol=1e-4, atol=1e-5)
+
+
+def test_shift_is_nothing_where_nothing_was_lost_or_nothing_arrives() -> None:
+    module = torch.nn.Linear(5, 2, bias=False).requires_grad_(False)
+    for x in (torch.randn(1, 7, 5), torch.zeros(1, 7, 5)):
+        with gram.Pairs({module: np.ones((1, 7), np.float32)}) as pairs:
+            module(x)
+            module(x)
+        assert not pairs.shift(module).any()
 
 
 @settings(max_examples=40, deadline=None)

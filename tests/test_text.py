@@ -36,7 +36,7 @@ def windows(
     model: Path, folder: Path, given: Path | None, judge_on: Path | None = None, **changes: Any
 ) -> Any:
     folder.mkdir()
-    settings = {"length": 32, "calibrate": 10, "judge": 3, "seed": 0, **changes}
+    settings = {"length": 32, "calibrate": 10, "train": 0, "judge": 3, "seed": 0, **changes}
     said = text.run(
         lambda event: None, str(model), str(given) if given else None, str(judge_on) if judge_on else None,
         str(folder), **settings,
@@ -79,6 +79,19 @@ def test_seed_decides_which_windows_and_nothing_else_does(model: Path, tmp_path:
         assert calibration.dtype == held.dtype == np.int32
         assert said["calibration"] == 10
         assert said["length"] == 32
+
+
+def test_further_windows_are_others(model: Path, tmp_path: Path) -> None:
+    given = prose(tmp_path / "a.txt", 3000)
+    _, calibration, held = windows(model, tmp_path / "some", given, train=7)
+    further = np.load(tmp_path / "some" / "further.npy")
+    assert further.shape == (7, 32)
+    assert further.dtype == np.int32
+    assert not rows(further) & (rows(calibration) | rows(held))
+    _, every, _ = windows(model, tmp_path / "every", given, calibrate=10**6, train=7)
+    assert np.load(tmp_path / "every" / "further.npy").shape == (0, 32)
+    windows(model, tmp_path / "rest", given, train=10**6)
+    assert rows(np.load(tmp_path / "rest" / "further.npy")) == rows(every) - rows(calibration)
 
 
 def test_judging_text_of_its_own(model: Path, tmp_path: Path) -> None:

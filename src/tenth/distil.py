@@ -2,9 +2,9 @@
 
 Codes and sub-scales are frozen, so every weight is linear in its block's one or two half-precision scales.
 These are multiplied by 1 + theta, to the vectors of norms a theta is added; theta follows Adam (Kingma and Ba
-2014, arXiv 1412.6980) down KL(original || stored) on windows of the calibration text. The last windows are
-not trained on: theta is what was best there, and what does not help there is not taken. It pays where bits
-are few (docs/log.md).
+2014, arXiv 1412.6980) down KL(original || stored) on windows of the text, more than are calibrated on where
+it has more. The last windows of those are not trained on: theta is what was best there, and what does not
+help there is not taken. It pays where bits are few (docs/log.md).
 
 The whole model is in memory: about 20 bytes a weight.
 """
@@ -37,17 +37,17 @@ EVERY = 25  # steps between judgements
 
 
 def run(
-    emit: Callable[[dict[str, Any]], None], model: str, tokens: str, types: dict[str, str], rounded: str,
-    folder: str, steps: int, batch: int, seed: int, threads: int, device: str = "cpu",
+    emit: Callable[[dict[str, Any]], None], model: str, tokens: str, further: str, types: dict[str, str],
+    rounded: str, folder: str, steps: int, batch: int, seed: int, threads: int, device: str = "cpu",
 ) -> dict[str, Any]:  # fmt: skip
     """In a child process: the tensors in `rounded` (rounding.py) with trained scales, into `folder`; resumes.
 
-    tokens: tokens.npy int32 [windows, T]. Returns the KL on the held-back windows, before and after. Emits
-    {"done": steps, "total": steps}.
+    tokens, further: files of int32 [windows, T]; the last of tokens are judged on. Returns the KL on those,
+    before and after. Emits {"done": steps, "total": steps}.
     """
     here, windows = Path(folder), np.load(tokens, allow_pickle=False)
     held = max(1, min(HELD_BACK, len(windows) // 4))
-    train, judge = windows[:-held], windows[-held:]
+    train, judge = np.concatenate([windows[:-held], np.load(further, allow_pickle=False)]), windows[-held:]
     checkpoint = open_checkpoint(Path(model))
     original, stored = Walk(checkpoint, threads, device), Walk(checkpoint, threads, device)
     with whole(original), whole(stored):

@@ -70,7 +70,7 @@ def fit(options: FitOptions, reporter: Reporter) -> Scorecard:
         reporter.say(
             f"effort {options.effort}: calibrating and rounding will take about {minutes:.0f} min here"
         )
-        texts = stages.texts(options.text, options.eval_text, length, effort.windows, options.seed)
+        texts = stages.texts(options.text, options.eval_text, length, effort, options.seed)
         stages.check_weights()
         calibration = stages.calibration(texts, options.seed)
         reference = stages.reference(texts)

@@ -9,16 +9,25 @@ Held-out KL of a 46 M Llama, all matrices at 2.3 bits, 256 windows: .361 with e_
 H, .338 with half A and half the full sum of G^T G over window gradients G, which takes a product more per
 window.
 
+Where the blocks before are stored already, a site reads y in place of x (sequential.py). A and H are then
+made of y, and what Q y should come near to is W x. The matrix that does so best, before any rounding, is
+
+    W (1 + D),    D = K inverse(A),    K = sum_t e_t (x_t - y_t) y_t^T
+
+(Qronos, Zhang et al. 2025, arXiv 2505.11695; QEP, Arai and Ichikawa 2025, arXiv 2504.09629).
+
 float32 [in, in]; one block's matrices are in memory at a time.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import torch
+
+from tenth.feedback import damped
 
 
 class Grams:
@@ -35,7 +44,7 @@ class Grams:
             for module in energies
         }
 
-    def __enter__(self) -> Grams:
+    def __enter__(self) -> Self:
         self._hooks = [module.register_forward_pre_hook(self._add) for module in self._energies]
         return self
 
@@ -48,12 +57,45 @@ class Grams:
         return scaled(self._sums.pop(module), fisher)
 
     def _add(self, module: Any, args: tuple[Any, ...]) -> None:
+        x = self._weighted(module, args[0])
+        self._sums[module].addmm_(x.T, x)
+
+    def _weighted(self, module: Any, inputs: torch.Tensor) -> torch.Tensor:
+        """Inputs [T, in] of the module's next window times the roots of its energies."""
         window = self._seen[module]
         self._seen[module] += 1
-        x = args[0].detach().reshape(-1, args[0].shape[-1])
-        energy = torch.from_numpy(self._energies[module][window]).to(x.device)
-        x = x * energy.sqrt()[:, None]
-        self._sums[module].addmm_(x.T, x)
+        x = inputs.detach().reshape(-1, inputs.shape[-1])
+        return x * torch.from_numpy(self._energies[module][window]).to(x.device).sqrt()[:, None]
+
+
+class Pairs(Grams):
+    """The same for a model of which the blocks before are stored; each window is run twice, first as it
+    arrives in the original (x), then in the stored model (y).
+    """
+
+    def __init__(self, energies: Mapping[Any, np.ndarray]) -> None:
+        super().__init__(energies)
+        self._original: dict[Any, torch.Tensor] = {}
+        self._lost = {module: torch.zeros_like(total) for module, total in self._sums.items()}
+
+    def shift(self, module: Any) -> torch.Tensor:
+        """D of a module, [in, in], before its sum is taken."""
+        total, lost = self._sums[module], self._lost.pop(module)
+        mean = total.diagonal().mean()
+        if mean <= 0:
+            return lost
+        found: torch.Tensor = torch.linalg.solve(damped(total), lost.T / mean).T
+        return found
+
+    def _add(self, module: Any, args: tuple[Any, ...]) -> None:
+        if module not in self._original:
+            self._original[module] = args[0].detach().reshape(-1, args[0].shape[-1])
+            return
+        x = self._original.pop(module)
+        y = self._weighted(module, args[0])
+        root = torch.from_numpy(self._energies[module][self._seen[module] - 1]).to(x.device).sqrt()[:, None]
+        self._sums[module].addmm_(y.T, y)
+        self._lost[module].addmm_((x * root - y).T, y)
 
 
 def scaled(gram: torch.Tensor, fisher: np.ndarray) -> torch.Tensor:

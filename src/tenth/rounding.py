@@ -89,8 +89,8 @@ def run(
 
     here, stats, windows = Path(folder), Stats(Path(calibration)), np.load(tokens, allow_pickle=False)
     checkpoint = open_checkpoint(Path(model))
-    store = _Store(checkpoint, types, here, stats, rounds, threads, emit)
-    if not store.missing:
+    rounder = Rounder(checkpoint, types, here, stats, rounds, threads, emit)
+    if not rounder.missing:
         for left in here.glob("hidden-*"):  # by a run that was killed at its very end
             left.unlink()
         return {"tensors": 0}
@@ -98,28 +98,28 @@ def run(
     state = Hidden(here, len(windows), windows.shape[1], walk.width, walk.device)
     depth = len(walk.blocks)
     with torch.no_grad():
-        for index in range(_start(walk, state, windows, store.missing), depth):
-            if not store.missing:
+        for index in range(_start(walk, state, windows, rounder.missing), depth):
+            if not rounder.missing:
                 break
-            wanted = {m: name for m, name in walk.linears(index).items() if name in store.missing}
+            wanted = {m: name for m, name in walk.linears(index).items() if name in rounder.missing}
             with (
                 walk.block(index),
                 gram.Grams({m: stats.energy(name) for m, name in wanted.items()}) as grams,
             ):
                 state.write(index + 1, (walk.run(index, hidden) for hidden in state.read(index)))
             for module, name in wanted.items():
-                store.put(name, grams.take(module, stats[name].cols))
+                rounder.put(name, grams.take(module, stats[name].cols))
             state.drop(index)
         source = walk.source_of(walk.embedding) if checkpoint.tied else HEAD
-        if source in store.missing:
+        if source in rounder.missing:
             with walk.head() as head, gram.Grams({head: stats.energy(HEAD)}) as grams:
                 for hidden in state.read(depth):
                     walk.logits(hidden)
             matrix = grams.take(head, stats[HEAD].cols)
             matrix.diagonal().copy_(torch.from_numpy(stats[source].cols))  # errors of lookups do not mix
-            store.put(source, matrix)
+            rounder.put(source, matrix)
     state.clear()
-    return {"tensors": store.count}
+    return {"tensors": rounder.count}
 
 
 def _start(walk: Walk, state: Hidden, windows: np.ndarray, missing: Mapping[str, object]) -> int:
@@ -133,17 +133,21 @@ def _start(walk: Walk, state: Hidden, windows: np.ndarray, missing: Mapping[str,
     return max(known, default=0)
 
 
-class _Store:
-    """What is still to be rounded, and the folder that it goes to."""
+class Rounder:
+    """What is still to be rounded, and the folder that it goes to.
+
+    missing: source -> the GGUF tensors that are made of it. count: how many tensors were kept. done: weights
+    that were rounded elsewhere and count in the progress.
+    """
 
     def __init__(
         self, checkpoint: Checkpoint, types: Mapping[str, str], folder: Path, stats: Stats, rounds: int,
-        threads: int, emit: Callable[[dict[str, Any]], None],
+        threads: int, emit: Callable[[dict[str, Any]], None], done: int = 0,
     ) -> None:  # fmt: skip
         from tenth.grids import GRIDS
 
         self._checkpoint, self._types, self._folder, self._rounds = checkpoint, types, folder, rounds
-        self._emit, self._done, self.count = emit, 0, 0
+        self._emit, self._done, self.count = emit, done, 0
         self._encode = Rounding(lambda source: stats[source].cols, threads)
         self.missing: dict[str, list[TensorSpec]] = defaultdict(list)
         for spec in checkpoint.specs():
@@ -151,20 +155,26 @@ class _Store:
             multiplied = spec.role != "token_embd" or checkpoint.tied
             if multiplied and kind in GRIDS and not path_of(folder, spec.name, kind).exists():
                 self.missing[spec.source].append(spec)
-        self._total = sum(spec.count for specs in self.missing.values() for spec in specs)
+        self.total = done + sum(spec.count for specs in self.missing.values() for spec in specs)
 
-    def put(self, source: str, matrix: torch.Tensor) -> None:
-        """Round and keep the tensors that are made of `source`; matrix: H of its columns, used up."""
+    def put(self, source: str, matrix: torch.Tensor, shift: torch.Tensor | None = None) -> None:
+        """Round and keep the tensors that are made of `source`; matrix: H of its columns, used up.
+
+        shift: what is stored comes near to W + W shift instead of W; float32 [in, in].
+        """
         from tenth import feedback
 
         h = feedback.damped(matrix)
         for spec in self.missing.pop(source):
             kind = self._types[spec.name]
             on = h if spec.shape[0] >= GPU_ROWS else h.cpu()
-            keep(self._folder, spec.name, kind, np.concatenate(list(self._slices(spec, kind, on))))
+            moved = None if shift is None else shift.to(on.device)
+            keep(self._folder, spec.name, kind, np.concatenate(list(self._slices(spec, kind, on, moved))))
             self.count += 1
 
-    def _slices(self, spec: TensorSpec, kind: str, h: torch.Tensor) -> Iterable[np.ndarray]:
+    def _slices(
+        self, spec: TensorSpec, kind: str, h: torch.Tensor, shift: torch.Tensor | None
+    ) -> Iterable[np.ndarray]:
         import torch
 
         from tenth import feedback
@@ -175,6 +185,8 @@ class _Store:
 
         for _, rows in source_rows(self._checkpoint, spec, SLICE):
             weight = torch.from_numpy(np.ascontiguousarray(rows)).to(h.device)
+            if shift is not None:
+                weight = weight.addmm(weight, shift)
             yield feedback.round_rows(weight, h, GRIDS[kind], encode, self._rounds)
             self._done += rows.size
-            self._emit({"done": self._done, "total": self._total})
+            self._emit({"done": self._done, "total": self.total})

@@ -53,6 +53,11 @@ class Texts:
         return self.folder / "calibration.npy"
 
     @property
+    def further(self) -> Path:
+        """int32 [windows, length] to train on as well."""
+        return self.folder / "further.npy"
+
+    @property
     def held_out(self) -> Path:
         """int32 [windows, length] to judge on."""
         return self.folder / "held-out.npy"
@@ -72,7 +77,9 @@ class Stages:
         self._common = {"model": str(checkpoint.path), "threads": threads}
         self._device = {"device": device}  # of torch; results differ by float32's rounding only
 
-    def texts(self, text: Path | None, eval_text: Path | None, length: int, windows: int, seed: int) -> Texts:
+    def texts(
+        self, text: Path | None, eval_text: Path | None, length: int, effort: Effort, seed: int
+    ) -> Texts:
         """Tokenise the texts into windows."""
         from tenth.reference import windows_within
 
@@ -82,7 +89,8 @@ class Stages:
         given = {
             "text": str(text) if text else None,
             "eval_text": str(eval_text) if eval_text else None,
-            "length": length, "calibrate": windows, "judge": judge, "seed": seed,
+            "length": length, "calibrate": effort.windows,
+            "train": max(0, effort.training - effort.windows), "judge": judge, "seed": seed,
         }  # fmt: skip
         stamps = [_stamp(path) for path in (text, eval_text)]
 
@@ -154,13 +162,16 @@ class Stages:
         """The folder of matrices of those types, rounded with error feedback; none at an effort without."""
         if effort.rounds is None:
             return []
-        made_from = {"from": calibration.name, "rounds": effort.rounds, "metrics": METRICS}
+        made_from: dict[str, Any] = {"from": calibration.name, "rounds": effort.rounds, "metrics": METRICS}
+        if effort.sequential:  # a matrix depends on those before it: a folder for each plan
+            made_from["types"] = dict(types)
         folder = self.store.shelf("rounded", made_from)
         given = {
             **self._common, **self._device, "tokens": str(texts.calibration), "calibration": str(calibration),
             "types": dict(types), "folder": str(folder), "rounds": effort.rounds,
         }  # fmt: skip
-        self._child("round with error feedback", "tenth.rounding:run", given)
+        stage = "tenth.sequential:run" if effort.sequential else "tenth.rounding:run"
+        self._child("round with error feedback", stage, given)
         return [folder]
 
     def trained(
@@ -185,7 +196,8 @@ class Stages:
         }
 
         def build(folder: Path) -> None:
-            arguments = {**self._common, **self._device, "tokens": str(texts.calibration), **given}
+            tokens = {"tokens": str(texts.calibration), "further": str(texts.further)}
+            arguments = {**self._common, **self._device, **tokens, **given}
             found = self._child("train scales", "tenth.distil:run", {**arguments, "folder": str(folder)})
             write_text(folder / "trained.json", json.dumps(found))
 

@@ -45,13 +45,14 @@ def run(
     folder: str,
     length: int,
     calibrate: int,
+    train: int,
     judge: int,
     seed: int,
 ) -> dict[str, Any]:
-    """In a child process: calibration.npy and held-out.npy, int32 [windows, length], and what they hold.
+    """In a child process: calibration.npy, further.npy, held-out.npy (int32 [windows, length]); their sizes.
 
-    Calibration windows are drawn with `seed`; held-out ones are the first of eval_text, or of the calibration
-    text's end. InputError if there is too little text.
+    Calibration windows are drawn with `seed`, further ones from the rest, as far as that goes; held-out ones
+    are the first of eval_text, or of the calibration text's end. InputError if there is too little text.
     """
     from tenth.tokens import tokenizer
 
@@ -73,10 +74,11 @@ def run(
                 f"the text is too short to {name}: {found.size} tokens in whole windows of {length},"
                 f" needed {need}; give a longer --text"
             )
-    order = np.random.default_rng(seed).permutation(len(windows))[:calibrate]
+    order = np.random.default_rng(seed).permutation(len(windows))
     held = held[:judge]
     here = Path(folder)
-    np.save(here / "calibration.npy", windows[np.sort(order)], allow_pickle=False)
+    np.save(here / "calibration.npy", windows[np.sort(order[:calibrate])], allow_pickle=False)
+    np.save(here / "further.npy", windows[np.sort(order[calibrate:][:train])], allow_pickle=False)
     np.save(here / "held-out.npy", held, allow_pickle=False)
     # The first token of a window is given, not predicted.
     predicted = sum(len(tokens.decode(w).encode()) - len(tokens.decode(w[:1]).encode()) for w in held)

@@ -1,0 +1,114 @@
+"""A tiny calibrated model, for the tests of rounding."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import cycle
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from reference import naive_gram
+from tiny import make_model
+
+from tenth import calibrate, rounding
+from tenth.calibrate import Stats
+from tenth.checkpoint import Checkpoint, open_checkpoint
+from tenth.encode import LARGEST, Rounding
+from tenth.records import TensorSpec
+
+KINDS = ("Q4_0", "IQ4_NL", "Q5_1", "MXFP4", "Q4_1", "Q5_0")  # rows of 64 and 96
+HEAD, EMBEDDING = "lm_head.weight", "model.embed_tokens.weight"
+ROUNDS = 1
+
+
+@dataclass(frozen=True)
+class Case:
+    """A tiny calibrated model."""
+
+    folder: Path  # of the model
+    model: Any  # transformers'
+    windows: np.ndarray
+
+    @cached_property
+    def checkpoint(self) -> Checkpoint:
+        return open_checkpoint(self.folder)
+
+    @cached_property
+    def stats(self) -> Stats:
+        return Stats(self.folder / "stats")
+
+    @cached_property
+    def tied(self) -> bool:
+        return all(spec.source != HEAD for spec in self.checkpoint.specs())
+
+    @cached_property
+    def linear(self) -> dict[str, TensorSpec]:
+        return {spec.name: spec for spec in self.checkpoint.specs() if spec.linear}
+
+    @cached_property
+    def types(self) -> dict[str, str]:
+        """A type for every matrix; one F16 among them."""
+        types = dict(zip(self.linear, cycle(KINDS), strict=False))
+        return {**types, "blk.1.attn_output.weight": "F16"}
+
+    @cached_property
+    def wanted(self) -> dict[str, TensorSpec]:
+        """The tensors of `types` that error feedback is for."""
+        left = {"blk.1.attn_output.weight"} | (set() if self.tied else {"token_embd.weight"})
+        return {name: spec for name, spec in self.linear.items() if name not in left}
+
+    @cached_property
+    def grams(self) -> dict[str, np.ndarray]:
+        """H of every source by the reference."""
+        sites = [spec.source for spec in self.linear.values() if spec.source != EMBEDDING] + [HEAD]
+        energies = {source: self.stats.energy(source) for source in sites}
+        grams = naive_gram.weighted(self.model, self.windows, energies)
+        cols = {source: self.stats[source].cols for source in grams}
+        found = {source: naive_gram.with_diagonal(gram, cols[source]) for source, gram in grams.items()}
+        if self.tied:
+            found[EMBEDDING] = found.pop(HEAD)
+            np.fill_diagonal(found[EMBEDDING], self.stats[EMBEDDING].cols)
+        return found
+
+    def rows(self, spec: TensorSpec) -> np.ndarray:
+        """The matrix in the GGUF's order of rows."""
+        rows, order = self.checkpoint.tensors[spec.source].load(), spec.row_order()
+        return rows if order is None else rows[order]
+
+    def encode(self, spec: TensorSpec, kind: str) -> Any:
+        plain = Rounding(lambda source: None, 1)
+        return lambda rows, importance: plain.weighted(rows.clip(-LARGEST, LARGEST), kind, importance)
+
+    def run(
+        self, folder: Path, types: dict[str, str] | None = None, emit: Any = lambda event: None,
+        rounds: int = ROUNDS, by: Any = rounding,
+    ) -> dict[str, Any]:  # fmt: skip
+        folder.mkdir(exist_ok=True)
+        found: dict[str, Any] = by.run(
+            emit, str(self.folder), str(self.folder / "tokens.npy"), str(self.folder / "stats"),
+            self.types if types is None else types, str(folder), rounds, 1,
+        )  # fmt: skip
+        return found
+
+
+def make_case(folder: Path, family: str, variant: str, **changes: Any) -> Case:
+    model = make_model(folder, family, variant, **changes)
+    rng = np.random.default_rng(3)
+    windows = rng.choice(rng.permutation(200)[:40], (6, 24)).astype(np.int32)
+    np.save(folder / "tokens.npy", windows)
+    (folder / "stats").mkdir()
+    calibrate.run(lambda event: None, str(folder), str(folder / "tokens.npy"), str(folder / "stats"), 1, 1)
+    return Case(folder, model, windows)
+
+
+def make_small(folder: Path, variant: str = "tied") -> Case:
+    return make_case(
+        folder, "llama", variant, num_hidden_layers=2, hidden_size=32, intermediate_size=32,
+        num_attention_heads=2, num_key_value_heads=1, vocab_size=210,
+    )  # fmt: skip
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
