@@ -108,7 +108,7 @@ def forget_pages(path: Path) -> None:
             os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
 
 
-class _Watch(threading.Thread):
+class Watch(threading.Thread):
     """Records the largest resident size above a start; ends the process where it exceeds a ceiling."""
 
     def __init__(self, start: seal.Resident, ceiling: int | None, emit: worker.Emit) -> None:
@@ -118,12 +118,14 @@ class _Watch(threading.Thread):
         self._done = threading.Event()
 
     def look(self, exact: bool = False) -> None:
+        """Take note of what is held now."""
         now = seal.resident(exact)
         self.peak = max(self.peak, now.total - self.start_size.total)
         self.peak_file = max(self.peak_file, now.file_backed - self.start_size.file_backed)
         self.peak_anonymous = max(self.peak_anonymous, now.anonymous - self.start_size.anonymous)
 
     def report(self) -> dict[str, Any]:
+        """The peaks so far, as fields of a Proof."""
         return {
             "peak": self.peak,
             "peak_file_backed": self.peak_file,
@@ -131,6 +133,7 @@ class _Watch(threading.Thread):
         }
 
     def run(self) -> None:
+        """Look until `finish`."""
         told = 0.0
         while not self._done.wait(_PERIOD):
             self.look()
@@ -142,6 +145,7 @@ class _Watch(threading.Thread):
                 self.emit(self.report())
 
     def finish(self) -> None:
+        """Stop the thread."""
         self._done.set()
         self.join()
 
@@ -159,7 +163,7 @@ def hold(emit: worker.Emit, path: str, runtime: dict[str, Any], budget: int, thr
     emit({"interpreter": start.total, "network": network})
     if group:
         emit({"group": str(group.path), "limit": group.name})
-    watch = _Watch(start, None if group else budget, emit)
+    watch = Watch(start, None if group else budget, emit)
     watch.start()
     native.library()
     watch.look(exact=True)
