@@ -155,8 +155,9 @@ def _check(found: dict[str, Any], common: dict[str, Any], folder: Path, reporter
     wanted = {"ids": found["ids"], "scored": [row[:2] for row in scored]}
     with reporter.step("compare the answers", 1.0) as advance:
         again = worker.call(
-            "tenth.meters.check:rescore", {**common, **wanted}, lambda e: advance(e["done"]), folder / LOG
-        )
+            "tenth.meters.check:rescore", {**common, **wanted}, lambda e: advance(e["done"]), folder / LOG,
+            {"OMP_WAIT_POLICY": "passive"},
+        )  # fmt: skip
     apart = depth.difference([row[2] for row in scored], again)
     said = []
     for what, nats in (("the timed runs with each other", found["difference"]),
