@@ -1,4 +1,4 @@
-"""tenth measure on a bundle of a tiny random model: real runs, and a counter whose file is written meanwhile."""
+"""tenth measure on a bundle of a tiny random model: real runs, a counter whose file is written meanwhile."""
 
 from __future__ import annotations
 

@@ -212,7 +212,9 @@ def _readings(found: dict[str, Any], plan: Plan) -> list[Reading]:
         ("peak_file_backed", "peak_file_backed", "pages of files: weights and code"),
         ("peak_anonymous", "peak_anonymous", "all else: KV cache, buffers, vocabulary"),
     ):
-        deepest = f"{len(found['ids'])} tokens of context; {above}; {plan.memory.total / MB:.2f} MB predicted"
+        deepest = (
+            f"{plan.runtime.n_ctx} tokens of context; {above}; {plan.memory.total / MB:.2f} MB predicted"
+        )
         condition = deepest if name == "peak" else above
         readings.append(Reading(name=name, value=found[key], unit="B", conditions=f"{of}; {condition}"))
     faults = f"after the cold first answer ({found['cold_faults']}); pages read from storage while running"

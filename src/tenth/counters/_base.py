@@ -11,7 +11,6 @@ from types import TracebackType
 
 from tenth.errors import InputError
 
-
 _NO_WRAP = 1.0  # seconds between looks at a source that counts by itself
 
 
@@ -39,8 +38,8 @@ class Source:
 class Meter:
     """Joules since the start of a `with` block.
 
-    A thread reads power once a period and integrates it by the trapezoid rule, or a count often enough that it
-    cannot wrap unseen.
+    A thread reads power once a period and integrates it by the trapezoid rule, or a count often enough that
+    it cannot wrap unseen.
     """
 
     def __init__(self, source: Source) -> None:
