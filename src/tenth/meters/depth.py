@@ -5,7 +5,7 @@
 once with the file dropped from the page cache before, whose load and first token are told apart, then again.
 Decoding is greedy in the first pass. Later passes are given the same tokens and must give them the same
 log-probabilities, and so must an independent run (check.py): a fast wrong run does not count. Only llama.cpp
-and the choice of the likeliest token are on the clock. Memory is looked at between the timed parts.
+and the choice of the likeliest token are on the clock. Memory is that of the first session.
 """
 
 from __future__ import annotations
@@ -145,6 +145,11 @@ def run(
         session, load, ttft = opened()
         with session:
             if first is None:
+                # Before later sessions grow the heap, and filled as the proof is: the peaks can be compared.
+                session.decode(any_tokens(session.n_vocab, settings.n_ctx), 0, all_logits=False)
+                watch.look(exact=True)
+                figures |= watch.report() | {"peak": max(watch.peak, seal.highest() - start.total)}
+                session.clear()
                 figures |= {"load_cold": load, "ttft_cold": ttft, "cold_faults": _major_faults()}
                 ids = np.resize(session.tokenize(text), settings.n_ctx)
                 walk = Pass(session, ids)
@@ -163,12 +168,7 @@ def run(
                 if row["prefill_tokens"] > 0:
                     row["prefill"].append(row["prefill_tokens"] / walk.fill(row["prefill_tokens"]))
                 emit({"done": (repeat + (i + 1) / len(rows)) / repeats})
-            if first is None:  # later sessions stand on the heap that this one leaves behind
-                first = walk
-                session.clear()  # and filled as the proof fills it, so that the peaks can be compared
-                session.decode(any_tokens(session.n_vocab, settings.n_ctx), 0, all_logits=False)
-                watch.look(exact=True)
-                figures |= watch.report() | {"peak": max(watch.peak, seal.highest() - start.total)}
+            first = first or walk
             apart = difference([p for *_, p in first.scored], [p for *_, p in walk.scored])
             figures["difference"] = max(figures["difference"], apart)
     assert first is not None
