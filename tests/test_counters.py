@@ -194,7 +194,8 @@ def test_a_phone_on_a_weak_charger_is_refused_too(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("changes", "said"),
-    [({"current_now": 0}, "stands at 0"), ({"voltage_now": 90_000_000}, "which no battery has"),
+    [({"current_now": 0}, "stands at 0"), ({"current_now": 0, "power_now": 0}, "stands at 0"),
+     ({"voltage_now": 90_000_000}, "which no battery has"),
      ({"voltage_now": 12}, "which no battery has"), ({"type": "Mains"}, "no battery"),
      ({"scope": "Device"}, "no battery")],
 )  # fmt: skip

@@ -55,8 +55,8 @@ def _refuse_charger(battery: Path, supplies: list[Path]) -> None:
 
 
 def _watts(battery: Path) -> float:
-    if (battery / "power_now").exists():
-        return abs(read_number(battery / "power_now")) / 1e6
+    if (battery / "power_now").exists() and (power := abs(read_number(battery / "power_now"))):
+        return power / 1e6
     current = abs(read_number(battery / "current_now"))
     volts = read_number(battery / "voltage_now") / 1e6
     if volts < _VOLTS[0] / 100:
