@@ -222,6 +222,35 @@ def serve(
 
 
 @app.command()
+def measure(
+    out: Out,
+    minutes: Annotated[float, typer.Option(min=0.0, help="Keep decoding that long, to see heat.")] = 0.0,
+    depths: Annotated[
+        str | None, typer.Option(help="Tokens of context to measure at, such as 0,512,2048.")
+    ] = None,
+    repeats: Annotated[int, typer.Option(min=1, help="Runs of which the median is taken.")] = 3,
+    counter: Annotated[
+        str, typer.Option(help="Energy counter by name; auto takes what there is, none takes none.")
+    ] = "auto",
+    idle: Annotated[float, typer.Option(min=0.0, help="Seconds of rest before an energy counter.")] = 30.0,
+    as_json: Json = False,
+) -> None:
+    """Measure a fitted model here: speed by depth, memory, energy, no network. Writes OUT/measure.json."""
+    from tenth import measure as measuring
+    from tenth.console import Voice
+
+    voice = Voice()
+    chosen = tuple(read_depths(depths)) if depths is not None else ()
+    options = measuring.Options(chosen, repeats, minutes, counter, idle)
+    measured = measuring.measure(out, options, voice)
+    if as_json:
+        print(measured.model_dump_json())
+    else:
+        voice.measurement(measured)
+        voice.say(str(out / "report.html"))
+
+
+@app.command()
 def report(out: Out, as_json: Json = False) -> None:
     """Draw OUT/report.html again from OUT/plan.json and OUT/scorecard.json."""
     from tenth import report as drawing
@@ -268,6 +297,14 @@ def make_budget(
         why = f"{reason} is {longest}" if reason.isidentifier() else reason
         raise InputError(f"--context {context} is more than this model can have: {why}")
     return Budget(memory=size, context=context, device=name, share=part)
+
+
+def read_depths(words: str) -> list[int]:
+    """ "0,512" -> [0, 512]."""
+    try:
+        return [int(word) for word in words.split(",")]
+    except ValueError:
+        raise InputError(f"--depths {words!r} is no list of numbers; give such as 0,512,2048") from None
 
 
 def typed_lines() -> Iterator[str]:

@@ -17,7 +17,7 @@ from rich.table import Table
 from rich.text import Text
 
 if TYPE_CHECKING:
-    from tenth.records import Candidate, Plan, Reading, Scorecard
+    from tenth.records import Candidate, Measurement, Plan, Reading, Scorecard
 
 MB = 1_000_000
 QUIET_SECONDS = 10.0  # between two lines of one step when stderr is not a terminal
@@ -177,6 +177,29 @@ class Voice:
         for file in files:
             self.say(file)
 
+    def measurement(self, measured: Measurement) -> None:
+        """After a measurement: speeds by depth, then the other readings, then what makes them count."""
+        from tenth.tables import figure, shown, word
+
+        table = Table(padding=(0, 1))
+        for heading in ("depth", "decode, tokens/s", "TPOT, ms", "prefill, tokens/s"):
+            table.add_column(heading, justify="right")
+        for depth in measured.depths:
+            pace = 1000 / depth.decode.value
+            cells = (f"{depth.depth:,}", _spread(depth.decode), figure(pace), _spread(depth.prefill))
+            table.add_row(*cells)
+        self.console.print(table)
+        rest = Table(box=None, show_header=False, padding=(0, 2))
+        for reading in measured.readings:
+            value, unit = shown(reading)
+            mark = "" if reading.kind == "measured" else f" ({reading.kind})"
+            rest.add_row(word(reading.name), Text(value, justify="right"), f"{unit}{mark}")
+        self.console.print(rest)
+        machine = measured.machine
+        self.say(f"{machine.processor}, {machine.threads} threads, load {machine.load_before}")
+        for line in (f"energy: {measured.energy}", *measured.checks, *measured.notes):
+            self.say(line)
+
 
 def _candidate_row(candidate: Candidate) -> list[str | Text]:
     readings = {reading.name: reading for reading in candidate.readings}
@@ -194,7 +217,9 @@ def _candidate_row(candidate: Candidate) -> list[str | Text]:
 def _spread(reading: Reading | None) -> str:
     if reading is None:
         return ""
-    spread = "" if reading.spread is None else f" ± {reading.spread:.2g}"
+    from tenth.tables import rough
+
+    spread = "" if reading.spread is None else f" ± {rough(reading.spread)}"
     return f"{reading.value:.4g}{spread}"
 
 

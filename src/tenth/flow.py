@@ -22,6 +22,7 @@ from tenth.effort import EFFORTS, WORTH_TRAINING, Effort, expected
 from tenth.encode import bits_per_weight
 from tenth.errors import InputError
 from tenth.formats.tokenizer import tokenizer_metadata
+from tenth.meters.check import sample
 from tenth.meters.quality import original
 from tenth.plan import Decision, Problem, decide
 from tenth.proving import Lesson, Lessons, prove_until_it_fits
@@ -105,6 +106,7 @@ def fit(options: FitOptions, reporter: Reporter) -> Scorecard:
             tenth=__version__, runtime=native.build(), machine=_machine(), model=checkpoint.name,
             sha256=_sha256(gguf), proof=proof, original=original(reference), candidates=[ours, *baselines],
             notes=[*_notes(options, effort), *checkpoint.notes()],
+            sample=sample(gguf, decision.runtime, log),
         )  # fmt: skip
         plan = _plan(
             problem, decision, budget=budget, model=checkpoint.name, model_hash=stages.model_hash,

@@ -186,6 +186,75 @@ class Proof(Record):
         return self.peak <= self.budget
 
 
+class Offline(Record):
+    """What a bundle tried while it loaded and answered without a network."""
+
+    network: str  # "namespace without interfaces" | "not isolated: ..."
+    method: str  # how attempts were seen
+    blind: str  # what that cannot see; empty where it sees all
+    connections: int = Field(ge=0)  # attempted: 0 is what is promised
+    attempts: list[str]  # the first of them
+    inside: list[str]  # files opened in the bundle's folder
+    outside: list[str]  # and elsewhere, without the two kinds below
+    libraries: int  # code of Python, the runtime and the system
+    kernel: int  # files under /proc, /sys and /dev
+
+
+class Depth(Record):
+    """Speeds with that many tokens in the context."""
+
+    depth: int = Field(ge=0)
+    decode: Reading
+    prefill: Reading | None  # None where the context has no room left
+
+
+class Machine(Record):
+    """The conditions of a measurement."""
+
+    date: str  # UTC
+    system: str
+    processor: str
+    cores: int
+    threads: int
+    load_before: float | None  # load average of the last minute
+    load_after: float | None
+    celsius_before: float | None  # the hottest sensor that the system shows
+    celsius_after: float | None
+    governor: str  # of the first core's frequency, where there is one
+
+
+class Measurement(Record):
+    """How a bundle runs on one machine: OUT/measure.json."""
+
+    version: Literal[1] = 1
+    tenth: str
+    runtime: str  # llama.cpp build
+    model: str
+    sha256: str  # of model.gguf
+    machine: Machine
+    readings: list[Reading]
+    depths: list[Depth]
+    over_time: list[tuple[float, float]]  # seconds, tokens/s of decoding; empty without a long run
+    energy: str  # the counter, or that there is none
+    without: str  # why each other counter could not be used
+    checks: list[str]  # what the answers were compared with
+    offline: Offline
+    notes: list[str]
+
+    def reading(self, name: str) -> Reading | None:
+        """The reading of that name, or None."""
+        return next((r for r in self.readings if r.name == name), None)
+
+
+class Sample(Record):
+    """A greedy answer as the making machine gave it, to compare another machine's with."""
+
+    text: str = Field(max_length=10_000)
+    prompt: list[int] = Field(max_length=10_000)  # its token ids
+    tokens: list[int] = Field(max_length=10_000)
+    logprobs: list[float] = Field(max_length=10_000)  # nats, of each of the tokens
+
+
 class Scorecard(Record):
     """Everything measured about one bundle."""
 
@@ -199,6 +268,7 @@ class Scorecard(Record):
     original: list[Reading]  # perplexity and bits per byte of the original
     candidates: list[Candidate]  # ours first
     notes: list[str] = Field(default_factory=list)
+    sample: Sample | None = None  # None in bundles made before it was recorded
 
 
 class Device(Record):

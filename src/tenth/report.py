@@ -11,16 +11,19 @@ from dataclasses import dataclass
 from html import escape
 from importlib import resources
 from pathlib import Path
+from typing import TypeVar
 
 from pydantic import ValidationError
 
-from tenth import pictures, scatter, tables
+from tenth import ondevice, pictures, scatter, tables
+from tenth.bundle import MEASUREMENT
 from tenth.errors import InputError, OutputError
 from tenth.pictures import Point, megabytes
-from tenth.records import Candidate, Plan, Scorecard
+from tenth.records import Candidate, Measurement, Plan, Record, Scorecard
 from tenth.scatter import drawable
 from tenth.tables import PART_WORDS, figure, reading_of, shown, spread, word
 
+R = TypeVar("R", bound=Record)
 WIDE, NARROW = 880, 350
 MAX_CARD_BYTES = 16 * 1024 * 1024
 
@@ -81,8 +84,13 @@ def quality_verdict(card: Scorecard) -> Verdict:
     return Verdict(f"{against}: {change:.0%} MORE, so {rival.name} is the better choice here.", "bad")
 
 
-def render(plan: Plan, card: Scorecard, extra: Sequence[Point] = ()) -> str:
-    """The page as one string of HTML; `extra` adds small points to the picture of quality against size."""
+def render(
+    plan: Plan, card: Scorecard, extra: Sequence[Point] = (), measured: Measurement | None = None
+) -> str:
+    """The page as one string of HTML.
+
+    extra: small points in the picture of quality against size. measured: how the bundle ran on a device.
+    """
     style = (resources.files("tenth") / "report.css").read_text(encoding="utf-8")
     quality = quality_verdict(card)
     tone = quality.tone if card.proof.fits else "bad"
@@ -94,6 +102,7 @@ def render(plan: Plan, card: Scorecard, extra: Sequence[Point] = ()) -> str:
         _tiles(plan, card),
         _memory_section(plan, card),
         _bits_section(plan),
+        ondevice.section(measured, plan) if measured else "",
         _quality_section(card, extra),
         tables.comparison(card),
         tables.all_readings(card),
@@ -116,24 +125,40 @@ def read_bundle(folder: Path) -> tuple[Plan, Scorecard]:
     """plan.json and scorecard.json of a finished bundle; InputError when they are missing or wrong."""
     from tenth.serve import read_plan
 
-    file = folder / "scorecard.json"
-    if not file.is_file():
-        raise InputError(f"{folder} is not a finished bundle (no {file.name}); make one with tenth fit")
-    if file.stat().st_size > MAX_CARD_BYTES:
-        raise InputError(f"{file} is larger than {MAX_CARD_BYTES} bytes; it is not a scorecard")
-    try:
-        card = Scorecard.model_validate_json(file.read_bytes())
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"]) or "the file"
-        raise InputError(f"{file} is not a scorecard: {where}: {first['msg']}") from error
+    card = _record(folder / "scorecard.json", Scorecard, "scorecard", "tenth fit")
     return read_plan(folder / "plan.json"), card
 
 
+def read_measurement(folder: Path, card: Scorecard) -> Measurement | None:
+    """measure.json of a bundle, or None; InputError when it is wrong or about another model.gguf."""
+    file = folder / MEASUREMENT
+    if not file.exists():
+        return None
+    measured = _record(file, Measurement, "measurement", "tenth measure")
+    if measured.sha256 != card.sha256:
+        raise InputError(f"{file} is about another model.gguf; run tenth measure again, or remove it")
+    return measured
+
+
+def _record(file: Path, kind: type[R], what: str, maker: str) -> R:
+    """A record out of a file of a bundle; InputError when it is missing or wrong."""
+    if not file.is_file():
+        raise InputError(f"{file.parent} is not a finished bundle (no {file.name}); make one with {maker}")
+    if file.stat().st_size > MAX_CARD_BYTES:
+        raise InputError(f"{file} is larger than {MAX_CARD_BYTES} bytes; it is not a {what}")
+    try:
+        return kind.model_validate_json(file.read_bytes())
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"]) or "the file"
+        raise InputError(f"{file} is not a {what}: {where}: {first['msg']}") from error
+
+
 def write(folder: Path, extra: Sequence[Point] = ()) -> Path:
-    """Draw folder/report.html from its plan and scorecard. InputError, or OutputError when that fails."""
+    """Draw folder/report.html from its plan, scorecard and measurement, if any. InputError, OutputError."""
     page = folder / "report.html"
-    drawn = render(*read_bundle(folder), extra)
+    plan, card = read_bundle(folder)
+    drawn = render(plan, card, extra, read_measurement(folder, card))
     partial = page.with_suffix(".partial")
     try:
         partial.write_text(drawn, encoding="utf-8")

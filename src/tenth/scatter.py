@@ -137,12 +137,13 @@ def _linear(values: Sequence[float]) -> tuple[list[float], float, float]:
     low, high = min(values), max(values)
     room = max((high - low) * 0.22, high * 0.06, 0.01)
     low, high = max(low - room, 0.0), high + room
-    step = _round_step((high - low) / 5)
+    step = round_step((high - low) / 5)
     first = math.ceil(low / step)
     return [round(i * step, 9) for i in range(first, math.floor(high / step) + 1)], low, high
 
 
-def _round_step(rough: float) -> float:
+def round_step(rough: float) -> float:
+    """The next of 1, 2, 5 times a power of ten: a distance between ticks."""
     power = 10.0 ** math.floor(math.log10(rough))
     return next(power * factor for factor in (1, 2, 5, 10) if power * factor >= rough)
 

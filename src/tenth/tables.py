@@ -19,6 +19,27 @@ WORDS: dict[str, tuple[str, int]] = {
     "load": ("load time", -1),
     "prefill": ("reading speed (prefill)", 1),
     "decode": ("writing speed (decode)", 1),
+    "load_cold": ("load time, file not in memory", -1),
+    "ttft": ("time to first token (TTFT)", -1),
+    "ttft_cold": ("time to first token, file not in memory", -1),
+    "peak": ("peak memory", -1),
+    "peak_file_backed": ("of it file-backed", -1),
+    "peak_anonymous": ("of it anonymous", -1),
+    "major_faults": ("major faults", -1),
+    "decode_first": ("writing speed, first minute", 1),
+    "decode_last": ("writing speed, last minute", 1),
+    "kept": ("speed kept", 1),
+    "power_idle": ("power at rest", 0),
+    "power_decode": ("power while writing", -1),
+    "power_prefill": ("power while reading", -1),
+    "power_sustained": ("power, long run", -1),
+    "energy_decode": ("energy to write a token", -1),
+    "energy_decode_net": ("energy to write a token, above rest", -1),
+    "energy_prefill": ("energy to read a token", -1),
+    "energy_prefill_net": ("energy to read a token, above rest", -1),
+    "energy_sustained": ("energy to write a token, long run", -1),
+    "energy_sustained_net": ("energy to write a token, long run, above rest", -1),
+    "connections": ("attempted connections", -1),
 }
 PART_WORDS = {
     "weights": "weights", "repacked": "repacked copy", "kv": "KV cache", "compute": "compute buffers",
@@ -48,7 +69,12 @@ def spread(reading: Reading) -> str:
     scale = 100.0 if shown(reading)[1] == "%" and reading.unit != "%" else 1.0
     if reading.unit in ("B", "bytes"):
         return f"± {megabytes(reading.spread)}"
-    return f"± {scale * reading.spread:.2g}"
+    return f"± {rough(scale * reading.spread)}"
+
+
+def rough(value: float) -> str:
+    """A spread with two significant figures, without a power of ten for large ones: "0.0021", "126"."""
+    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.2g}"
 
 
 def reading_of(candidate: Candidate, name: str) -> Reading | None:
@@ -97,21 +123,30 @@ def all_readings(card: Scorecard) -> str:
     for owner, readings in groups:
         if readings:
             body += f'<tr class="group"><th colspan="6" scope="rowgroup">{escape(owner)}</th></tr>'
-        for reading in readings:
-            value, unit = shown(reading)
-            body += (
-                f'<tr><th scope="row">{escape(word(reading.name))}</th>'
-                f'<td class="n">{value} <span class="unit">{escape(unit)}</span></td>'
-                f'<td class="n spread">{spread(reading)}</td><td class="n">{reading.count}</td>'
-                f"<td>{MARKS.format(reading.kind)}</td>"
-                f'<td class="conditions">{escape(reading.conditions)}{_version(reading)}</td></tr>'
-            )
+        body += "".join(reading_row(reading) for reading in readings)
     if not body:
         return ""
+    return f'<section class="long"><h2>All readings</h2>{reading_table(body)}</section>'
+
+
+def reading_table(body: str) -> str:
+    """The frame around rows of `reading_row`."""
     return (
-        '<section class="long"><h2>All readings</h2><div class="scroll"><table><thead><tr><th></th>'
+        '<div class="scroll"><table><thead><tr><th></th>'
         '<th class="n">value</th><th class="n">spread</th><th class="n">count</th><th>how known</th>'
-        f"<th>conditions</th></tr></thead><tbody>{body}</tbody></table></div></section>"
+        f"<th>conditions</th></tr></thead><tbody>{body}</tbody></table></div>"
+    )
+
+
+def reading_row(reading: Reading, name: str = "") -> str:
+    """A reading with all that travels with it; `name` instead of its own."""
+    value, unit = shown(reading)
+    return (
+        f'<tr><th scope="row">{escape(name or word(reading.name))}</th>'
+        f'<td class="n">{value} <span class="unit">{escape(unit)}</span></td>'
+        f'<td class="n spread">{spread(reading)}</td><td class="n">{reading.count}</td>'
+        f"<td>{MARKS.format(reading.kind)}</td>"
+        f'<td class="conditions">{escape(reading.conditions)}{_version(reading)}</td></tr>'
     )
 
 

@@ -22,7 +22,7 @@ import sys
 import tempfile
 import threading
 import traceback
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
 
@@ -47,20 +47,22 @@ def call(
     log: Path | None = None,
     env: Mapping[str, str] | None = None,
     timeout: float | None = None,
+    wrapper: Sequence[str] = (),
 ) -> Any:
     """Run ``function`` ("tenth.meters.quality:score") in a child as ``f(emit=..., **arguments)``.
 
     arguments and the returned value are JSON; ``emit`` in the child calls ``on_event`` here. log: the file
-    that the child's noise is appended to. timeout: seconds, after which the child is killed. "threads" among
-    the arguments bounds OpenMP too. A TenthError of the child is raised here with its class. Raises ChildDied
-    (a NativeError) with the signal's name and the last log line where the child dies, NativeError where it
-    fails otherwise. Whatever is raised here, Ctrl-C included, ends the child.
+    that the child's noise is appended to. timeout: seconds, after which the child is killed. wrapper: a
+    command that becomes the child, such as a tracer. "threads" among the arguments bounds OpenMP too. A
+    TenthError of the child is raised here with its class. Raises ChildDied (a NativeError) with the signal's
+    name and the last log line where the child dies, NativeError where it fails otherwise. Whatever is raised
+    here, Ctrl-C included, ends the child.
     """
     request = json.dumps({"function": function, "arguments": arguments, "parent": os.getpid()})
     with _log_file(log) as (sink, log_path):
         begin = sink.tell()
         child = subprocess.Popen(
-            [sys.executable, "-P", "-c", "from tenth.worker import main; main()"],
+            [*wrapper, sys.executable, "-P", "-c", "from tenth.worker import main; main()"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=sink,

@@ -24,6 +24,8 @@ from tenth.records import Proof, Runtime
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    import numpy as np
+
 _PERIOD = 0.005  # seconds between looks at the resident size
 _LAST = 4  # tokens decoded one by one at the end of the context
 
@@ -108,7 +110,14 @@ def forget_pages(path: Path) -> None:
             os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
 
 
-class _Watch(threading.Thread):
+def any_tokens(n_vocab: int, count: int) -> np.ndarray:
+    """Random token ids, always the same: unlike text they reach all over the embedding's pages."""
+    import numpy as np
+
+    return np.random.default_rng(0).integers(0, n_vocab, count).astype(np.int32)
+
+
+class Watch(threading.Thread):
     """Records the largest resident size above a start; ends the process where it exceeds a ceiling."""
 
     def __init__(self, start: seal.Resident, ceiling: int | None, emit: worker.Emit) -> None:
@@ -118,12 +127,14 @@ class _Watch(threading.Thread):
         self._done = threading.Event()
 
     def look(self, exact: bool = False) -> None:
+        """Take note of what is held now."""
         now = seal.resident(exact)
         self.peak = max(self.peak, now.total - self.start_size.total)
         self.peak_file = max(self.peak_file, now.file_backed - self.start_size.file_backed)
         self.peak_anonymous = max(self.peak_anonymous, now.anonymous - self.start_size.anonymous)
 
     def report(self) -> dict[str, Any]:
+        """The peaks so far, as fields of a Proof."""
         return {
             "peak": self.peak,
             "peak_file_backed": self.peak_file,
@@ -131,6 +142,7 @@ class _Watch(threading.Thread):
         }
 
     def run(self) -> None:
+        """Look until `finish`."""
         told = 0.0
         while not self._done.wait(_PERIOD):
             self.look()
@@ -142,14 +154,13 @@ class _Watch(threading.Thread):
                 self.emit(self.report())
 
     def finish(self) -> None:
+        """Stop the thread."""
         self._done.set()
         self.join()
 
 
 def hold(emit: worker.Emit, path: str, runtime: dict[str, Any], budget: int, threads: int) -> dict[str, Any]:
     """The child's side of `prove`; its events and result are those fields of the Proof that it can know."""
-    import numpy as np
-
     from tenth import native
 
     settings = Runtime(**runtime)
@@ -159,14 +170,14 @@ def hold(emit: worker.Emit, path: str, runtime: dict[str, Any], budget: int, thr
     emit({"interpreter": start.total, "network": network})
     if group:
         emit({"group": str(group.path), "limit": group.name})
-    watch = _Watch(start, None if group else budget, emit)
+    watch = Watch(start, None if group else budget, emit)
     watch.start()
     native.library()
     watch.look(exact=True)
     emit({"parts": {"code": watch.peak}})
     with native.Session.serving(path, settings, threads) as session:
         emit({"parts": session.buffers})
-        ids = np.random.default_rng(0).integers(0, session.n_vocab, settings.n_ctx).astype(np.int32)
+        ids = any_tokens(session.n_vocab, settings.n_ctx)
         prefill = max(settings.n_ctx - _LAST, 1)
         for begin in range(0, prefill, settings.n_ubatch):
             end = min(begin + settings.n_ubatch, prefill)
