@@ -132,6 +132,18 @@ class Plan(Record):
 Kind = Literal["measured", "predicted", "estimated"]
 
 
+class Interval(Record):
+    """A predicted number and the range that it should be found in."""
+
+    value: float
+    low: float
+    high: float
+
+    def times(self, factor: float) -> Interval:
+        """Scaled by a positive factor."""
+        return Interval(value=self.value * factor, low=self.low * factor, high=self.high * factor)
+
+
 class Reading(Record):
     """A number that travels with its unit, spread, count and conditions."""
 
@@ -199,15 +211,3 @@ class Scorecard(Record):
     original: list[Reading]  # perplexity and bits per byte of the original
     candidates: list[Candidate]  # ours first
     notes: list[str] = Field(default_factory=list)
-
-
-class Device(Record):
-    """A known device: what a share of it is."""
-
-    name: str
-    title: str
-    kind: Literal["phone", "board", "car", "computer"]
-    dram: int = Field(gt=0)  # bytes
-    source: str
-    date: str
-    estimated: bool = False
