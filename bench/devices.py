@@ -2,11 +2,11 @@
 
     python bench/devices.py --phones FOLDER [--write src/tenth/data/kernels.json]
 
-FOLDER holds PocketPal's baseline files of phones (pp_*.json: 11 models, 8 quantisations, 3 backends). What a token
-reads is computed from the model's shape and the recipe, as tenth does for its own plans, and held against the sizes in
-the run's log. Bandwidths are fitted without one model and predict that model, in turn (Leave-one-out). Then the rows
-of bench/published.json that nothing was fitted to. One JSON line per class of cells, row, unusable cell and fit;
---write puts the fitted classes of kernels into the product's file.
+FOLDER holds PocketPal's baseline files of phones (pp_*.json: 11 models, 8 quantisations, 3 backends). What a
+token reads is computed from the model's shape and the recipe, as tenth does for its own plans, and held
+against the sizes in the run's log. Bandwidths are fitted without one model and predict that model, in turn
+(Leave-one-out). Then the rows of bench/published.json that nothing was fitted to. One JSON line per class of
+cells, row, unusable cell and fit; --write puts the fitted classes of kernels into the product's file.
 """
 
 from __future__ import annotations
@@ -54,9 +54,11 @@ class Cell:
     multiplied: dict[str, float]  # ggml type -> weights of a token of the prompt
 
     def seconds(self, what: str) -> float:
+        """Of a token."""
         return 1 / (self.decode if what == "decode" else self.prefill)
 
     def amounts(self, what: str) -> dict[str, float]:
+        """What a token's time is made of."""
         return self.read if what == "decode" else self.multiplied
 
 
@@ -69,8 +71,10 @@ def models() -> dict[str, Any]:
     return found
 
 
-def shape(config: dict[str, Any], recipe: str, depth: int) -> tuple[dict[str, float], dict[str, float], float]:
-    """(bytes read by type, weights of prefill by type, bytes of the file and of a tied head's second copy)."""
+def shape(
+    config: dict[str, Any], recipe: str, depth: int
+) -> tuple[dict[str, float], dict[str, float], float]:
+    """(bytes read by type, weights of prefill by type, bytes of the file and a tied head's copy)."""
     config = {"max_position_embeddings": 8192, **config}
     family = arch.load(config)
     specs = family.specs(config)
@@ -115,12 +119,18 @@ def load(folder: Path) -> list[Cell]:
                 say(unusable=where, why="the run failed")
                 continue
             if backend == "hexagon" and model in known["hybrid"]:
-                say(unusable=where, why="state-space layers that Hexagon lacks run on the CPU: 3 to 6 times slower")
+                say(
+                    unusable=where,
+                    why="state-space layers that Hexagon lacks run on the CPU: 3 to 6 times slower",
+                )
                 continue
             if model in known["models"]:
                 read, weights, size = shape(known["models"][model], labels[quant], DEPTH)
                 if backend == "cpu" and abs(size / logged - 1) > 0.002:
-                    say(unusable=where, why=f"the file has {logged / MIB:.1f} MiB, its recipe {size / MIB:.1f}")
+                    say(
+                        unusable=where,
+                        why=f"the file has {logged / MIB:.1f} MiB, its recipe {size / MIB:.1f}",
+                    )
                     continue
             else:
                 if backend != "cpu":  # a GPU's log splits and copies otherwise; the file is the same
@@ -154,8 +164,8 @@ def load(folder: Path) -> list[Cell]:
 def fit(cells: Sequence[Cell], what: str, overhead: bool) -> tuple[dict[str, float], float]:
     """(seconds per byte or weight of the types that these cells can tell, seconds of overhead a token).
 
-    Least absolute relative errors with values that are not negative (reweighted least squares). A type that no cell
-    has FREE of its bytes in takes the time of its stand-in, by the product's own rule.
+    Least absolute relative errors with values that are not negative (reweighted least squares). A type that
+    no cell has FREE of its bytes in takes the time of its stand-in, by the product's own rule.
     """
     shares: dict[str, float] = defaultdict(float)
     for cell in cells:
@@ -233,7 +243,14 @@ def leave_one_out(cells: Sequence[Cell]) -> None:
                 for low in (False, True):
                     part = [pair for pair in found if (pair[0].quant in LOW) == low]
                     bits = "below 4 bits" if low else "4 bits and above"
-                    say(left_out="a model", what=what, phone=phone, backend=backend, bits=bits, **summary(part))
+                    say(
+                        left_out="a model",
+                        what=what,
+                        phone=phone,
+                        backend=backend,
+                        bits=bits,
+                        **summary(part),
+                    )
             for low in (False, True):
                 part = [pair for pair in both if (pair[0].quant in LOW) == low]
                 bits = "below 4 bits" if low else "4 bits and above"
@@ -309,18 +326,30 @@ def published() -> None:
             if what not in row:
                 continue
             if what == "prefill":
-                guess = speed.prefill(rates, specs, types)
+                found = speed.prefill(rates, specs, types)
+                if found is None:
+                    say(unusable=where, why="no figure of prefill, and none is predicted")
+                    continue
+                guess = found
             else:
                 read = shape(known[row["model"]], row["recipe"], DEPTH)[0]
-                guess = speed.decode(rates, read).times(rates.sustained or 1.0 if what == "sustained" else 1.0)
+                guess = speed.decode(rates, read).times(
+                    rates.sustained or 1.0 if what == "sustained" else 1.0
+                )
             error, within = guess.value / row[what] - 1, guess.low <= row[what] <= guess.high
             own = "own" if rates.measured else "class"
             size[f"{what}, figures of its {own}"].append(abs(error))
             inside.append(within)
             say(row=where, what=what, measured=row[what], predicted=round(guess.value, 2),
-                interval=[round(guess.low, 2), round(guess.high, 2)], error=round(error, 3), inside=within)  # fmt: skip
+                interval=[round(guess.low, 2), round(guess.high, 2)], error=round(error, 3),
+                inside=within)  # fmt: skip
     for key, values in size.items():
-        say(rows=key, count=len(values), median=round(statistics.median(values), 3), worst=round(max(values), 3))
+        say(
+            rows=key,
+            count=len(values),
+            median=round(statistics.median(values), 3),
+            worst=round(max(values), 3),
+        )
     say(rows="all", count=len(inside), within_interval=round(sum(inside) / len(inside), 3))
 
 

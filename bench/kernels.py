@@ -2,10 +2,10 @@
 
     python bench/kernels.py [--layers 8] [--rounds 3] [--types Q4_0 Q4_K ...] [--no-repack]
 
-A model of one shape is stored as each type (a tile of real encodings repeated) and run. One JSON line for the reading
-speed of numpy, one a type: decode in B/s of weights read, prefill in weights/s; the best of the rounds, because
-whatever else the machine does only ever takes away. With the numbers of another machine the class of its kernels in
-src/tenth/data/kernels.json, or a device file, is written.
+A model of one shape is stored as each type (a tile of real encodings repeated) and run. One JSON line for the
+reading speed of numpy, one a type: decode in B/s of weights read, prefill in weights/s; the best of the
+rounds, because whatever else the machine does only ever takes away. With the numbers of another machine the
+class of its kernels in src/tenth/data/kernels.json, or a device file, is written.
 """
 
 from __future__ import annotations
@@ -98,9 +98,7 @@ def main() -> None:
             weights = write(path, kind, given.layers)
             decode, prefill = (
                 min(values)
-                for values in zip(
-                    *(run(path, not given.no_repack) for _ in range(given.rounds)), strict=True
-                )
+                for values in zip(*(run(path, not given.no_repack) for _ in range(given.rounds)), strict=True)
             )
         block, size = gguf.GGML_QUANT_SIZES[gguf.GGMLQuantizationType[kind]]
         line = {

@@ -228,9 +228,7 @@ def _kv(shape: _Shape, runtime: Runtime) -> int:
     return sum(cells(runtime, window) for window in shape.windows) * row
 
 
-def kv_read(
-    config: Mapping[str, Any], gguf_arch: str, runtime: Runtime, depth: int
-) -> dict[str, float]:
+def kv_read(config: Mapping[str, Any], gguf_arch: str, runtime: Runtime, depth: int) -> dict[str, float]:
     """Bytes of the cache that one token decoded after `depth` others reads, by ggml type."""
     shape = _Shape.of(config, gguf_arch)
     width = shape.kv_heads * shape.head

@@ -2,20 +2,23 @@
 
     estimate   W of the whole device while decoding / sustained tokens/s, where the device's power is known;
                else bytes read * pJ/byte of devices of its kind, idle power and screen included
-    floor      bytes * pJ/byte of the DRAM + operations * pJ: no device can do with less; a meter that says less is
-               wrong
-    battery    mean power at a chosen speed v is idle + v / sustained speed * (decoding - idle), for 95 % of the charge
+    floor      bytes * pJ/byte of the DRAM + operations * pJ: no device can do with less; a meter that says
+               less is wrong
+    battery    mean power at a chosen speed v is idle + v / sustained speed * (decoding - idle), for 95 % of
+               the charge
 
 Power hardly depends on what is decoded: 4.2 to 4.9 W in 11 of 12 runs of five runtimes on an iPhone 17 Pro
-(john-rocky/apple-silicon-llm-bench), and power over sustained speed met their joules within 2 % (median; 29 % at most).
+(john-rocky/apple-silicon-llm-bench), and power over sustained speed met their joules within 2 % (median; 29 %
+at most).
 
-Sources. DRAM, J per byte: LPDDR4 13-14 pJ/bit (a thesis cited in Dongyunkam/DRAM_info), LPDDR5 7 pJ/bit (Active-in-Flash
-paper), LPDDR5X a fifth less (vendors' claim), DDR4 14 pJ/bit (a survey of 2017). int8 multiply and add: 0.2-0.5 pJ
-(Manning's survey; Horowitz, ISSCC 2014, has 0.23 pJ at 45 nm). MobileLLM (Liu et al., 2024, after Han et al. 2016 and
-Malladi et al. 2012): 0.1 J per token and billion parameters at 8 bits, which is 100 pJ per byte. Whole devices per byte
-of weights: iPhone 17 Pro 74-189 pJ (median 126); at the wall or board: Orin Nano 251, Mac mini M4 361, MacBook M5 Pro
-177-413, Raspberry Pi 5 and N150 1200-1500 pJ. Cloud: 0.24 Wh for the median text prompt of Gemini apps (Google's own
-report of August 2025; its answers' length and model are not published).
+Sources. DRAM, J per byte: LPDDR4 13-14 pJ/bit (a thesis cited in Dongyunkam/DRAM_info), LPDDR5 7 pJ/bit
+(Active-in-Flash paper), LPDDR5X a fifth less (vendors' claim), DDR4 14 pJ/bit (a survey of 2017). int8
+multiply and add: 0.2-0.5 pJ (Manning's survey; Horowitz, ISSCC 2014, has 0.23 pJ at 45 nm). MobileLLM (Liu et
+al., 2024, after Han et al. 2016 and Malladi et al. 2012): 0.1 J per token and billion parameters at 8 bits,
+which is 100 pJ per byte. Whole devices per byte of weights: iPhone 17 Pro 74-189 pJ (median 126); at the wall
+or board: Orin Nano 251, Mac mini M4 361, MacBook M5 Pro 177-413, Raspberry Pi 5 and N150 1200-1500 pJ. Cloud:
+0.24 Wh for the median text prompt of Gemini apps (Google's own report of August 2025; its answers' length and
+model are not published).
 """
 
 from __future__ import annotations
@@ -29,7 +32,12 @@ DRAM = {"LPDDR4X": 108e-12, "LPDDR5": 56e-12, "LPDDR5X": 45e-12, "DDR4": 112e-12
 LEAST_DRAM = min(DRAM.values())  # where the kind of memory is not known: a floor must not be too high
 OPERATION = 0.3e-12  # J, int8 multiply or add
 MOBILE_LLM = 100e-12  # J per byte
-PER_BYTE = {"phone": (126e-12, 1.5), "board": (600e-12, 2.5), "car": (600e-12, 2.5), "computer": (500e-12, 3.0)}
+PER_BYTE = {
+    "phone": (126e-12, 1.5),
+    "board": (600e-12, 2.5),
+    "car": (600e-12, 2.5),
+    "computer": (500e-12, 3.0),
+}
 POWER_KNOWN, POWER_CLASS = 1.3, 2.0  # factor either way: the device's own power, or one of its class
 USABLE = 0.95  # of a battery's charge
 CLOUD_PROMPT = 0.24 * 3600  # J
@@ -38,7 +46,7 @@ KWH = 3.6e6  # J
 
 
 def per_token(device: Device, speed: Interval, read: float, sustained: float | None) -> Interval:
-    """J per token at that speed (tokens/s, before `sustained` is taken of it). read: bytes that a token reads."""
+    """J per token. speed: tokens/s, before its `sustained` share is taken. read: bytes that a token reads."""
     if device.power is None:
         each, factor = PER_BYTE[device.kind]
         return Interval(value=read * each, low=read * each / factor, high=read * each * factor)
@@ -68,8 +76,8 @@ def hours_at(charge: float, joules: float, speed: float) -> float:
 def battery_hours(device: Device, joules: Interval, sustained: float, speed: float) -> Interval | None:
     """Hours of decoding at `speed` tokens/s on one charge; None for a device on the mains.
 
-    joules: per token, of `per_token`. sustained: tokens/s that the device can keep up; where `speed` is above it, it
-    decodes all the time, slower than asked.
+    joules: per token, of `per_token`. sustained: tokens/s that the device can keep up; where `speed` is above
+    it, it decodes all the time, slower than asked.
     """
     if device.battery is None:
         return None

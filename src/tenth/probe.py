@@ -1,4 +1,4 @@
-"""What this machine is: memory, cores, instruction sets, and how fast it reads its memory. Asked once a process."""
+"""What this machine is: memory, cores, instruction sets, and how fast it reads. Asked once a process."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from tenth.profile import Backend, Bandwidth, Device, Fact, MemoryRule, Words
 THIS_MACHINE = "this-machine"
 _SECONDS = 0.6  # of reading
 _READ = 256 * 2**20  # bytes read at a time, far more than a cache holds
-_SETS = ("avx2", "avx_vnni", "avx512f", "avx512_vnni", "amx_int8")
-_SETS += ("asimddp", "i8mm", "sve", "sve2", "sme", "bf16")
+_X86 = ("avx2", "avx_vnni", "avx512f", "avx512_vnni", "amx_int8")
+_ARM = ("asimddp", "i8mm", "sve", "sve2", "sme", "bf16")
 
 
 @cache
 def this_machine() -> Device:
-    """The machine that this runs on, with the memory that its kernel reports and the speed it was seen to read at."""
+    """The machine that this runs on: the memory that its kernel reports, the speed it was seen to read at."""
     dram, source = _installed_memory()
     today = datetime.datetime.now(tz=datetime.UTC).date().isoformat()
     speed = reading_speed()
@@ -72,7 +72,7 @@ def _instruction_sets() -> list[str]:
         return sorted(found)
     for line in text.splitlines():
         if line.lower().startswith(("flags", "features")):
-            return [*sorted(found), *(name for name in _SETS if name in line.split())]
+            return [*sorted(found), *(name for name in (*_X86, *_ARM) if name in line.split())]
     return sorted(found)
 
 

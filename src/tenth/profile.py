@@ -1,14 +1,16 @@
-"""What is known of a device. Every number is a `Fact`: it carries its source and date, and says where it is a guess.
+"""What is known of a device. Every number is a `Fact`: it carries its source and date, and says where it is a
+guess.
 
-    dram         B, decimal gigabytes as sold
-    memory       the platform's own rule beside the tenth: what it charges an app with, and its limit in B
-    bandwidth    B/s of the memory by specification (or, for this machine, measured by reading)
-    backends     cpu, opencl, hexagon, metal, cuda: B/s that decoding really gets out of each storage type, weights/s
-                 of prefill, seconds that each token costs beside its bytes, and the share of the speed that is left
-                 after ten minutes; what was not measured comes from the backend's class of kernels (speed.py)
-    power        W of the whole device while decoding and idle
-    battery      J of a full charge; absent where the device hangs on the mains
-    storage      B/s of sequential reading
+dram         B, decimal gigabytes as sold
+memory       the platform's own rule beside the tenth: what it charges an app with, and its limit in B
+bandwidth    B/s of the memory by specification (or, for this machine, measured by reading)
+backends     cpu, opencl, hexagon, metal, cuda: B/s that decoding really gets out of each storage type,
+             weights/s of prefill, seconds that each token costs beside its bytes, and the share of the speed
+             that is left after ten minutes; what was not measured comes from the backend's class of kernels
+             (speed.py)
+power        W of the whole device while decoding and idle
+battery      J of a full charge; absent where the device hangs on the mains
+storage      B/s of sequential reading
 """
 
 from __future__ import annotations

@@ -14,8 +14,9 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from tenth import pictures, scatter, tables
+from tenth import frontier, pictures, scatter, tables
 from tenth.errors import InputError, OutputError
+from tenth.figures import figures
 from tenth.pictures import Point, megabytes
 from tenth.records import Candidate, Plan, Scorecard
 from tenth.scatter import drawable
@@ -95,6 +96,7 @@ def render(plan: Plan, card: Scorecard, extra: Sequence[Point] = ()) -> str:
         _memory_section(plan, card),
         _bits_section(plan),
         _quality_section(card, extra),
+        _device_section(plan),
         tables.comparison(card),
         tables.all_readings(card),
         _method(plan, card),
@@ -262,6 +264,38 @@ def _quality_section(card: Scorecard, extra: Sequence[Point]) -> str:
         "Whiskers are standard errors.</p>"
         + _both(scatter.quality(points, WIDE, 380), scatter.quality(points, NARROW, 330))
         + f"{note}</section>"
+    )
+
+
+def _device_section(plan: Plan) -> str:
+    """What the plan is expected to do on its device, and what else could be had there."""
+    found = plan.outlook
+    if found is None:
+        return ""
+    rows = "".join(
+        f'<tr><th scope="row">{escape(name)}</th><td class="n">{value} <span class="unit">{escape(unit)}</span></td>'
+        f'<td class="n spread">{f"{low} to {high}" if low else ""}</td>'
+        f'<td class="conditions">{escape(basis)}</td></tr>'
+        for name, value, low, high, unit, basis in figures(found)
+    )
+    binds = " and ".join(found.binding)
+    felt = f"What binds: {binds}." if binds else "Nothing binds: more would not make it better."
+    drawn = frontier.picture(plan, WIDE, 380)
+    curves = ""
+    if drawn:
+        curves = (
+            '<h3>What else could be had there</h3><p class="why">Every curve is a memory budget: from its least '
+            "damage on the left to its greatest speed. Both axes are logarithmic; the points are of the "
+            "planner's relaxed program.</p>"
+            + _both(drawn, frontier.picture(plan, NARROW, 330))
+            + frontier.legend(found)
+        )
+    return (
+        f'<section><h2>On {escape(found.device)}</h2><p class="why">Not measured there: from what devices like it '
+        f"were measured to do, with the range that each figure should be found in. {escape(found.platform)}. "
+        f'{felt}</p><div class="scroll"><table><thead><tr><th></th><th class="n">value</th>'
+        f'<th class="n">range</th><th>how known</th></tr></thead><tbody>{rows}</tbody></table></div>'
+        f"{curves}</section>"
     )
 
 

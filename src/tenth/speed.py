@@ -1,16 +1,17 @@
 """How fast a device will decode and prefill, from what a token reads and what the device was seen to do.
 
     seconds of a token   = overhead + sum over storage types of bytes read / effective bandwidth
-    bytes read           = every tensor but the looked-up embedding (a tied one is read as the head), and the KV cache
-                           up to the depth
+    bytes read           = every tensor but the looked-up embedding (a tied one is read as the head), and the
+                           KV cache up to the depth
     seconds of a prompt's token = sum over storage types of weights / (weights/s), the head left out
 
 The effective bandwidth of a (device, backend, storage type) is measured, or else it is
-  1. the backend's class of kernels (data/kernels.json, ratios between types that were measured on other devices),
-     scaled to the types that this device was measured with, or else to `fraction` of its specified bandwidth;
-  2. for a type that its class was not measured with either: the time per weight of the type nearest in bits of the
-     same family (legacy, K, codebook); plain floats are read at the speed of Q8_0. A codebook type takes the slowest
-     time per weight below 4.5 bits where no codebook was measured.
+  1. the backend's class of kernels (data/kernels.json, ratios between types that were measured on other
+     devices), scaled to the types that this device was measured with, or else to `fraction` of its specified
+     bandwidth;
+  2. for a type that its class was not measured with either: the time per weight of the type nearest in bits
+     of the same family (legacy, K, codebook); plain floats are read at the speed of Q8_0. A codebook type
+     takes the slowest time per weight below 4.5 bits where no codebook was measured.
 Fewer bits are not taken for faster: below 4 bits most kernels compute more for every byte.
 
 Intervals come from leaving one model out (bench/devices.py), the class's from devices that were left out.
@@ -35,7 +36,8 @@ from tenth.records import Interval, Record, TensorSpec
 
 PLAIN = ("F16", "BF16", "F32")
 LEGACY = ("Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0")
-# Low and high end as factors of the prediction: a device measured with this type, and one known by its class only.
+# Low and high end as factors of the prediction: a device measured with this type, and one known by its class
+# only.
 KNOWN = {"cpu": (0.75, 1.25), "hexagon": (0.7, 1.3)}
 KNOWN_GPU = (0.6, 1.6)
 CLASS = (1 / 1.7, 1.7)
@@ -90,7 +92,9 @@ def family(kind: str) -> Literal["plain", "legacy", "k", "codebook"]:
     return "codebook" if kind.startswith("IQ") or kind == "MXFP4" else "k"
 
 
-def stand_in(kind: str, measured: Sequence[str], slowest: Mapping[str, float] | None = None) -> tuple[str, bool]:
+def stand_in(
+    kind: str, measured: Sequence[str], slowest: Mapping[str, float] | None = None
+) -> tuple[str, bool]:
     """(the measured type whose figure stands for `kind`, whether per weight (True) or per byte).
 
     slowest: seconds per weight of the measured types, for a codebook without a measured one.
@@ -111,7 +115,8 @@ def stand_in(kind: str, measured: Sequence[str], slowest: Mapping[str, float] | 
 
 def rates(device: Device, backend: str = "cpu") -> Rates:
     """The times of a backend. InputError where the device has none of that name or of an unknown class."""
-    own: Backend | None = {**device.backends}.get(backend)  # type: ignore[arg-type]
+    every_backend: Mapping[str, Backend] = {**device.backends}
+    own = every_backend.get(backend)
     if own is None:
         raise InputError(
             f"device {device.name} has no backend {backend!r}; it has {', '.join(sorted(device.backends))}"
@@ -128,13 +133,15 @@ def rates(device: Device, backend: str = "cpu") -> Rates:
         fraction = kernels.measured_fraction
     decode = {name: fact.value for name, fact in own.decode.items()}
     prefill = {name: fact.value for name, fact in own.prefill.items()}
+    every = _complete(decode, kernels.decode, fraction * spec)
+    kept = own.sustained or device.backends["cpu"].sustained
     return Rates(
         device=device.name,
         backend=backend,
-        decode={name: max(each, 1 / spec) for name, each in _complete(decode, kernels.decode, fraction * spec).items()},
+        decode={name: max(each, 1 / spec) for name, each in every.items()},
         prefill=_complete(prefill, kernels.prefill, (kernels.prefill_rate or 0.0) * spec, per_weight=True),
         overhead=own.overhead.value if own.overhead else 0.0,
-        sustained=own.sustained.value if own.sustained else None,
+        sustained=kept.value if kept else None,
         measured=frozenset(decode),
         prefill_measured=frozenset(prefill),
     )
@@ -180,7 +187,7 @@ def multiplied(specs: Sequence[TensorSpec]) -> list[TensorSpec]:
 
 
 def prompt_weights(specs: Sequence[TensorSpec], types: Mapping[str, str]) -> dict[str, float]:
-    """Weights that each token of a prompt is multiplied with, by ggml type; the head is for the last token only."""
+    """Weights that a token of a prompt is multiplied with, by ggml type; the last one alone needs the head."""
     head = "output" if any(spec.role == "output" for spec in specs) else "token_embd"
     found: dict[str, float] = {}
     for spec in multiplied(specs):
@@ -203,7 +210,7 @@ def decode(rates: Rates, read: Mapping[str, float]) -> Interval:
 def prefill(
     rates: Rates, specs: Sequence[TensorSpec], types: Mapping[str, str], slowness: float = 1.0
 ) -> Interval | None:
-    """Tokens/s of reading a prompt; None where nothing is known. slowness: of the physical batch, 1 for 512."""
+    """Tokens/s of reading a prompt; None where nothing is known. slowness: of the batch, 1 for 512."""
     if not rates.prefill:
         return None
     weights = prompt_weights(specs, types)
