@@ -316,7 +316,12 @@ def published() -> None:
         if "unusable" in row or row.get("fitted"):
             say(unusable=where, why=row.get("unusable", "the device's own figure is made from it"))
             continue
-        rates = speed.rates(devices.load(row["device"]), row["backend"])
+        device = devices.load(row["device"])
+        rates = speed.rates(device, row["backend"])
+        if "joules" in row and device.power:
+            joules = device.power.decode.value / row["sustained"]
+            say(row=where, what="joules", measured=row["joules"], predicted=round(joules, 3),
+                error=round(joules / row["joules"] - 1, 3), conditions="power over the measured speed")  # fmt: skip
         config = {"max_position_embeddings": 8192, **known[row["model"]]}
         family = arch.load(config)
         specs = family.specs(config)

@@ -7,7 +7,7 @@ into a file or pipe a step prints a line now and then instead.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -176,24 +176,19 @@ class Voice:
     @staticmethod
     def devices(found: Iterable[Device], part: float) -> None:
         """The list of devices on stdout."""
-        table = [
-            ("name", "device", "memory", f"{100 * part:.4g} % of it", "bandwidth", "decoding", "battery")
-        ]
+        head = ("name", "device", "memory", f"{100 * part:.4g} % of it", "bandwidth", "decoding", "battery")
+        table: list[Sequence[str]] = [head]
         for device in found:
-            share, speed = (
-                f"{int(device.bytes * part) / MB:,.0f} MB",
-                f"{device.bandwidth.spec.value / 1e9:.0f} GB/s",
-            )
             watts = f"{device.power.decode.value:.3g} W" if device.power else "?"
             charge = f"{device.battery.value / 1e3:.0f} kJ" if device.battery else "mains"
-            row = (device.name, device.title, f"{device.bytes / 1e9:.1f} GB", share, speed, watts, charge)
-            table.append(row + (("(memory estimated)",) if device.estimated else ()))
-        widths = [max(len(row[i]) for row in table) for i in range(7)]
+            memory, share = f"{device.bytes / 1e9:.1f} GB", f"{int(device.bytes * part) / MB:,.0f} MB"
+            speed = f"{device.bandwidth.spec.value / 1e9:.0f} GB/s"
+            mark = ["(memory estimated)"] if device.estimated else []
+            table.append([device.name, device.title, memory, share, speed, watts, charge, *mark])
+        widths = [max(len(row[i]) for row in table) for i in range(len(head))]
         for row in table:
-            cells = [
-                f"{cell:{'<' if i < 2 else '>'}{width}}"
-                for i, (cell, width) in enumerate(zip(row, widths, strict=False))
-            ]
+            cells = [cell.ljust(width) for cell, width in zip(row[:2], widths[:2], strict=True)]
+            cells += [cell.rjust(width) for cell, width in zip(row[2:7], widths[2:], strict=True)]
             print("  ".join([*cells, *row[7:]]))
 
     def summary(self, card: Scorecard, verdict: str, files: Iterable[str]) -> None:

@@ -7,6 +7,7 @@ What a file holds is said in profile.py.
 
 from __future__ import annotations
 
+import os
 import re
 import tomllib
 from decimal import Decimal
@@ -23,10 +24,20 @@ UNITS = {"b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "kib": 2**10, "mib": 2**
 MAX_TOML_BYTES = 64 * 1024
 
 
-def known() -> list[Device]:
-    """Every device that has a file, by name, and this machine last. InputError for a broken file."""
-    files = sorted(Path(str(_folder())).glob("*.toml"))
-    return [*(read(file) for file in files), this_machine()]
+def known(own: bool = True) -> list[Device]:
+    """Every device that has a file, by name, and this machine last. InputError for a broken file.
+
+    own: with those of the person's own folder (`own_folder`), which come before packaged ones of the same
+    name.
+    """
+    files = _files(own)
+    return [*(read(files[name]) for name in sorted(files)), this_machine()]
+
+
+def own_folder() -> Path:
+    """Where a person keeps device files: ~/.config/tenth/devices, by $XDG_CONFIG_HOME where it is set."""
+    base = os.environ.get("XDG_CONFIG_HOME")
+    return (Path(base) if base else Path.home() / ".config") / "tenth" / "devices"
 
 
 def load(name: str) -> Device:
@@ -38,7 +49,7 @@ def load(name: str) -> Device:
         return this_machine()
     if name.endswith(".toml"):
         return read(Path(name))
-    names = {file.stem: file for file in Path(str(_folder())).glob("*.toml")}
+    names = _files()
     if name not in names:
         raise unknown("device", name, [*names, THIS_MACHINE], "Or give the bytes yourself: --memory 800MB.")
     return read(names[name])
@@ -106,5 +117,6 @@ def parse_share(text: str) -> float:
     return share
 
 
-def _folder() -> resources.abc.Traversable:
-    return resources.files("tenth") / "devices"
+def _files(own: bool = True) -> dict[str, Path]:
+    folders = [Path(str(resources.files("tenth"))) / "devices", *([own_folder()] if own else [])]
+    return {file.stem: file for folder in folders for file in sorted(folder.glob("*.toml"))}

@@ -40,7 +40,8 @@ def picture(plan: Plan, width: int, height: int) -> str:
 
     floor = height - BOTTOM
     out = [
-        '<text class="soft" x="0" y="14" font-size="12">predicted damage, nats per token; lower is better</text>'
+        '<text class="soft" x="0" y="14" font-size="12">'
+        "predicted damage, nats per token; lower is better</text>"
     ]
     for value in y_ticks:
         y = y_of(value)
@@ -59,7 +60,8 @@ def picture(plan: Plan, width: int, height: int) -> str:
     for i, curve in enumerate(curves):
         out += _curve(curve, i, x_of, y_of)
     x, y = x_of(speed.value), y_of(plan.damage)
-    said = f"this plan: {megabytes(plan.memory.total)} MB, damage {plan.damage:.3g}, {number(speed.value)} tokens/s"
+    said = f"this plan: {megabytes(plan.memory.total)} MB, damage {plan.damage:.3g}"
+    said += f", {number(speed.value)} tokens/s"
     out.append(f'<circle cx="{x:.1f}" cy="{y:.1f}" r="8" style="fill:var(--ours);stroke:var(--card);'
                f'stroke-width:2"><title>{escape(said)}</title></circle>')  # fmt: skip
     out.append(f'<text class="strong" x="{x + 12:.1f}" y="{y - 9:.1f}" font-size="12">this plan</text>')
@@ -95,8 +97,9 @@ def _curve(curve: Sequence[Trade], i: int, x_of: Place, y_of: Place) -> list[str
             f"{megabytes(point.memory)} MB: damage {point.damage:.3g}, {number(point.speed)} tokens/s, "
             f"{number(point.joules)} J per token"
         )
-        out.append(f'<circle cx="{x:.1f}" cy="{y:.1f}" r="4" style="fill:var(--card);stroke-width:2;'
-                   f'stroke:var(--{COLOURS[i % len(COLOURS)]})"><title>{escape(said)}</title></circle>')  # fmt: skip
+        ink = f"fill:var(--card);stroke-width:2;stroke:var(--{COLOURS[i % len(COLOURS)]})"
+        out.append(f'<circle cx="{x:.1f}" cy="{y:.1f}" r="4" style="{ink}">'
+                   f"<title>{escape(said)}</title></circle>")  # fmt: skip
     return out
 
 

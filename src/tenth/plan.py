@@ -10,9 +10,9 @@
 t are tensors (alike ones are counted by one variable), q ggml types, r ways to run (n_ubatch, KV types,
 repacking); z is the repacked copy; a limit is on what a token costs in seconds or joules (limits.py), the sum
 over what it reads. A second solve keeps the damage within SLACK of the least and takes the quickest way to
-run that then fits; where speed is preferred, it gives up FASTER of the damage for the fewest seconds per
-decoded token. The numbers come from outside: damages from price.py and kv.py (nats per token, additive),
-bytes from cost.py. Solved by HiGHS (scipy.optimize.milp).
+run that then fits; where speed is preferred, it gives up FASTER of the damage, or UNFELT, for the fewest
+seconds per decoded token. The numbers come from outside: damages from price.py and kv.py (nats per token,
+additive), bytes from cost.py. Solved by HiGHS (scipy.optimize.milp).
 """
 
 from __future__ import annotations
@@ -35,7 +35,8 @@ from tenth.speed import multiplied
 
 _Key = TypeVar("_Key")
 SLACK = 0.02  # of the least damage, given up for speed
-FASTER = 0.5  # the same where speed is preferred
+FASTER = 0.5  # the same where speed is preferred, and at least as much as nobody notices:
+UNFELT = 0.005  # nats per token
 GAP = 1e-4  # relative, at which the solver may stop
 # Prefill time against n_ubatch 512, measured on ref-46m on two AVX2 cores (docs/benchmarks.md).
 SLOWNESS = {8: 2.40, 16: 1.67, 32: 1.71, 64: 0.99, 128: 0.87, 256: 0.84, 512: 1.0}
@@ -299,8 +300,8 @@ class Program:
             self.constraints.append(LinearConstraint(rows, -np.inf, 1.0 - 1e-7))
         self.integral = np.concatenate([np.full(options, float(not relaxed)), np.ones(runtimes), [0]])
         self.bounds = Bounds(0, np.concatenate([most, np.ones(runtimes), [np.inf]]))
-        scale = max(float(tables.damage.max()), 1e-12)
-        self.harm = np.concatenate([tables.damage, tables.kv_damage, [0.0]]) / scale
+        self.scale = max(float(tables.damage.max()), 1e-12)  # nats per unit of harm
+        self.harm = np.concatenate([tables.damage, tables.kv_damage, [0.0]]) / self.scale
 
     def solve(self, objective: np.ndarray, extra: Sequence[LinearConstraint] = ()) -> np.ndarray | None:
         """How many tensors take each option, 0/1 for each runtime, the copy; None where nothing fits."""
@@ -325,7 +326,10 @@ def _solve(tables: Tables, budget: float) -> np.ndarray | None:
     if tables.seconds is None:
         quick, slack = np.concatenate([np.zeros(len(tables.options)), tables.slowness, [0.0]]), SLACK
     else:
-        quick, slack = np.concatenate([tables.seconds, [0.0]]), FASTER
+        quick, slack = (
+            np.concatenate([tables.seconds, [0.0]]),
+            max(FASTER, UNFELT / max(least * program.scale, 1e-12)),
+        )
         quick = quick / max(float(quick @ best), 1e-12)
         quick[len(tables.options) : -1] += 1e-2 * tables.slowness
     quicker = program.solve(

@@ -273,7 +273,8 @@ def _device_section(plan: Plan) -> str:
     if found is None:
         return ""
     rows = "".join(
-        f'<tr><th scope="row">{escape(name)}</th><td class="n">{value} <span class="unit">{escape(unit)}</span></td>'
+        f'<tr><th scope="row">{escape(name)}</th>'
+        f'<td class="n">{value} <span class="unit">{escape(unit)}</span></td>'
         f'<td class="n spread">{f"{low} to {high}" if low else ""}</td>'
         f'<td class="conditions">{escape(basis)}</td></tr>'
         for name, value, low, high, unit, basis in figures(found)
@@ -284,16 +285,17 @@ def _device_section(plan: Plan) -> str:
     curves = ""
     if drawn:
         curves = (
-            '<h3>What else could be had there</h3><p class="why">Every curve is a memory budget: from its least '
-            "damage on the left to its greatest speed. Both axes are logarithmic; the points are of the "
-            "planner's relaxed program.</p>"
+            '<h3>What else could be had there</h3><p class="why">Every curve is a memory budget: from its '
+            "least damage on the left to its greatest speed. Both axes are logarithmic; the points are of "
+            "the planner's relaxed program.</p>"
             + _both(drawn, frontier.picture(plan, NARROW, 330))
             + frontier.legend(found)
         )
     return (
-        f'<section><h2>On {escape(found.device)}</h2><p class="why">Not measured there: from what devices like it '
-        f"were measured to do, with the range that each figure should be found in. {escape(found.platform)}. "
-        f'{felt}</p><div class="scroll"><table><thead><tr><th></th><th class="n">value</th>'
+        f'<section><h2>On {escape(found.device)}</h2><p class="why">Not measured there: from what devices '
+        f"like it were measured to do, with the range that each figure should be found in. "
+        f"{escape(found.platform)}. {felt}</p>"
+        '<div class="scroll"><table><thead><tr><th></th><th class="n">value</th>'
         f'<th class="n">range</th><th>how known</th></tr></thead><tbody>{rows}</tbody></table></div>'
         f"{curves}</section>"
     )

@@ -10,8 +10,8 @@ The effective bandwidth of a (device, backend, storage type) is measured, or els
      devices), scaled to the types that this device was measured with, or else to `fraction` of its specified
      bandwidth;
   2. for a type that its class was not measured with either: the time per weight of the type nearest in bits
-     of the same family (legacy, K, codebook); plain floats are read at the speed of Q8_0. A codebook type
-     takes the slowest time per weight below 4.5 bits where no codebook was measured.
+     whose codes are of the same sort (numbers, or places in a codebook); plain floats are read at the speed
+     of Q8_0. A codebook type takes the slowest time per weight up to 4.5 bits where no codebook was measured.
 Fewer bits are not taken for faster: below 4 bits most kernels compute more for every byte.
 
 Intervals come from leaving one model out (bench/devices.py), the class's from devices that were left out.
@@ -31,11 +31,10 @@ from pydantic import Field, TypeAdapter
 from tenth.encode import TYPES, bits_per_weight, block
 from tenth.errors import InputError
 from tenth.formats.gguf import tensor_bytes
-from tenth.profile import Backend, Device
+from tenth.profile import Device
 from tenth.records import Interval, Record, TensorSpec
 
 PLAIN = ("F16", "BF16", "F32")
-LEGACY = ("Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0")
 # Low and high end as factors of the prediction: a device measured with this type, and one known by its class
 # only.
 KNOWN = {"cpu": (0.75, 1.25), "hexagon": (0.7, 1.3)}
@@ -83,13 +82,11 @@ def classes() -> dict[str, Kernels]:
     return TypeAdapter(dict[str, Kernels]).validate_json(text)
 
 
-def family(kind: str) -> Literal["plain", "legacy", "k", "codebook"]:
-    """The family of a type's kernels."""
+def family(kind: str) -> Literal["plain", "scalar", "codebook"]:
+    """The family of a type's kernels: floats, codes that are numbers, codes that are looked up."""
     if kind in PLAIN:
         return "plain"
-    if kind in LEGACY:
-        return "legacy"
-    return "codebook" if kind.startswith("IQ") or kind == "MXFP4" else "k"
+    return "codebook" if kind.startswith("IQ") or kind == "MXFP4" else "scalar"
 
 
 def stand_in(
@@ -103,20 +100,22 @@ def stand_in(
         return kind, False
     if family(kind) == "plain":
         return max(measured, key=lambda name: (name == "Q8_0", bits_per_weight(name))), False
-    own = [name for name in measured if family(name) == family(kind)]
-    if own:
-        return min(own, key=lambda name: (abs(bits_per_weight(name) - bits_per_weight(kind)), name)), True
-    if family(kind) == "codebook" and slowest:
-        low = [name for name in measured if bits_per_weight(name) <= 4.5] or list(measured)
+    codes = [name for name in measured if family(name) != "plain"] or list(measured)
+    own = [name for name in codes if family(name) == family(kind)]
+    if not own and slowest:
+        low = [name for name in codes if bits_per_weight(name) <= 4.5] or codes
         return max(low, key=lambda name: slowest[name]), True
-    rest = [name for name in measured if family(name) != "plain"] or list(measured)
-    return min(rest, key=lambda name: (abs(bits_per_weight(name) - bits_per_weight(kind)), name)), True
+
+    def far(name: str) -> tuple[float, bool, str]:
+        """Distance in bits; of two at the same, the one whose blocks have as many weights."""
+        return abs(bits_per_weight(name) - bits_per_weight(kind)), block(name)[0] != block(kind)[0], name
+
+    return min(own or codes, key=far), True
 
 
 def rates(device: Device, backend: str = "cpu") -> Rates:
     """The times of a backend. InputError where the device has none of that name or of an unknown class."""
-    every_backend: Mapping[str, Backend] = {**device.backends}
-    own = every_backend.get(backend)
+    own = next((one for name, one in device.backends.items() if name == backend), None)
     if own is None:
         raise InputError(
             f"device {device.name} has no backend {backend!r}; it has {', '.join(sorted(device.backends))}"
@@ -187,7 +186,7 @@ def multiplied(specs: Sequence[TensorSpec]) -> list[TensorSpec]:
 
 
 def prompt_weights(specs: Sequence[TensorSpec], types: Mapping[str, str]) -> dict[str, float]:
-    """Weights that a token of a prompt is multiplied with, by ggml type; the last one alone needs the head."""
+    """Weights that a token of a prompt is multiplied with, by ggml type; only the last needs the head."""
     head = "output" if any(spec.role == "output" for spec in specs) else "token_embd"
     found: dict[str, float] = {}
     for spec in multiplied(specs):
