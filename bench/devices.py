@@ -28,6 +28,7 @@ from scipy.optimize import nnls
 from tenth import arch, cost, devices, recipes, speed
 from tenth.encode import bits_per_weight, block
 from tenth.formats.gguf import tensor_bytes
+from tenth.profile import Device
 from tenth.records import Runtime
 
 HERE = Path(__file__).parent
@@ -321,7 +322,7 @@ def published() -> None:
         if "joules" in row and device.power:
             joules = device.power.decode.value / row["sustained"]
             say(row=where, what="joules", measured=row["joules"], predicted=round(joules, 3),
-                error=round(joules / row["joules"] - 1, 3), conditions="power over the measured speed")  # fmt: skip
+                error=round(joules / row["joules"] - 1, 3), conditions="power / measured speed")  # fmt: skip
         config = {"max_position_embeddings": 8192, **known[row["model"]]}
         family = arch.load(config)
         specs = family.specs(config)
@@ -358,6 +359,17 @@ def published() -> None:
     say(rows="all", count=len(inside), within_interval=round(sum(inside) / len(inside), 3))
 
 
+def predictions(known: Iterable[Device]) -> None:
+    """One small model on every device that has a file, so that a new one is looked at."""
+    read = shape(models()["models"]["llama-3.2-1b"], "Q4_0", DEPTH)[0]
+    for device in known:
+        for backend in device.backends:
+            rates = speed.rates(device, backend)
+            guess = speed.decode(rates, read)
+            say(device=device.name, backend=backend, model="llama-3.2-1b Q4_0", decode=round(guess.value, 1),
+                interval=[round(guess.low, 1), round(guess.high, 1)], measured=sorted(rates.measured))  # fmt: skip
+
+
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--phones", type=Path, required=True)
@@ -373,6 +385,7 @@ def main() -> None:
         given.write.write_text(text + "\n", encoding="utf-8")
         speed.classes.cache_clear()
     published()
+    predictions(devices.known())
 
 
 if __name__ == "__main__":

@@ -320,21 +320,19 @@ def _solve(tables: Tables, budget: float) -> np.ndarray | None:
     best = program.solve(program.harm)
     if best is None:
         return None
-    # Quicker, at hardly more damage. The small term keeps damage low among equally quick ways.
+    # Quicker, at hardly more damage. The small terms keep damage low among equally quick ways.
     least = float(program.harm @ best)
-    calm = 1e-3 * program.harm / max(least, 1e-12)
     if tables.seconds is None:
-        quick, slack = np.concatenate([np.zeros(len(tables.options)), tables.slowness, [0.0]]), SLACK
+        most = least * (1 + SLACK)
+        quick = np.concatenate([np.zeros(len(tables.options)), tables.slowness, [0.0]])
     else:
-        quick, slack = (
-            np.concatenate([tables.seconds, [0.0]]),
-            max(FASTER, UNFELT / max(least * program.scale, 1e-12)),
-        )
+        most = max(least * (1 + FASTER), UNFELT / program.scale)
+        quick = np.concatenate([tables.seconds, [0.0]])
         quick = quick / max(float(quick @ best), 1e-12)
         quick[len(tables.options) : -1] += 1e-2 * tables.slowness
-    quicker = program.solve(
-        quick + calm, [LinearConstraint(program.harm[None], -np.inf, least * (1 + slack))]
-    )
+    quick = quick + 1e-3 * program.harm / max(most, 1e-12)
+    enough = LinearConstraint(program.harm[None] / max(most, 1e-12), -np.inf, 1.0)
+    quicker = program.solve(quick, [enough])
     return best if quicker is None else quicker
 
 
