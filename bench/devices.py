@@ -367,7 +367,8 @@ def predictions(known: Iterable[Device]) -> None:
             rates = speed.rates(device, backend)
             guess = speed.decode(rates, read)
             say(device=device.name, backend=backend, model="llama-3.2-1b Q4_0", decode=round(guess.value, 1),
-                interval=[round(guess.low, 1), round(guess.high, 1)], measured=sorted(rates.measured))  # fmt: skip
+                interval=[round(guess.low, 1), round(guess.high, 1)],
+                measured=sorted(rates.measured))  # fmt: skip
 
 
 def main() -> None:
