@@ -320,3 +320,31 @@ def test_write_refuses_what_is_no_record(tmp_path: Path, broken: str) -> None:
     with pytest.raises(InputError, match=broken):
         report.write(tmp_path)
     assert not (tmp_path / "report.html").exists()
+
+
+def test_the_device_section_has_every_figure_with_its_range_and_the_curves() -> None:
+    from test_plan import llama
+
+    from tenth import devices, frontier, outlook
+    from tenth.plan import decide, smallest_decision
+    from tenth.records import Demands
+
+    problem, device, wanted = llama(), devices.load("galaxy-s23"), Demands(min_speed=20, grid=400)
+    asked = outlook.asked(problem, device, wanted)
+    budget = int(1.6 * smallest_decision(problem).memory.total)
+    decision = decide(asked, budget)
+    found = outlook.outlook(asked, decision, budget, device, wanted)
+    planned = plan().model_copy(update={"outlook": found, "damage": decision.damage})
+    page = report.render(planned, card())
+    for said in (
+        "On galaxy-s23",
+        "what else could be had",
+        "j per token",
+        "decoding, sustained",
+        "in the cloud",
+    ):
+        assert said.lower() in page.lower()
+    assert all(f"{each.conditions}".split(",")[0] in page for each in found.estimates)
+    assert frontier.picture(planned, 800, 380).count("<circle") == 1 + sum(map(len, found.curves))
+    assert frontier.picture(plan(), 800, 380) == ""
+    assert "On galaxy" not in report.render(plan(), card())

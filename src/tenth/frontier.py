@@ -28,7 +28,9 @@ def picture(plan: Plan, width: int, height: int) -> str:
     if not found or not curves or speed is None or plan.damage <= 0:
         return ""
     points = [point for curve in curves for point in curve]
-    x_ticks, x_low, x_high = log_axis([*(point.speed for point in points), speed.value], room=1.25)
+    x_ticks, x_low, x_high = log_axis(
+        [*(point.speed for point in points), speed.value], room=1.25, dense=True
+    )
     y_ticks, y_low, y_high = log_axis([*(point.damage for point in points), plan.damage])
 
     def x_of(value: float) -> float:
@@ -64,7 +66,9 @@ def picture(plan: Plan, width: int, height: int) -> str:
     said += f", {number(speed.value)} tokens/s"
     out.append(f'<circle cx="{x:.1f}" cy="{y:.1f}" r="8" style="fill:var(--ours);stroke:var(--card);'
                f'stroke-width:2"><title>{escape(said)}</title></circle>')  # fmt: skip
-    out.append(f'<text class="strong" x="{x + 12:.1f}" y="{y - 9:.1f}" font-size="12">this plan</text>')
+    side, gap = ("end", -12) if x > LEFT + 80 else ("start", 12)
+    out.append(f'<text class="strong" x="{x + gap:.1f}" y="{y + 4:.1f}" font-size="12" '
+               f'text-anchor="{side}">this plan</text>')  # fmt: skip
     return svg(width, height, "Quality against speed, energy and memory", out)
 
 

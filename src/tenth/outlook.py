@@ -20,6 +20,7 @@ from tenth.records import MB, Demands, Estimate, Interval, Outlook, Trade
 from tenth.tradeoff import binding, curves
 
 CHAT_SPEED = 10.0  # tokens/s at which a battery is asked about where no --min-speed is given
+NOTHING = 1e-4  # nats per token; curves end where it is less
 BUDGETS = (0.6, 1.0, 1.6, 2.5)  # of the budget, one curve each
 
 
@@ -129,10 +130,14 @@ def outlook(
     if draw:
         least = smallest_decision(problem).memory.total
         budgets = sorted({max(int(budget * part), least) for part in BUDGETS})
-        found = [
-            [Trade(memory=p.memory, damage=p.damage, speed=1 / p.spent[0], joules=p.spent[1]) for p in curve]
-            for curve in curves(problem, budgets, (seconds, joules))
-        ]
+        for curve in curves(problem, budgets, (seconds, joules)):
+            points = [
+                Trade(memory=p.memory, damage=p.damage, speed=1 / p.spent[0], joules=p.spent[1])
+                for p in curve
+                if p.damage >= min(NOTHING, decision.damage)
+            ]
+            if points and (not found or points[0].damage < 0.999 * found[-1][0].damage):
+                found.append(points)
     return Outlook(
         device=device.name, backend=demands.backend, demands=demands, binding=binding(problem, budget),
         platform=_platform(device, decision), curves=found,
