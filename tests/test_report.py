@@ -334,8 +334,8 @@ def test_the_device_section_has_every_figure_with_its_range_and_the_curves() -> 
     budget = int(1.6 * smallest_decision(problem).memory.total)
     decision = decide(asked, budget)
     found = outlook.outlook(asked, decision, budget, device, wanted)
-    planned = plan().model_copy(update={"outlook": found, "damage": decision.damage})
-    page = report.render(planned, card())
+    planned = make_plan().model_copy(update={"outlook": found, "damage": decision.damage})
+    page = report.render(planned, make_card(0.0121))
     for said in (
         "On galaxy-s23",
         "what else could be had",
@@ -346,5 +346,5 @@ def test_the_device_section_has_every_figure_with_its_range_and_the_curves() -> 
         assert said.lower() in page.lower()
     assert all(f"{each.conditions}".split(",")[0] in page for each in found.estimates)
     assert frontier.picture(planned, 800, 380).count("<circle") == 1 + sum(map(len, found.curves))
-    assert frontier.picture(plan(), 800, 380) == ""
-    assert "On galaxy" not in report.render(plan(), card())
+    assert frontier.picture(make_plan(), 800, 380) == ""
+    assert "On galaxy" not in report.render(make_plan(), make_card(0.0121))
