@@ -67,7 +67,7 @@ def picture(plan: Plan, width: int, height: int) -> str:
     out.append(f'<circle cx="{x:.1f}" cy="{y:.1f}" r="8" style="fill:var(--ours);stroke:var(--card);'
                f'stroke-width:2"><title>{escape(said)}</title></circle>')  # fmt: skip
     side, gap = ("end", -12) if x > LEFT + 80 else ("start", 12)
-    out.append(f'<text class="strong" x="{x + gap:.1f}" y="{y + 4:.1f}" font-size="12" '
+    out.append(f'<text class="strong" x="{x + gap:.1f}" y="{y + 20:.1f}" font-size="12" '
                f'text-anchor="{side}">this plan</text>')  # fmt: skip
     return svg(width, height, "Quality against speed, energy and memory", out)
 
