@@ -94,7 +94,8 @@ def test_devices_as_text_and_json(capsys: pytest.CaptureFixture[str]) -> None:
     rows = {row["name"]: row for row in json.loads(out)["devices"]}
     assert (status, err) == (0, "")
     assert rows["pixel-8"]["budget"] == 2_000_000_000
-    assert set(rows["pixel-8"]) >= {"dram", "source", "date", "estimated", "share"}
+    assert set(rows["pixel-8"]) >= {"dram", "memory", "bandwidth", "backends", "power", "battery", "share"}
+    assert set(rows["pixel-8"]["dram"]) == {"value", "source", "date", "estimated"}
 
 
 def test_an_error_is_one_line_and_status_2_without_a_traceback() -> None:
@@ -118,6 +119,14 @@ def test_with_json_an_error_is_one_object_on_stdout() -> None:
     [
         (["plan", "MODEL"], "either --device NAME"),
         (["plan", "MODEL", "--device", "pixel-8", "--memory", "1GB"], "not both"),
+        (["plan", "MODEL", "--memory", "1GB", "--min-speed", "5"], "--min-speed is about a device"),
+        (["plan", "MODEL", "--memory", "1GB", "--grid", "400"], "--grid is about a device"),
+        (["plan", "MODEL", "--device", "pixel-8", "--min-speed", "-1"], "--min-speed -1"),
+        (["plan", "MODEL", "--device", "pixel-8", "--max-joules", "nan"], "--max-joules nan"),
+        (["plan", "MODEL", "--device", "pixel-8", "--backend", "npu"], "no backend 'npu'; it has cpu"),
+        (["plan", "MODEL", "--device", "mac-mini-m4", "--battery-hours", "4"], "has no battery"),
+        (["plan", "MODEL", "--device", "pixel-8", "--battery-hours", "400"], "doing nothing takes"),
+        (["plan", "MODEL", "--device", "pixel-8", "--min-speed", "999999"], "the best that can be had is"),
         (["plan", "MODEL", "--memory", "1GB", "--share", "5%"], "--share is a share of a --device"),
         (["plan", "MODEL", "--memory", "800"], "the unit is missing"),
         (["plan", "MODEL", "--device", "pixel-8", "--share", "10"], "did you mean 10%"),

@@ -1,48 +1,99 @@
 """Known devices, sizes and shares."""
 
+import json
+import subprocess
+import sys
 from decimal import Decimal
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from profiles import FACT, TOASTER, script, toaster
 
-from tenth import devices
+from tenth import devices, models, speed
 from tenth.errors import InputError
 
-GOOD = """
-name = "toaster"
-title = "A toaster"
-kind = "board"
-dram = 2_000_000_000
-source = "its label"
-date = "2026-01-01"
-"""
 FILES = sorted((Path(devices.__file__).parent / "devices").glob("*.toml"))
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
-def test_every_device_file_is_valid_sourced_and_dated(file: Path) -> None:
+def test_every_device_file_keeps_the_contract(file: Path) -> None:
     device = devices.load(file.stem)
     assert device.name == file.stem
-    assert len(device.source) > 10
-    assert device.date.startswith("20")
-    assert device.dram % 10**9 == 0, "DRAM is counted in decimal gigabytes as sold"
-    assert 4 * 10**9 <= device.dram <= 64 * 10**9
-    if "from memory" in device.source:
-        assert device.estimated
+    assert device.bytes % 10**9 == 0, "DRAM is counted in decimal gigabytes as sold"
+    assert 4 * 10**9 <= device.bytes <= 64 * 10**9
+    assert device.storage.value < device.bandwidth.spec.value
+    facts = list(every_fact(device.model_dump()))
+    assert len(facts) >= 6
+    for fact in facts:
+        assert len(fact["source"]) > 10
+        assert fact["date"].startswith("20")
+        if "from memory" in fact["source"] or "for this phone" in fact["source"]:
+            assert fact["estimated"]
+    if device.kind == "phone":
+        assert device.battery is not None
+        assert 30e3 < device.battery.value < 90e3
+        assert device.memory.limit is not None
+        assert device.memory.rule in ("ios", "android")
+    for backend in device.backends:
+        rates = speed.rates(device, backend)
+        assert all(each >= 1 / device.bandwidth.spec.value for each in rates.decode.values())
+
+
+def every_fact(value: object) -> list[dict]:
+    """Every table with a source, however deep."""
+    if isinstance(value, dict):
+        if "source" in value:
+            return [value]
+        return [fact for each in value.values() for fact in every_fact(each)]
+    return []
 
 
 def test_a_tenth_of_an_8_gb_phone_is_800_mb() -> None:
-    assert devices.load("pixel-8").dram * devices.parse_share("10%") == 800_000_000
+    assert devices.load("pixel-8").bytes * devices.parse_share("10%") == 800_000_000
 
 
-def test_this_machine_comes_last_and_reports_the_kernels_memory() -> None:
+def test_this_machine_comes_last_and_is_probed_once() -> None:
     here = devices.known()[-1]
-    assert here == devices.load("this-machine")
+    assert here is devices.load("this-machine")
+    assert here.bandwidth.measured
+    assert here.bandwidth.spec.value > 1e8
+    assert here.cores is not None
+    assert here.cores.value >= 1
     meminfo = Path("/proc/meminfo")
     if meminfo.exists():
-        assert f"MemTotal:{here.dram // 1024:>15} kB".split() == meminfo.read_text().splitlines()[0].split()
+        assert f"MemTotal:{here.bytes // 1024:>15} kB".split() == meminfo.read_text().splitlines()[0].split()
+
+
+def test_a_device_is_one_new_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It appears in the list, in plans, in the table of the docs and in the bench."""
+    toaster(tmp_path / "tenth" / "devices")
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
+    assert "toaster" in [device.name for device in devices.known()]
+    assert "toaster" not in [device.name for device in devices.known(own=False)]
+    command = [sys.executable, "-c", "from tenth.cli import main; main()"]
+    words = [
+        "plan",
+        str(models.bundled()),
+        "--device",
+        "toaster",
+        "--share",
+        "2%",
+        "--context",
+        "512",
+        "--json",
+    ]
+    done = subprocess.run([*command, *words], capture_output=True, text=True, timeout=60, check=True)
+    outlook = json.loads(done.stdout)["outlook"]
+    assert outlook["device"] == "toaster"
+    listed = subprocess.run([*command, "devices"], capture_output=True, text=True, timeout=60, check=True)
+    assert "A toaster" in listed.stdout
+    assert "| toaster | 200 MB |" in script("scripts/devices_table.py").page([devices.load("toaster")])
+    script("bench/devices.py").predictions([devices.load("toaster")])
+    assert '"device": "toaster"' in capsys.readouterr().out
 
 
 def test_unknown_device_suggests_the_nearest_and_lists_all() -> None:
@@ -52,17 +103,31 @@ def test_unknown_device_suggests_the_nearest_and_lists_all() -> None:
 
 
 def test_a_persons_own_file_is_read(tmp_path: Path) -> None:
-    file = tmp_path / "toaster.toml"
-    file.write_text(GOOD)
-    assert devices.load(str(file)).dram == 2_000_000_000
+    device = devices.load(str(toaster(tmp_path)))
+    assert device.bytes == 2_000_000_000
+    assert device.power is not None
+    assert device.power.decode.value == 5
 
 
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        (lambda text: text + "\ncolour = 'red'", "colour"),
-        (lambda text: text.replace("2_000_000_000", "-1"), "dram"),
-        (lambda text: text.replace("dram = 2_000_000_000\n", ""), "dram"),
+        (lambda text: "colour = 'red'" + text, "colour"),
+        (lambda text: text.replace("value = 2_000_000_000", "value = -1"), "dram.value"),
+        (lambda text: text.replace("value = 2_000_000_000", "value = 1000"), "dram: 1000 B is impossible"),
+        (lambda text: text.replace("value = 2_000_000_000", "value = nan"), "dram.value"),
+        (lambda text: text.replace("value = 2_000_000_000,", ""), "dram.value: is missing"),
+        (lambda text: text.replace(f"dram = {{ value = 2_000_000_000, {FACT} }}", ""), "dram: is missing"),
+        (lambda text: text.replace('source = "its label, read today",', "", 1), "dram.source: is missing"),
+        (lambda text: text.replace('date = "2026-01-01"', 'date = "soon"', 1), "dram.date"),
+        (lambda text: text.replace("[power]", "[battery2]"), "battery2"),
+        (lambda text: text.replace("value = 5,", "value = 0.5,"), "1 W idle is not below 0.5 W"),
+        (lambda text: text.replace("value = 0.5,", "value = 1.5,"), "impossible"),
+        (lambda text: text.replace("value = 8e9,", "value = 8e10,"), "above bandwidth.spec"),
+        (lambda text: text.replace("value = 1_900_000_000,", "value = 3e9,"), "memory.limit is above dram"),
+        (lambda text: text.replace("Q4_0", "Q4_9"), "Q4_9 is not a storage type"),
+        (lambda text: text.replace('"arm-cpu"', '"arm-cpus"'), "Did you mean 'arm-cpu'"),
+        (lambda text: text.replace("[backends.cpu", "[backends.cuda"), "backends.cpu is missing"),
         (lambda text: text.replace("board", "spoon"), "kind"),
         (lambda text: text.replace('"toaster"', '"kettle"'), "kettle"),
         (lambda text: "name = ", "not TOML"),
@@ -70,8 +135,7 @@ def test_a_persons_own_file_is_read(tmp_path: Path) -> None:
     ],
 )
 def test_a_broken_file_is_refused_in_one_line_that_names_it(tmp_path: Path, change, said: str) -> None:
-    file = tmp_path / "toaster.toml"
-    file.write_text(change(GOOD))
+    file = toaster(tmp_path, change(TOASTER))
     with pytest.raises(InputError, match=said) as caught:
         devices.read(file)
     assert "toaster.toml" in str(caught.value)

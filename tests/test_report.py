@@ -401,3 +401,31 @@ def test_curves_stay_inside_their_picture(width: int) -> None:
     assert all(46 <= float(x) <= width for x, _ in spots)
     assert [float(y) for _, y in spots] == sorted(float(y) for _, y in spots)
     assert curve([], width, 230, title="t", below="b", colour="ours") == ""
+
+
+def test_the_device_section_has_every_figure_with_its_range_and_the_curves() -> None:
+    from test_plan import llama
+
+    from tenth import devices, frontier, outlook
+    from tenth.plan import decide, smallest_decision
+    from tenth.records import Demands
+
+    problem, device, wanted = llama(), devices.load("galaxy-s23"), Demands(min_speed=20, grid=400)
+    asked = outlook.asked(problem, device, wanted)
+    budget = int(1.6 * smallest_decision(problem).memory.total)
+    decision = decide(asked, budget)
+    found = outlook.outlook(asked, decision, budget, device, wanted)
+    planned = make_plan().model_copy(update={"outlook": found, "damage": decision.damage})
+    page = report.render(planned, make_card(0.0121))
+    for said in (
+        "On galaxy-s23",
+        "what else could be had",
+        "j per token",
+        "decoding, sustained",
+        "in the cloud",
+    ):
+        assert said.lower() in page.lower()
+    assert all(f"{each.conditions}".split(",")[0] in page for each in found.estimates)
+    assert frontier.picture(planned, 800, 380).count("<circle") == 1 + sum(map(len, found.curves))
+    assert frontier.picture(make_plan(), 800, 380) == ""
+    assert "On galaxy" not in report.render(make_plan(), make_card(0.0121))

@@ -20,7 +20,8 @@ from tenth.bundle import BUNDLE_FILES, check_destination
 from tenth.errors import BudgetError, InputError, TenthError
 
 if TYPE_CHECKING:
-    from tenth.records import Budget
+    from tenth.profile import Device
+    from tenth.records import Budget, Demands
 
 DEFAULT_CONTEXT = 2048
 STOPPED = 130  # exit status after Ctrl-C
@@ -47,6 +48,13 @@ Context = Annotated[
 Work = Annotated[
     Path | None, typer.Option(help="Folder for intermediate results; a stopped run resumes there.")
 ]
+MinSpeed = Annotated[float | None, typer.Option(help="Least decoding speed on the device, tokens/s.")]
+MaxJoules = Annotated[float | None, typer.Option(help="Most joules per decoded token on the device.")]
+BatteryHours = Annotated[
+    float | None, typer.Option(help="Hours that its battery must last at --min-speed, or at 10 tokens/s.")
+]
+BackendName = Annotated[str, typer.Option(help="Of the device: cpu, opencl, hexagon, metal or cuda.")]
+Grid = Annotated[float | None, typer.Option(help="Grams of CO2 per kWh: adds an answer's CO2.")]
 Json = Annotated[bool, typer.Option("--json", help="One JSON object on stdout; all else on stderr.")]
 
 
@@ -63,6 +71,13 @@ class Compute(StrEnum):
 
     cpu = "cpu"
     cuda = "cuda"
+
+
+class Prefer(StrEnum):
+    """What is worth more."""
+
+    quality = "quality"
+    speed = "speed"
 
 
 @app.callback(invoke_without_command=True)
@@ -83,6 +98,15 @@ def fit(
     share: Share = None,
     memory: Memory = None,
     context: Context = None,
+    min_speed: MinSpeed = None,
+    max_joules: MaxJoules = None,
+    battery_hours: BatteryHours = None,
+    prefer: Annotated[
+        Prefer,
+        typer.Option(help="speed gives up to half more damage, or 0.005 nats, for fewer seconds per token."),
+    ] = Prefer.quality,
+    backend: BackendName = "cpu",
+    grid: Grid = None,
     text: Annotated[Path | None, typer.Option(help="UTF-8 text to calibrate on.")] = None,
     eval_text: Annotated[Path | None, typer.Option(help="UTF-8 text to measure on.")] = None,
     effort: Annotated[
@@ -109,6 +133,10 @@ def fit(
         if file is not None and not file.is_file():
             raise InputError(f"no text file {str(file)!r}; give a UTF-8 text")
     read_amount(device, share, memory)  # a wrong budget is better heard of before a download
+    wanted = demand(
+        device, min_speed=min_speed, max_joules=max_joules, battery_hours=battery_hours, prefer=prefer.value,
+        backend=backend, grid=grid,
+    )  # fmt: skip
     folder = models.resolve(model, config_only=True)
     budget = make_budget(folder, device, share, memory, context)
 
@@ -116,11 +144,12 @@ def fit(
     from tenth.console import Voice
 
     if models.is_remote(model):
-        flow.plan(folder, budget, work)  # nor is a download begun for what cannot fit
+        flow.plan(folder, budget, work, *wanted)  # nor is a download begun for what cannot fit
         folder = models.resolve(model)
     voice = Voice()
     options = flow.FitOptions(
-        model=folder, destination=out, budget=budget, text=text, eval_text=eval_text,
+        model=folder, destination=out, budget=budget, device=wanted[0], demands=wanted[1],
+        text=text, eval_text=eval_text,
         effort=effort.value, windows=windows, seed=seed, work=work, threads=threads,
         compute=device_compute.value, overwrite=overwrite, baselines=baselines,
     )  # fmt: skip
@@ -138,6 +167,15 @@ def plan(
     share: Share = None,
     memory: Memory = None,
     context: Context = None,
+    min_speed: MinSpeed = None,
+    max_joules: MaxJoules = None,
+    battery_hours: BatteryHours = None,
+    prefer: Annotated[
+        Prefer,
+        typer.Option(help="speed gives up to half more damage, or 0.005 nats, for fewer seconds per token."),
+    ] = Prefer.quality,
+    backend: BackendName = "cpu",
+    grid: Grid = None,
     work: Work = None,
     as_json: Json = False,
 ) -> None:
@@ -145,6 +183,10 @@ def plan(
     from tenth import models
 
     read_amount(device, share, memory)
+    wanted = demand(
+        device, min_speed=min_speed, max_joules=max_joules, battery_hours=battery_hours, prefer=prefer.value,
+        backend=backend, grid=grid,
+    )  # fmt: skip
     folder = models.resolve(model, config_only=True)
     budget = make_budget(folder, device, share, memory, context)
 
@@ -153,7 +195,7 @@ def plan(
     from tenth import flow
     from tenth.console import Voice
 
-    decided = flow.plan(folder, budget, work)
+    decided = flow.plan(folder, budget, work, *wanted)
     if as_json:
         print(decided.model_dump_json())
     else:
@@ -164,19 +206,15 @@ def plan(
 def devices(share: Share = None, as_json: Json = False) -> None:
     """List the known devices and what a share of each is."""
     from tenth import devices as known_devices
+    from tenth.console import Voice
 
     part = known_devices.parse_share(share or "10%")
     found = known_devices.known()
     if as_json:
-        rows = [device.model_dump() | {"share": part, "budget": int(device.dram * part)} for device in found]
+        rows = [device.model_dump() | {"share": part, "budget": int(device.bytes * part)} for device in found]
         print(json.dumps({"devices": rows}))
         return
-    widths = max(len(device.name) for device in found), max(len(device.title) for device in found)
-    print(f"{'name':{widths[0]}}  {'device':{widths[1]}}  {'memory':>8}  {f'{100 * part:.4g} % of it':>12}")
-    for device in found:
-        mark = "  (estimated)" if device.estimated else ""
-        size, budget = f"{device.dram / 1e9:.1f} GB", f"{int(device.dram * part) / 1e6:,.0f} MB"
-        print(f"{device.name:{widths[0]}}  {device.title:{widths[1]}}  {size:>8}  {budget:>12}{mark}")
+    Voice.devices(found, part)
 
 
 @app.command()
@@ -276,7 +314,16 @@ def read_amount(
         return known_devices.parse_size(memory), None, None
     assert device is not None
     found, part = known_devices.load(device), known_devices.parse_share(share or "10%")
-    return int(found.dram * part), found.name, part
+    return int(found.bytes * part), found.name, part
+
+
+def demand(device: str | None, **given: Any) -> tuple[Device | None, Demands]:
+    """The device and what is asked of it; InputError where something is asked of none."""
+    from tenth import devices as known_devices
+    from tenth import outlook
+
+    found = known_devices.load(device) if device else None
+    return found, outlook.demands(found, **given)
 
 
 def make_budget(

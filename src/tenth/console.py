@@ -7,7 +7,7 @@ into a file or pipe a step prints a line now and then instead.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -16,8 +16,11 @@ from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn,
 from rich.table import Table
 from rich.text import Text
 
+from tenth.figures import figures
+
 if TYPE_CHECKING:
-    from tenth.records import Candidate, Measurement, Plan, Reading, Scorecard
+    from tenth.profile import Device
+    from tenth.records import Candidate, Measurement, Outlook, Plan, Reading, Scorecard
 
 MB = 1_000_000
 QUIET_SECONDS = 10.0  # between two lines of one step when stderr is not a terminal
@@ -155,6 +158,38 @@ class Voice:
             )
         rows = [("total, predicted", plan.memory.total), ("budget", plan.budget.memory)]
         self.parts("memory:", {name: getattr(plan.memory, name) for name in PARTS}, rows)
+        if plan.outlook:
+            self.outlook(plan.outlook)
+
+    def outlook(self, outlook: Outlook) -> None:
+        """What the plan will do on its device, with the range of every figure."""
+        self.say(f"on {outlook.device}, not measured there (value, range):")
+        table = Table(show_header=False, box=None, padding=(0, 2))
+        for name, value, low, high, unit, basis in figures(outlook):
+            table.add_row(
+                name, Text(value, justify="right"), f"{low} to {high}" if low else "", unit, clean(basis)
+            )
+        self.console.print(table)
+        self.say(f"memory rule: {outlook.platform}")
+        self.say(f"what binds: {' and '.join(outlook.binding) or 'nothing; more would not make it better'}")
+
+    @staticmethod
+    def devices(found: Iterable[Device], part: float) -> None:
+        """The list of devices on stdout."""
+        head = ("name", "device", "memory", f"{100 * part:.4g} % of it", "bandwidth", "decoding", "battery")
+        table: list[Sequence[str]] = [head]
+        for device in found:
+            watts = f"{device.power.decode.value:.3g} W" if device.power else "?"
+            charge = f"{device.battery.value / 1e3:.0f} kJ" if device.battery else "mains"
+            memory, share = f"{device.bytes / 1e9:.1f} GB", f"{int(device.bytes * part) / MB:,.0f} MB"
+            speed = f"{device.bandwidth.spec.value / 1e9:.0f} GB/s"
+            mark = ["(memory estimated)"] if device.estimated else []
+            table.append([device.name, device.title, memory, share, speed, watts, charge, *mark])
+        widths = [max(len(row[i]) for row in table) for i in range(len(head))]
+        for row in table:
+            cells = [cell.ljust(width) for cell, width in zip(row[:2], widths[:2], strict=True)]
+            cells += [cell.rjust(width) for cell, width in zip(row[2:7], widths[2:], strict=True)]
+            print("  ".join([*cells, *row[7:]]))
 
     def summary(self, card: Scorecard, verdict: str, files: Iterable[str]) -> None:
         """After a fit: the verdict, memory against the budget, quality against the baselines, the files."""

@@ -228,6 +228,17 @@ def _kv(shape: _Shape, runtime: Runtime) -> int:
     return sum(cells(runtime, window) for window in shape.windows) * row
 
 
+def kv_read(config: Mapping[str, Any], gguf_arch: str, runtime: Runtime, depth: int) -> dict[str, float]:
+    """Bytes of the cache that one token decoded after `depth` others reads, by ggml type."""
+    shape = _Shape.of(config, gguf_arch)
+    width = shape.kv_heads * shape.head
+    seen = sum(min(depth, window or depth) for window in shape.windows)
+    found: dict[str, float] = {}
+    for kind in (runtime.type_k, runtime.type_v):
+        found[kind.upper()] = found.get(kind.upper(), 0.0) + float(seen * _row(kind, width))
+    return found
+
+
 def _compute(shape: _Shape, specs: Sequence[TensorSpec], types: Mapping[str, str], runtime: Runtime) -> int:
     """The touched graph buffer plus the CPU backend's work buffer.
 

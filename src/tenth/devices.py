@@ -2,12 +2,11 @@
 
 DRAM is counted in decimal gigabytes as sold: a phone sold with 8 GB has 8 000 000 000 bytes here, so that its
 tenth is the 800 MB that its owner expects (859 MB in binary gigabytes; a budget must not err upwards).
-A file's facts carry their source and date; `estimated` marks those without a public one.
+What a file holds is said in profile.py.
 """
 
 from __future__ import annotations
 
-import datetime
 import os
 import re
 import tomllib
@@ -18,17 +17,27 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from tenth.errors import InputError, unknown
-from tenth.records import Device
+from tenth.probe import THIS_MACHINE, this_machine
+from tenth.profile import Device
 
-THIS_MACHINE = "this-machine"
 UNITS = {"b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "kib": 2**10, "mib": 2**20, "gib": 2**30}
 MAX_TOML_BYTES = 64 * 1024
 
 
-def known() -> list[Device]:
-    """Every device that has a file, by name, and this machine last. InputError for a broken file."""
-    files = sorted(Path(str(_folder())).glob("*.toml"))
-    return [*(read(file) for file in files), this_machine()]
+def known(own: bool = True) -> list[Device]:
+    """Every device that has a file, by name, and this machine last. InputError for a broken file.
+
+    own: with those of the person's own folder (`own_folder`), which come before packaged ones of the same
+    name.
+    """
+    files = _files(own)
+    return [*(read(files[name]) for name in sorted(files)), this_machine()]
+
+
+def own_folder() -> Path:
+    """Where a person keeps device files: ~/.config/tenth/devices, by $XDG_CONFIG_HOME where it is set."""
+    base = os.environ.get("XDG_CONFIG_HOME")
+    return (Path(base) if base else Path.home() / ".config") / "tenth" / "devices"
 
 
 def load(name: str) -> Device:
@@ -40,7 +49,7 @@ def load(name: str) -> Device:
         return this_machine()
     if name.endswith(".toml"):
         return read(Path(name))
-    names = {file.stem: file for file in Path(str(_folder())).glob("*.toml")}
+    names = _files()
     if name not in names:
         raise unknown("device", name, [*names, THIS_MACHINE], "Or give the bytes yourself: --memory 800MB.")
     return read(names[name])
@@ -48,6 +57,8 @@ def load(name: str) -> Device:
 
 def read(file: Path) -> Device:
     """Read one device file. InputError naming the file and the first thing wrong with it."""
+    from tenth.speed import classes
+
     try:
         with file.open("rb") as stream:
             raw = stream.read(MAX_TOML_BYTES + 1)
@@ -59,21 +70,22 @@ def read(file: Path) -> Device:
     except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise InputError(f"device file {file} is not TOML: {error}") from error
     except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"]) or "the file"
-        raise InputError(f"device file {file}: {where}: {first['msg']}") from error
+        raise InputError(f"device file {file}: {_first_problem(error)}") from error
     if device.name != file.stem:
         raise InputError(f"device file {file} names its device {device.name!r}; name it like the file")
+    for name, backend in device.backends.items():
+        if backend.kernels not in classes():
+            raise unknown(f"class of kernels in {file}, backends.{name}:", backend.kernels, classes())
     return device
 
 
-def this_machine() -> Device:
-    """The machine that this runs on, with the memory that its kernel reports."""
-    dram, source = _installed_memory()
-    today = datetime.datetime.now(tz=datetime.UTC).date().isoformat()
-    return Device(
-        name=THIS_MACHINE, title="This machine", kind="computer", dram=dram, source=source, date=today
-    )
+def _first_problem(error: ValidationError) -> str:
+    """ "bandwidth.spec.value: is missing; every number needs value, source and date"."""
+    first = error.errors()[0]
+    where = ".".join(str(part) for part in first["loc"]) or "the file"
+    if first["type"] == "missing":
+        return f"{where}: is missing (a number is a table of value, source and date)"
+    return f"{where}: {first['msg'].removeprefix('Value error, ')}"
 
 
 def parse_size(text: str) -> int:
@@ -105,18 +117,6 @@ def parse_share(text: str) -> float:
     return share
 
 
-def _folder() -> resources.abc.Traversable:
-    return resources.files("tenth") / "devices"
-
-
-def _installed_memory() -> tuple[int, str]:
-    try:
-        for line in Path("/proc/meminfo").read_text(encoding="ascii").splitlines():
-            if line.startswith("MemTotal:"):
-                return int(line.split()[1]) * 1024, "/proc/meminfo, MemTotal"
-    except (OSError, ValueError, IndexError):
-        pass
-    try:
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"), "sysconf(SC_PHYS_PAGES)"
-    except (AttributeError, OSError, ValueError) as error:
-        raise InputError("this machine does not say how much memory it has; use --memory 800MB") from error
+def _files(own: bool = True) -> dict[str, Path]:
+    folders = [Path(str(resources.files("tenth"))) / "devices", *([own_folder()] if own else [])]
+    return {file.stem: file for folder in folders for file in sorted(folder.glob("*.toml"))}

@@ -10,7 +10,7 @@ import hashlib
 import platform
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -24,9 +24,11 @@ from tenth.errors import InputError
 from tenth.formats.tokenizer import tokenizer_metadata
 from tenth.meters.check import sample
 from tenth.meters.quality import original
+from tenth.outlook import asked, outlook
 from tenth.plan import Decision, Problem, decide
+from tenth.profile import Device
 from tenth.proving import Lesson, Lessons, prove_until_it_fits
-from tenth.records import Budget, Candidate, Plan, Scorecard
+from tenth.records import Budget, Candidate, Demands, Plan, Scorecard
 from tenth.stages import Reporter, Stages, default_work
 
 
@@ -37,6 +39,8 @@ class FitOptions:
     model: Path
     destination: Path
     budget: Budget
+    device: Device | None = None  # that the budget is a share of
+    demands: Demands = field(default_factory=Demands)  # of that device
     text: Path | None = None
     eval_text: Path | None = None
     effort: str = "normal"  # of EFFORTS
@@ -62,6 +66,8 @@ def fit(options: FitOptions, reporter: Reporter) -> Scorecard:
         work, log, gguf = options.work or default_work(), folder / bundle.LOG, folder / "model.gguf"
         merges = _merges(checkpoint)
         problem = _guess(checkpoint.config, checkpoint.arch, budget, merges, options.threads)
+        if options.device:
+            problem = asked(problem, options.device, options.demands)
         decide(problem, budget.memory)  # where nothing can fit, this says so before the long work
 
         stages = Stages(checkpoint, work, reporter, log, options.threads, options.compute)
@@ -82,6 +88,7 @@ def fit(options: FitOptions, reporter: Reporter) -> Scorecard:
         lesson = Lesson(
             memory=budget.memory, context=budget.context, threads=options.threads, merges=merges,
             prices=stages.used["prices"].name, kv=stages.used["kv"].name, allowed=budget.memory,
+            demands=_demanded(options.device, options.demands),
         )  # fmt: skip
 
         def store(decision: Decision, training: bool = False) -> None:
@@ -109,19 +116,26 @@ def fit(options: FitOptions, reporter: Reporter) -> Scorecard:
             sample=sample(gguf, decision.runtime, log),
         )  # fmt: skip
         plan = _plan(
-            problem, decision, budget=budget, model=checkpoint.name, model_hash=stages.model_hash,
-            architecture=checkpoint.arch.model_type, file_bytes=ours.file_bytes, damage_source="measured",
+            problem, decision, options.device, options.demands, budget=budget, model=checkpoint.name,
+            model_hash=stages.model_hash,
+            architecture=checkpoint.arch.model_type, file_bytes=ours.file_bytes,
+            damage_source="measured",
         )  # fmt: skip
         bundle.write(folder, plan, card)
     return card
 
 
-def plan(model: Path, budget: Budget, work: Path | None = None) -> Plan:
+def plan(
+    model: Path, budget: Budget, work: Path | None = None, device: Device | None = None,
+    demands: Demands | None = None,
+) -> Plan:  # fmt: skip
     """The decision without doing it, from config.json alone, or from what a fit measured in its work folder.
 
-    Where no fit did, the damages are those of another model (prior.py). Raises InputError, BudgetError.
+    Where no fit did, the damages are those of another model (prior.py). demands: of the device. Raises
+    InputError, BudgetError.
     """
     config, architecture = open_config(model)
+    demands = demands or Demands()
     problem, allowed, digest = _guess(config, architecture, budget), budget.memory, ""
     with suppress(InputError):  # a folder without weights, or not with all of them
         digest = open_checkpoint(model).hash()
@@ -134,9 +148,11 @@ def plan(model: Path, budget: Budget, work: Path | None = None) -> Plan:
             problem, prices=prices, kv=kv, constants=lesson.constants, merges=lesson.merges,
             threads=lesson.threads,
         )  # fmt: skip
+    if device:
+        problem = asked(problem, device, demands)
     decision = decide(problem, allowed)
     return _plan(
-        problem, decision, budget=budget, model=model.resolve().name, model_hash=digest,
+        problem, decision, device, demands, budget=budget, model=model.resolve().name, model_hash=digest,
         architecture=architecture.model_type, file_bytes=decision.memory.weights,
         damage_source="measured" if lesson else "prior",
     )  # fmt: skip
@@ -164,13 +180,23 @@ def _merges(checkpoint: Checkpoint) -> int:
     return len(keys.get("tokenizer.ggml.merges", ()))
 
 
-def _plan(problem: Problem, decision: Decision, **known: Any) -> Plan:
+def _demanded(device: Device | None, demands: Demands) -> str:
+    """What tells two fits apart that ask different things of a device; empty where nothing is asked."""
+    limited = demands.min_speed or demands.max_joules or demands.battery_hours or demands.prefer == "speed"
+    return f"{device.name} {demands.model_dump_json(exclude={'grid'})}" if device and limited else ""
+
+
+def _plan(
+    problem: Problem, decision: Decision, device: Device | None, demands: Demands, **known: Any
+) -> Plan:
     chosen = [spec for spec in problem.specs if spec.linear]
     bits = sum(bits_per_weight(decision.types[spec.name]) * spec.count for spec in chosen)
     return Plan(
         parameters=sum(spec.count for spec in problem.specs), runtime=decision.runtime, types=decision.types,
         memory=decision.memory, bits_per_weight=bits / sum(spec.count for spec in chosen),
-        damage=decision.damage, **known,
+        damage=decision.damage,
+        outlook=outlook(problem, decision, known["budget"].memory, device, demands) if device else None,
+        **known,
     )  # fmt: skip
 
 

@@ -5,19 +5,21 @@
                 sum_t,q bytes[t,q] x[t,q] + sum_r fixed[r] y[r] + z  <=  budget,
                 z >= sum_t,q copy[t,q] x[t,q] - M (1 - sum_r repacked y[r]),
                 sum_t,q (bytes[t,q] / 2 - copy[t,q]) x[t,q] <= M (1 - sum_r repacked y[r]),   x, y binary
+                sum_t,q cost[l,t,q] x[t,q] + sum_r cost[l,r] y[r]  <=  most[l]   for every limit l
 
 t are tensors (alike ones are counted by one variable), q ggml types, r ways to run (n_ubatch, KV types,
-repacking); z is the repacked copy. A second
-solve keeps the damage within SLACK of the least and takes the quickest way to run that then fits. The numbers
-come from outside: damages from price.py and kv.py (nats per token, additive), bytes from cost.py. Solved by
-HiGHS (scipy.optimize.milp).
+repacking); z is the repacked copy; a limit is on what a token costs in seconds or joules (limits.py), the sum
+over what it reads. A second solve keeps the damage within SLACK of the least and takes the quickest way to
+run that then fits; where speed is preferred, it gives up FASTER of the damage, or UNFELT, for the fewest
+seconds per decoded token. The numbers come from outside: damages from price.py and kv.py (nats per token,
+additive), bytes from cost.py. Solved by HiGHS (scipy.optimize.milp).
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 import scipy.sparse as sp
@@ -27,9 +29,14 @@ from tenth import cost
 from tenth.encode import bits_per_weight, holds
 from tenth.errors import BudgetError
 from tenth.formats.gguf import ALIGNMENT, tensor_bytes
+from tenth.limits import Cost, Limit
 from tenth.records import MB, MemoryParts, Runtime, TensorSpec
+from tenth.speed import multiplied
 
+_Key = TypeVar("_Key")
 SLACK = 0.02  # of the least damage, given up for speed
+FASTER = 0.5  # the same where speed is preferred, and at least as much as nobody notices:
+UNFELT = 0.005  # nats per token
 GAP = 1e-4  # relative, at which the solver may stop
 # Prefill time against n_ubatch 512, measured on ref-46m on two AVX2 cores (docs/benchmarks.md).
 SLOWNESS = {8: 2.40, 16: 1.67, 32: 1.71, 64: 0.99, 128: 0.87, 256: 0.84, 512: 1.0}
@@ -49,6 +56,17 @@ class Problem:
     constants: cost.Constants
     merges: int | None = None
     threads: int = 0
+    limits: tuple[Limit, ...] = ()
+    pace: Cost | None = None  # seconds of a decoded token; needed where speed is preferred
+    prefer: Literal["quality", "speed"] = "quality"
+
+    def spent(self, cost: Cost, types: Mapping[str, str], runtime: Runtime) -> float:
+        """What a decision costs."""
+        return cost.of(self.config, self.gguf_arch, self.specs, types, runtime)
+
+    def kv_read(self, runtime: Runtime, depth: int) -> dict[str, float]:
+        """Bytes of the cache that a token decoded after `depth` others reads, by ggml type."""
+        return cost.kv_read(self.config, self.gguf_arch, runtime, depth)
 
     def memory(self, types: Mapping[str, str], runtime: Runtime) -> MemoryParts:
         """Bytes of a decision."""
@@ -76,7 +94,7 @@ class Decision:
 
 
 @dataclass(frozen=True)
-class _Tables:
+class Tables:
     """The program's coefficients, one entry per option."""
 
     groups: list[list[TensorSpec]]  # tensors that are alike in shape and prices: one variable counts them
@@ -88,11 +106,17 @@ class _Tables:
     fixed: np.ndarray  # bytes that do not depend on the types
     kv_damage: np.ndarray
     slowness: np.ndarray
+    costs: np.ndarray  # [limits, options and runtimes], as shares of the most that is allowed
+    seconds: np.ndarray | None  # [options and runtimes], of a decoded token; where speed is preferred
 
 
 def decide(problem: Problem, budget: int) -> Decision:
-    """The best decision within `budget` bytes. Raises BudgetError with the smallest one, part by part."""
-    tables = _tables(problem)
+    """The best decision within `budget` bytes and the limits.
+
+    Raises BudgetError: with the smallest decision, part by part, where memory is too little for any; else
+    with the best that can be had of what a limit is on.
+    """
+    tables = coefficients(problem)
     limit = budget
     for _ in range(4):
         chosen = _solve(tables, limit)
@@ -105,13 +129,16 @@ def decide(problem: Problem, budget: int) -> Decision:
         limit -= excess  # the work buffer depends on the types a little: ask again for that much less
     smallest = smallest_decision(problem, tables)
     if smallest.memory.total <= budget:
-        return smallest
+        spent = [problem.spent(each.cost, smallest.types, smallest.runtime) for each in problem.limits]
+        if all(amount <= each.most for amount, each in zip(spent, problem.limits, strict=True)):
+            return smallest
+        raise BudgetError(_too_slow(problem, budget))
     raise BudgetError(_unreachable(problem, smallest, budget), _parts(smallest.memory))
 
 
-def smallest_decision(problem: Problem, tables: _Tables | None = None) -> Decision:
+def smallest_decision(problem: Problem, tables: Tables | None = None) -> Decision:
     """The least memory that any decision needs, whatever the damage."""
-    tables = tables or _tables(problem)
+    tables = tables or coefficients(problem)
     chosen = np.zeros(len(tables.options) + len(tables.runtimes))
     for number, group in enumerate(tables.groups):
         own = [i for i, (g, _) in enumerate(tables.options) if g == number]
@@ -120,44 +147,68 @@ def smallest_decision(problem: Problem, tables: _Tables | None = None) -> Decisi
     return _decision(problem, tables, chosen)
 
 
-def _tables(problem: Problem) -> _Tables:
+def least_cost(problem: Problem, budget: int, cost: Cost) -> float:
+    """The least of a cost that fits the budget, whatever the damage; infinite where nothing fits."""
+    free = replace(problem, limits=(Limit("", cost, 1.0, ""),))
+    tables = coefficients(free)
+    program = Program(replace(tables, costs=tables.costs[:0]), budget)
+    found = program.solve(np.concatenate([tables.costs[0], [0.0]]))
+    if found is None:
+        return float("inf")
+    decision = _decision(free, tables, found)
+    return problem.spent(cost, decision.types, decision.runtime)
+
+
+def coefficients(problem: Problem) -> Tables:
+    """The numbers of the program."""
     groups = _groups(problem)
-    tied = all(spec.role != "output" for spec in problem.specs)
+    read = {spec.name for spec in multiplied(problem.specs)}
+    costs = [*(limit.cost for limit in problem.limits), *([problem.pace] if problem.pace else [])]
     options, size, copy, damage = [], [], [], []
+    spent: list[list[float]] = [[] for _ in costs]
     for number, group in enumerate(groups):
         spec = group[0]
-        for name in _efficient(spec, problem.prices[spec.name]):
-            multiplied = tied or spec.role != "token_embd"
+        for name in _efficient(spec, problem.prices[spec.name], costs):
             options.append((number, name))
             size.append(_stored(spec, name) * problem.constants.weights_factor)
-            packed = multiplied and cost.repackable(name, spec.shape[0], spec.columns)
+            packed = spec.name in read and cost.repackable(name, spec.shape[0], spec.columns)
             copy.append(size[-1] * problem.constants.repacked_factor if packed else 0.0)
             damage.append(problem.prices[spec.name][name])
+            for row, each in zip(spent, costs, strict=True):
+                row.append(tensor_bytes(spec, name) * each.per_byte[name] if spec.name in read else 0.0)
     plain = {s.name: "Q4_K" if holds("Q4_K", s.columns) else "F16" for s in problem.specs if s.linear}
     runtimes, fixed, kv_damage, slowness = [], [], [], []
+    vectors = [each.vectors(problem.specs) for each in costs]
     for candidate, harm in _ways(problem, plain):
         parts = problem.memory(plain, candidate)
         for repack in (False, True):
             runtimes.append(candidate.model_copy(update={"repack": repack}))
             fixed.append(float(parts.total - parts.weights))
             kv_damage.append(harm)
-            slowness.append(_slowness(candidate.n_ubatch) + (0.0 if repack else UNPACKED))
-    vectors = sum(_stored(spec, "F32") for spec in problem.specs if not spec.linear)
-    return _Tables(
+            slowness.append(prefill_slowness(candidate.n_ubatch, repack))
+            for row, each, always in zip(spent, costs, vectors, strict=True):
+                row.append(always + each.elsewhere(problem.config, problem.gguf_arch, candidate))
+    always_stored = sum(_stored(spec, "F32") for spec in problem.specs if not spec.linear)
+    shares = [np.array(row) / limit.most for row, limit in zip(spent, problem.limits, strict=False)]
+    return Tables(
         groups=groups,
         options=options,
         size=np.array(size),
         copy=np.array(copy),
         damage=np.array(damage),
         runtimes=runtimes,
-        fixed=np.array(fixed) + vectors * problem.constants.weights_factor,
+        fixed=np.array(fixed) + always_stored * problem.constants.weights_factor,
         kv_damage=np.array(kv_damage),
         slowness=np.array(slowness),
+        costs=np.array(shares).reshape(len(shares), len(options) + len(runtimes)),
+        seconds=np.array(spent[-1]) if problem.prefer == "speed" and problem.pace else None,
     )
 
 
-def _slowness(n_ubatch: int) -> float:
-    return float(np.interp(np.log2(n_ubatch), [np.log2(n) for n in SLOWNESS], list(SLOWNESS.values())))
+def prefill_slowness(n_ubatch: int, repack: bool) -> float:
+    """Time of a prefill against n_ubatch 512 with interleaved kernels."""
+    batch = float(np.interp(np.log2(n_ubatch), [np.log2(n) for n in SLOWNESS], list(SLOWNESS.values())))
+    return batch + (0.0 if repack else UNPACKED)
 
 
 def _stored(spec: TensorSpec, type_name: str) -> int:
@@ -184,74 +235,108 @@ def _ways(problem: Problem, types: Mapping[str, str]) -> list[tuple[Runtime, flo
         if (harm := problem.kv_damage(runtime)) is not None
     ]
     batch = priced[0][0].n_ubatch  # the order of cache types is the same for every batch
-    sizes = [(problem.memory(types, r).total, harm, r) for r, harm in priced if r.n_ubatch == batch]
-    kept: set[tuple[str, str]] = set()
-    least = np.inf
-    for _, harm, runtime in sorted(sizes, key=lambda way: way[:2]):
-        if harm < least:
-            kept.add((runtime.type_k, runtime.type_v))
-            least = harm
+    costs = [*(limit.cost for limit in problem.limits), *([problem.pace] if problem.pace else [])]
+    sizes: dict[tuple[str, str], tuple[float, ...]] = {}
+    for runtime, harm in priced:
+        if runtime.n_ubatch == batch:
+            spent = [each.elsewhere(problem.config, problem.gguf_arch, runtime) for each in costs]
+            total = problem.memory(types, runtime).total
+            sizes[runtime.type_k, runtime.type_v] = (total, harm, *spent)
+    kept = _not_beaten(sizes)
     return [(runtime, harm) for runtime, harm in priced if (runtime.type_k, runtime.type_v) in kept]
 
 
-def _efficient(spec: TensorSpec, prices: Mapping[str, float]) -> list[str]:
-    """Types that no other one beats in both bytes and damage, by bytes."""
-    kept: list[str] = []
-    least = np.inf
-    for name in sorted(prices, key=lambda n: (bits_per_weight(n), prices[n])):
-        if holds(name, spec.columns) and prices[name] < least:
-            kept.append(name)
-            least = prices[name]
+def _efficient(spec: TensorSpec, prices: Mapping[str, float], costs: Sequence[Cost] = ()) -> list[str]:
+    """Types that no other one beats in bytes, damage and every cost, by bytes."""
+    amounts = {
+        name: (
+            bits_per_weight(name),
+            prices[name],
+            *(bits_per_weight(name) * each.per_byte[name] for each in costs),
+        )
+        for name in sorted(prices, key=lambda n: (bits_per_weight(n), prices[n]))
+        if holds(name, spec.columns)
+    }
+    return list(_not_beaten(amounts))
+
+
+def _not_beaten(amounts: Mapping[_Key, tuple[float, ...]]) -> dict[_Key, tuple[float, ...]]:
+    """Those that no other is as good as in every amount; of equal ones the first."""
+    kept: dict[_Key, tuple[float, ...]] = {}
+    for key in sorted(amounts, key=lambda k: amounts[k]):
+        if not any(all(a <= b for a, b in zip(other, amounts[key], strict=True)) for other in kept.values()):
+            kept[key] = amounts[key]
     return kept
 
 
-def _solve(tables: _Tables, budget: float) -> np.ndarray | None:
-    """How many tensors take each option, then 0/1 for each runtime; None where nothing fits."""
-    options, runtimes = len(tables.options), len(tables.runtimes)
-    owners = np.array([number for number, _ in tables.options])
-    counts = np.array([len(group) for group in tables.groups], float)
-    pick = sp.csr_matrix((np.ones(options), (owners, np.arange(options))))
-    one = sp.block_diag([pick, np.ones((1, runtimes)), sp.csr_matrix((0, 1))], format="csr")
-    repacked = np.array([runtime.repack for runtime in tables.runtimes], float)
-    most = counts[owners]
-    ceiling = float(tables.copy @ most) or 1.0
-    whole = float(tables.size @ most)
-    every = np.concatenate([counts, [1.0]])
-    # In MB, so that the solver's absolute tolerances mean one byte.
-    memory = np.concatenate([tables.size, tables.fixed, [MB]])[None] / MB
-    copies = np.concatenate([tables.copy, ceiling * repacked, [-MB]])[None] / MB
-    unpacked = tables.size / 2 - tables.copy
-    mostly = np.concatenate([unpacked, whole * repacked, [0.0]])[None] / MB
-    scale = max(float(tables.damage.max()), 1e-12)
-    harm = np.concatenate([tables.damage, tables.kv_damage, [0.0]]) / scale
-    constraints = [
-        LinearConstraint(one, every, every),
-        LinearConstraint(memory, -np.inf, budget / MB),
-        LinearConstraint(copies, -np.inf, ceiling / MB),
-        # Repacking is worth its name where most of the weights gain by it.
-        LinearConstraint(mostly, -np.inf, whole / MB),
-    ]
-    integral = np.concatenate([np.ones(options + runtimes), [0]])
-    bounds = Bounds(0, np.concatenate([most, np.ones(runtimes), [np.inf]]))
+class Program:
+    """The constraints of one question to the solver."""
 
-    def solve(objective: np.ndarray, extra: Sequence[LinearConstraint]) -> np.ndarray | None:
+    def __init__(self, tables: Tables, budget: float, relaxed: bool = False) -> None:
+        options, runtimes = len(tables.options), len(tables.runtimes)
+        owners = np.array([number for number, _ in tables.options])
+        counts = np.array([len(group) for group in tables.groups], float)
+        pick = sp.csr_matrix((np.ones(options), (owners, np.arange(options))))
+        one = sp.block_diag([pick, np.ones((1, runtimes)), sp.csr_matrix((0, 1))], format="csr")
+        repacked = np.array([runtime.repack for runtime in tables.runtimes], float)
+        most = counts[owners]
+        ceiling = float(tables.copy @ most) or 1.0
+        whole = float(tables.size @ most)
+        every = np.concatenate([counts, [1.0]])
+        # In MB, so that the solver's absolute tolerances mean one byte.
+        memory = np.concatenate([tables.size, tables.fixed, [MB]])[None] / MB
+        copies = np.concatenate([tables.copy, ceiling * repacked, [-MB]])[None] / MB
+        unpacked = tables.size / 2 - tables.copy
+        mostly = np.concatenate([unpacked, whole * repacked, [0.0]])[None] / MB
+        self.constraints = [
+            LinearConstraint(one, every, every),
+            LinearConstraint(memory, -np.inf, budget / MB),
+            LinearConstraint(copies, -np.inf, ceiling / MB),
+            # Repacking is worth its name where most of the weights gain by it.
+            LinearConstraint(mostly, -np.inf, whole / MB),
+        ]
+        if len(tables.costs):
+            rows = np.hstack([tables.costs, np.zeros((len(tables.costs), 1))])
+            self.constraints.append(LinearConstraint(rows, -np.inf, 1.0 - 1e-7))
+        self.integral = np.concatenate([np.full(options, float(not relaxed)), np.ones(runtimes), [0]])
+        self.bounds = Bounds(0, np.concatenate([most, np.ones(runtimes), [np.inf]]))
+        self.scale = max(float(tables.damage.max()), 1e-12)  # nats per unit of harm
+        self.harm = np.concatenate([tables.damage, tables.kv_damage, [0.0]]) / self.scale
+
+    def solve(self, objective: np.ndarray, extra: Sequence[LinearConstraint] = ()) -> np.ndarray | None:
+        """How many tensors take each option, 0/1 for each runtime, the copy; None where nothing fits."""
         found = milp(
-            objective, constraints=[*constraints, *extra], integrality=integral, bounds=bounds,
+            objective, constraints=[*self.constraints, *extra], integrality=self.integral, bounds=self.bounds,
             options={"mip_rel_gap": GAP, "time_limit": 60.0},
         )  # fmt: skip
-        return None if found.x is None else np.asarray(np.round(found.x), float)
+        if found.x is None:
+            return None
+        return np.where(self.integral > 0, np.round(found.x), np.asarray(found.x, float))
 
-    best = solve(harm, [])
+
+def _solve(tables: Tables, budget: float) -> np.ndarray | None:
+    """How many tensors take each option, then 0/1 for each runtime; None where nothing fits."""
+    program = Program(tables, budget)
+    best = program.solve(program.harm)
     if best is None:
         return None
-    # Quicker, at hardly more damage. The small term keeps damage low among equally quick ways.
-    least = float(harm @ best)
-    quick = np.concatenate([np.zeros(options), tables.slowness, [0.0]]) + 1e-3 * harm / max(least, 1e-12)
-    quicker = solve(quick, [LinearConstraint(harm[None], -np.inf, least * (1 + SLACK))])
+    # Quicker, at hardly more damage. The small terms keep damage low among equally quick ways.
+    least = float(program.harm @ best)
+    if tables.seconds is None:
+        most = least * (1 + SLACK)
+        quick = np.concatenate([np.zeros(len(tables.options)), tables.slowness, [0.0]])
+    else:
+        most = max(least * (1 + FASTER), UNFELT / program.scale)
+        quick = np.concatenate([tables.seconds, [0.0]])
+        quick = quick / max(float(quick @ best), 1e-12)
+        quick[len(tables.options) : -1] += 1e-2 * tables.slowness
+    quick = quick + 1e-3 * program.harm / max(most, 1e-12)
+    enough = LinearConstraint(program.harm[None] / max(most, 1e-12), -np.inf, 1.0)
+    quicker = program.solve(quick, [enough])
     return best if quicker is None else quicker
 
 
-def _decision(problem: Problem, tables: _Tables, chosen: np.ndarray) -> Decision:
+def _decision(problem: Problem, tables: Tables, chosen: np.ndarray) -> Decision:
     count = len(tables.options)
     left = [list(group) for group in tables.groups]
     types = {}
@@ -281,3 +366,17 @@ def _unreachable(problem: Problem, smallest: Decision, budget: int) -> str:
         f"nothing fits {budget / MB:.1f} MB at a context of {problem.context}: the smallest needs"
         f" {memory.total / MB:.1f} MB ({parts}); what would help: {', '.join(helps)}"
     )
+
+
+def _too_slow(problem: Problem, budget: int) -> str:
+    """One line: what was asked, and the best that can be had."""
+    within = f"within {budget / MB:.1f} MB"
+    for limit in problem.limits:
+        best = least_cost(problem, budget, limit.cost)
+        if best > limit.most:
+            return (
+                f"no plan {within} has {limit.asked}: the best that can be had is {limit.said(best)};"
+                f" what would help: {limit.help}, or a smaller sibling of this model"
+            )
+    asked = " and ".join(limit.asked for limit in problem.limits)
+    return f"no plan {within} has {asked} at once, though each can be had alone; loosen one of them"

@@ -40,6 +40,7 @@ class Lesson(Record):
     merges: int = Field(ge=0)
     prices: str  # names of stages in the work folder
     kv: str
+    demands: str = ""  # of the device, which lead to another plan
     allowed: int = Field(gt=0)  # bytes that the planner may use: the budget, less what a proof exceeded it by
     constants: Constants = Constants()
     attempt: int = Field(default=1, ge=1)

@@ -110,6 +110,54 @@ class Budget(Record):
     share: float | None = None
 
 
+class Demands(Record):
+    """What a person asks of the device beside memory."""
+
+    min_speed: float | None = Field(default=None, gt=0, le=1e6)  # tokens/s of decoding
+    max_joules: float | None = Field(default=None, gt=0, le=1e6)  # per decoded token
+    battery_hours: float | None = Field(default=None, gt=0, le=1e5)  # at min_speed, or at 10 tokens/s
+    prefer: Literal["quality", "speed"] = "quality"
+    backend: str = "cpu"
+    grid: float | None = Field(default=None, gt=0, le=5000)  # grams of CO2 per kWh of electricity
+
+
+class Estimate(Record):
+    """A figure of a device that was not measured here, and the range that it should be found in."""
+
+    name: str
+    value: float
+    low: float
+    high: float
+    unit: str
+    kind: Literal["predicted", "estimated"]  # from figures of this very device, or of its class
+    conditions: str = ""
+
+
+class Trade(Record):
+    """What could be had at another memory and speed."""
+
+    memory: int  # bytes
+    damage: float  # nats per token
+    speed: float  # tokens/s
+    joules: float  # per token
+
+
+class Outlook(Record):
+    """What a plan is expected to do on its device."""
+
+    device: str
+    backend: str
+    demands: Demands
+    binding: list[str]  # of "memory", "speed", "energy", "battery": without it the damage would be less
+    platform: str  # what the system charges, in a sentence
+    estimates: list[Estimate]
+    curves: list[list[Trade]] = Field(default_factory=list)  # one a budget, best quality first
+
+    def estimate(self, name: str) -> Estimate | None:
+        """The one of that name, or None."""
+        return next((found for found in self.estimates if found.name == name), None)
+
+
 class Plan(Record):
     """The storage of every tensor and the runtime settings; `apply` follows it, a person may edit it."""
 
@@ -127,9 +175,22 @@ class Plan(Record):
     damage: float  # predicted KL to the original, nats per token
     damage_source: Literal["measured", "prior"]
     speed_note: str = ""
+    outlook: Outlook | None = None  # where a device was named
 
 
 Kind = Literal["measured", "predicted", "estimated"]
+
+
+class Interval(Record):
+    """A predicted number and the range that it should be found in."""
+
+    value: float
+    low: float
+    high: float
+
+    def times(self, factor: float) -> Interval:
+        """Scaled by a positive factor."""
+        return Interval(value=self.value * factor, low=self.low * factor, high=self.high * factor)
 
 
 class Reading(Record):
@@ -269,15 +330,3 @@ class Scorecard(Record):
     candidates: list[Candidate]  # ours first
     notes: list[str] = Field(default_factory=list)
     sample: Sample | None = None  # None in bundles made before it was recorded
-
-
-class Device(Record):
-    """A known device: what a share of it is."""
-
-    name: str
-    title: str
-    kind: Literal["phone", "board", "car", "computer"]
-    dram: int = Field(gt=0)  # bytes
-    source: str
-    date: str
-    estimated: bool = False

@@ -15,9 +15,10 @@ from typing import TypeVar
 
 from pydantic import ValidationError
 
-from tenth import ondevice, pictures, scatter, tables
+from tenth import frontier, ondevice, pictures, scatter, tables
 from tenth.bundle import MEASUREMENT
 from tenth.errors import InputError, OutputError
+from tenth.figures import figures
 from tenth.pictures import Point, megabytes
 from tenth.records import Candidate, Measurement, Plan, Record, Scorecard
 from tenth.scatter import drawable
@@ -104,6 +105,7 @@ def render(
         _bits_section(plan),
         ondevice.section(measured, plan) if measured else "",
         _quality_section(card, extra),
+        _device_section(plan),
         tables.comparison(card),
         tables.all_readings(card),
         _method(plan, card),
@@ -287,6 +289,40 @@ def _quality_section(card: Scorecard, extra: Sequence[Point]) -> str:
         "Whiskers are standard errors.</p>"
         + _both(scatter.quality(points, WIDE, 380), scatter.quality(points, NARROW, 330))
         + f"{note}</section>"
+    )
+
+
+def _device_section(plan: Plan) -> str:
+    """What the plan is expected to do on its device, and what else could be had there."""
+    found = plan.outlook
+    if found is None:
+        return ""
+    rows = "".join(
+        f'<tr><th scope="row">{escape(name)}</th>'
+        f'<td class="n">{value} <span class="unit">{escape(unit)}</span></td>'
+        f'<td class="n spread">{f"{low} to {high}" if low else ""}</td>'
+        f'<td class="conditions">{escape(basis)}</td></tr>'
+        for name, value, low, high, unit, basis in figures(found)
+    )
+    binds = " and ".join(found.binding)
+    felt = f"What binds: {binds}." if binds else "Nothing binds: more would not make it better."
+    drawn = frontier.picture(plan, WIDE, 380)
+    curves = ""
+    if drawn:
+        curves = (
+            '<h3>What else could be had there</h3><p class="why">Every curve is a memory budget: from its '
+            "least damage on the left to its greatest speed. Both axes are logarithmic; the points are of "
+            "the planner's relaxed program.</p>"
+            + _both(drawn, frontier.picture(plan, NARROW, 330))
+            + frontier.legend(found)
+        )
+    return (
+        f'<section><h2>On {escape(found.device)}</h2><p class="why">Not measured there: from what devices '
+        f"like it were measured to do, with the range that each figure should be found in. "
+        f"{escape(found.platform)}. {felt}</p>"
+        '<div class="scroll"><table><thead><tr><th></th><th class="n">value</th>'
+        f'<th class="n">range</th><th>how known</th></tr></thead><tbody>{rows}</tbody></table></div>'
+        f"{curves}</section>"
     )
 
 

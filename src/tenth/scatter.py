@@ -10,6 +10,7 @@ from tenth.pictures import LETTER, Point, megabytes, svg
 from tenth.records import MB
 
 Box = tuple[float, float, float, float]  # left, top, right, bottom
+DENSE = (1, 1.2, 1.5, 2, 2.5, 3, 4, 5, 6, 7, 8, 9)  # factors of ticks
 LEFT, RIGHT, TOP, BOTTOM = 58.0, 14.0, 34.0, 46.0
 
 
@@ -22,7 +23,7 @@ def quality(points: Sequence[Point], width: int, height: int) -> str:
     if not shown:
         return ""
     x_ticks, x_low, x_high = _linear([point.file_bytes / MB for point in shown])
-    y_ticks, y_low, y_high = _log([point.kl for point in shown])
+    y_ticks, y_low, y_high = log_axis([point.kl for point in shown])
 
     def x_of(size: float) -> float:
         return LEFT + (size / MB - x_low) / (x_high - x_low) * (width - LEFT - RIGHT)
@@ -148,10 +149,16 @@ def round_step(rough: float) -> float:
     return next(power * factor for factor in (1, 2, 5, 10) if power * factor >= rough)
 
 
-def _log(values: Sequence[float]) -> tuple[list[float], float, float]:
-    low, high = min(values) / 1.8, max(values) * 1.8
+def log_axis(
+    values: Sequence[float], room: float = 1.8, dense: bool = False
+) -> tuple[list[float], float, float]:
+    """Round ticks, and the ends of a logarithmic axis with room for labels on both sides.
+
+    dense: more ticks where the axis spans little.
+    """
+    low, high = min(values) / room, max(values) * room
     decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
-    for factors in ((1, 2, 5), (1, 3), (1,)):
+    for factors in (*((DENSE,) if dense else ()), (1, 2, 5), (1, 3), (1,)):
         ticks = [float(f"{factor}e{power}") for power in decades for factor in factors]
         ticks = [tick for tick in ticks if low <= tick <= high]
         if len(ticks) <= 8:
