@@ -152,7 +152,8 @@ def least_cost(problem: Problem, budget: int, cost: Cost) -> float:
     free = replace(problem, limits=(Limit("", cost, 1.0, ""),))
     tables = coefficients(free)
     program = Program(replace(tables, costs=tables.costs[:0]), budget)
-    found = program.solve(np.concatenate([tables.costs[0], [0.0]]))
+    # In shares of the largest, since the solver takes differences below 1e-6 for none.
+    found = program.solve(np.concatenate([tables.costs[0], [0.0]]) / max(float(tables.costs.max()), 1e-300))
     if found is None:
         return float("inf")
     decision = _decision(free, tables, found)
