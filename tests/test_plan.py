@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 from dataclasses import replace
 from typing import Any
 
@@ -11,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from reference.naive_plan import every_decision
 
-from tenth import arch, cost
+from tenth import arch, cost, plan
 from tenth.errors import BudgetError
 from tenth.plan import SLACK, SLOWNESS, Problem, decide, smallest_decision
 from tenth.prior import kv, prices
@@ -241,3 +242,21 @@ def test_corrected_constants_change_the_decision() -> None:
     assert careful.memory.total <= budget
     assert careful.damage > plain.damage
     assert heavier.memory(plain.types, plain.runtime).total > budget
+
+
+def test_what_the_solver_prints_is_not_on_stdout(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """HiGHS does now and then, past Python; stdout carries JSON."""
+    real = plan.milp
+
+    def talking(*args: Any, **more: Any) -> Any:
+        ctypes.CDLL(None).puts(b"a remark")
+        return real(*args, **more)
+
+    monkeypatch.setattr(plan, "milp", talking)
+    problem = llama()
+    decide(problem, 2 * smallest_decision(problem).memory.total)
+    said = capfd.readouterr()
+    assert said.out == ""
+    assert "a remark" in said.err

@@ -17,7 +17,11 @@ additive), bytes from cost.py. Solved by HiGHS (scipy.optimize.milp).
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import ctypes
+import os
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any, Literal, TypeVar
 
@@ -306,13 +310,28 @@ class Program:
 
     def solve(self, objective: np.ndarray, extra: Sequence[LinearConstraint] = ()) -> np.ndarray | None:
         """How many tensors take each option, 0/1 for each runtime, the copy; None where nothing fits."""
-        found = milp(
-            objective, constraints=[*self.constraints, *extra], integrality=self.integral, bounds=self.bounds,
-            options={"mip_rel_gap": GAP, "time_limit": 60.0},
-        )  # fmt: skip
+        with _stdout_on_stderr():  # HiGHS has remarks of its own
+            found = milp(
+                objective, constraints=[*self.constraints, *extra], integrality=self.integral,
+                bounds=self.bounds, options={"mip_rel_gap": GAP, "time_limit": 60.0},
+            )  # fmt: skip
         if found.x is None:
             return None
         return np.where(self.integral > 0, np.round(found.x), np.asarray(found.x, float))
+
+
+@contextmanager
+def _stdout_on_stderr() -> Iterator[None]:
+    """What native code prints goes to stderr: stdout may carry JSON."""
+    sys.stdout.flush()
+    kept = os.dup(1)
+    os.dup2(2, 1)
+    try:
+        yield
+    finally:
+        ctypes.CDLL(None).fflush(None)
+        os.dup2(kept, 1)
+        os.close(kept)
 
 
 def _solve(tables: Tables, budget: float) -> np.ndarray | None:
