@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
+import threading
 from pathlib import Path
 
 import pytest
@@ -51,6 +53,55 @@ def test_an_unfinished_stage_is_resumed_in_its_folder(tmp_path: Path) -> None:
     final = store.stage("calibration", {}, lambda folder: seen.append((folder / "half").read_text()))
     assert seen == ["done so far"]
     assert [path.name for path in tmp_path.iterdir()] == [final.name]
+
+
+def test_two_at_once_build_a_stage_once(tmp_path: Path) -> None:
+    """The second process waits, says so, and finds it finished."""
+    started, told, built = threading.Event(), threading.Event(), []
+
+    def slow(folder: Path) -> None:
+        built.append("first")
+        started.set()
+        assert told.wait(60)
+
+    first = threading.Thread(target=lambda: Store(tmp_path).stage("a", {}, slow))
+    first.start()
+    assert started.wait(60)
+    said: list[str] = []
+
+    def say(message: str) -> None:
+        said.append(message)
+        told.set()
+
+    final = Store(tmp_path, say).stage("a", {}, lambda folder: built.append("second"))
+    first.join()
+    assert built == ["first"]
+    assert len(said) == 1
+    assert "another run" in said[0]
+    assert [path.name for path in tmp_path.iterdir()] == [final.name]
+
+
+def test_the_second_builds_where_the_first_failed(tmp_path: Path) -> None:
+    started, told = threading.Event(), threading.Event()
+
+    def fails(folder: Path) -> None:
+        (folder / "half").write_text("left")
+        started.set()
+        assert told.wait(60)
+        raise ValueError
+
+    def first() -> None:
+        with contextlib.suppress(ValueError):
+            Store(tmp_path).stage("a", {}, fails)
+
+    thread = threading.Thread(target=first)
+    thread.start()
+    assert started.wait(60)
+    seen: list[str] = []
+    store = Store(tmp_path, lambda _: told.set())
+    store.stage("a", {}, lambda folder: seen.append((folder / "half").read_text()))
+    thread.join()
+    assert seen == ["left"]
 
 
 def test_removed_stages_are_built_again(tmp_path: Path) -> None:

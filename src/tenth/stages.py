@@ -71,7 +71,7 @@ class Stages:
         device: str = "cpu",
     ) -> None:  # fmt: skip
         self.checkpoint, self.reporter, self.log = checkpoint, reporter, log
-        self.store = Store(work)
+        self.store = Store(work, reporter.say)
         self.model_hash = checkpoint.hash()
         self.used: dict[str, Path] = {}
         self._common = {"model": str(checkpoint.path), "threads": threads}
@@ -171,7 +171,8 @@ class Stages:
             "types": dict(types), "folder": str(folder), "rounds": effort.rounds,
         }  # fmt: skip
         stage = "tenth.sequential:run" if effort.sequential else "tenth.rounding:run"
-        self._child("round with error feedback", stage, given)
+        with self.store.alone(folder):
+            self._child("round with error feedback", stage, given)
         return [folder]
 
     def trained(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import json
+import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -35,10 +36,12 @@ def atomic(path: Path) -> Iterator[Path]:
 
 
 class Store:
-    """A folder of finished stages. Two runs with the same inputs share them."""
+    """A folder of finished stages. Two runs with the same inputs share them, at the same time as well: one
+    builds, the other waits, and `say` tells why.
+    """
 
-    def __init__(self, root: Path) -> None:
-        self.root = root
+    def __init__(self, root: Path, say: Callable[[str], None] = lambda _: None) -> None:
+        self.root, self._say = root, say
         try:
             root.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -54,10 +57,12 @@ class Store:
         """
         key = _key(inputs)
         final, partial = self.root / f"{name}-{key}", self.root / f"{name}-{key}.partial"
-        if not final.exists():
+        while not final.exists():
             partial.mkdir(exist_ok=True)
-            build(partial)
-            partial.replace(final)
+            with self.alone(partial):
+                if partial.exists():  # another run may have finished it
+                    build(partial)
+                    partial.replace(final)
         return final
 
     def shelf(self, name: str, inputs: Mapping[str, Any]) -> Path:
@@ -66,9 +71,42 @@ class Store:
         folder.mkdir(exist_ok=True)
         return folder
 
+    @contextmanager
+    def alone(self, folder: Path) -> Iterator[None]:
+        """No other process works in that folder for the length of the with statement, where the system has
+        locks; a killed one lets go.
+        """
+        held = _open(folder)
+        if held is None:
+            yield
+            return
+        import fcntl
+
+        try:
+            try:
+                fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                self._say(f"waiting for another run, which is at the same work ({folder.name})")
+                fcntl.flock(held, fcntl.LOCK_EX)
+            except OSError:
+                pass  # a file system without locks
+            yield
+        finally:
+            os.close(held)
+
     def remove(self, stage: Path) -> None:
         """Forget a finished stage and free its space."""
         shutil.rmtree(stage, ignore_errors=True)
+
+
+def _open(folder: Path) -> int | None:
+    """The folder as a descriptor to lock; None where it is gone, or the system has no such locks."""
+    try:
+        import fcntl  # noqa: F401
+
+        return os.open(folder, os.O_RDONLY)
+    except (ImportError, OSError):
+        return None
 
 
 def _key(inputs: Mapping[str, Any]) -> str:
