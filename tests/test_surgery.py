@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tiny import make_model
+from tiny import VARIANTS, make_model
 
 from tenth.checkpoint import open_checkpoint
 from tenth.errors import InputError
@@ -50,3 +50,11 @@ def test_what_config_cannot_say_is_refused(tmp_path: Path) -> None:
     ):
         with pytest.raises(InputError):
             wrong(open_checkpoint(tmp_path))
+
+
+@pytest.mark.parametrize("family", sorted(VARIANTS))
+def test_every_family_fits_its_config(family: str, tmp_path: Path) -> None:
+    make_model(tmp_path, family, next(iter(VARIANTS[family])))
+    old = open_checkpoint(tmp_path)
+    old.specs()
+    take(take(old, "vocab", list(range(7, 300))), "ffn", list(range(3, 67))).specs()

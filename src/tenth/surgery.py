@@ -1,4 +1,4 @@
-"""The structural edits: fewer entries of a named axis, fewer blocks. Lazy: no weight is read, and edits compose."""
+"""The structural edits: fewer entries of a named axis, fewer blocks. Lazy, and they compose."""
 
 from __future__ import annotations
 
@@ -49,8 +49,8 @@ class Taken(LazyTensor):
 def take(checkpoint: Checkpoint, axis: Axis, index: list[int], layer: int | None = None) -> Checkpoint:
     """The checkpoint with the entries index of "vocab" or "ffn" alone, in that order, in every block.
 
-    The tokenizer's files and hash() stay those of the folder. InputError for another axis, for one layer (config.json has one
-    width for all) and for an index that is empty, repeated or out of range.
+    The tokenizer's files and hash() stay those of the folder. InputError for another axis, for one layer
+    (config.json has one width for all) and for an index that is empty, repeated or out of range.
     """
     if axis not in SIZES:
         raise InputError(f"axis {axis!r} cannot be taken from; known: {', '.join(SIZES)}")
@@ -104,7 +104,7 @@ def keep_layers(checkpoint: Checkpoint, layers: list[int]) -> Checkpoint:
 
 
 def _rules(config: Config) -> list[str]:
-    """Keys of config.json by which a block's kind depends on its number; windows that are off do not count."""
+    """Keys of config.json by which a block's kind depends on its number; windows that are off count not."""
     off = () if config.get("use_sliding_window") else ("max_window_layers",)
     return [key for key in RULES if key not in off and config.get(key) is not None]
 
