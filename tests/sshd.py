@@ -44,7 +44,9 @@ class Sshd:
 
     def children(self) -> list[int]:
         """The processes that serve a connection, newest last."""
-        text = subprocess.run(["ps", "-o", "pid=", "--ppid", str(self.process.pid)], capture_output=True, text=True)
+        text = subprocess.run(
+            ["ps", "-o", "pid=", "--ppid", str(self.process.pid)], capture_output=True, text=True
+        )
         return [int(word) for word in text.stdout.split()]
 
     def stop(self) -> None:
@@ -62,6 +64,13 @@ def _kill(pid: int) -> None:
         return
 
 
+def free_port() -> int:
+    """A port that no one listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
 def start(folder: Path, first_on_path: Path | None = None, memory: int | None = None) -> Sshd:
     """Make keys and configurations in `folder`, start sshd, wait until it listens.
 
@@ -71,10 +80,8 @@ def start(folder: Path, first_on_path: Path | None = None, memory: int | None = 
     for name in ("host", "user"):
         make = ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(folder / name)]
         subprocess.run(make, check=True, stdin=subprocess.DEVNULL)
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = int(probe.getsockname()[1])
-    path = os.pathsep.join([*([str(first_on_path)] if first_on_path else []), os.path.dirname(sys.executable),
+    port = free_port()
+    path = os.pathsep.join([*([str(first_on_path)] if first_on_path else []), str(Path(sys.executable).parent),
                             "/usr/local/bin", "/usr/bin", "/bin"])  # fmt: skip
     (folder / "sshd_config").write_text(
         f"Port {port}\nListenAddress 127.0.0.1\nHostKey {folder}/host\nPidFile none\nStrictModes no\n"
@@ -133,7 +140,7 @@ def _relay(pid: int, port: int) -> None:
     """Join the server's network namespace, then pass bytes between it and our stdin and stdout."""
     libc = ctypes.CDLL(None)
     try:
-        with open(f"/proc/{pid}/ns/net", "rb") as namespace:
+        with Path(f"/proc/{pid}/ns/net").open("rb") as namespace:
             libc.setns(namespace.fileno(), _CLONE_NEWNET)
     except OSError:  # not root: it is in ours
         pass

@@ -61,7 +61,7 @@ def _watts(battery: Path) -> float:
 
 
 def power(current: float, volts: float) -> float:
-    """Watts from current_now and voltage_now as the kernel has them; Unavailable for values that cannot be."""
+    """Watts from current_now and voltage_now as the kernel has them; Unavailable for what cannot be."""
     volts /= 1e6
     if volts < _VOLTS[0] / 100:
         volts *= 1000  # millivolts

@@ -32,7 +32,7 @@ ANSWER = 60  # seconds for the device to make a folder or to say what it is
 MAX_OUTPUT = 16 << 20  # bytes of a command's stdout that are taken from a device
 _LINE = 2000  # letters of a line on stderr
 
-# {parent}: sets `parent`; {final}: the name that `keep` gives, or empty; {replace}: 1 to replace a tenth push there.
+# {parent}: sets `parent`; {final}: the name that `keep` gives, or empty; {replace}: 1 to replace a push there.
 # Positional parameters are the folders made on the way, deepest first.
 _KEEPER = r"""
 umask 077
@@ -137,8 +137,8 @@ class Transport(abc.ABC):
         """The bytes of a file there. DeviceError where it is absent or larger than `limit`."""
 
     @abc.abstractmethod
-    def reason(self, said: str) -> str:
-        """One line for what this transport's own program wrote on stderr when it failed; "" for no trouble of its."""
+    def reason(self, status: int, said: str) -> str:
+        """One line for how the transport's program failed; "" where it did not, but what it ran."""
 
     @abc.abstractmethod
     def shell(self, command: str) -> str:
@@ -147,7 +147,10 @@ class Transport(abc.ABC):
     def run(
         self, script: str, timeout: float | None = None, on_line: Callable[[str], None] | None = None
     ) -> Done:
-        """Run a script there; on_line gets each line of its stderr. Raises DeviceError where the way breaks or time is up."""
+        """Run a script there; on_line gets each line of its stderr.
+
+        Raises DeviceError where the connection breaks, it says too much, or `timeout` seconds are up.
+        """
         process = subprocess.Popen(
             self.command(script), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
             start_new_session=True,  # Ctrl-C is for us, and the keeper then ends what runs there
@@ -184,7 +187,7 @@ class Transport(abc.ABC):
             process.stderr.close()
         if late.is_set():
             raise DeviceError(f"{self.name} did not finish within {timeout:g} s; it was stopped there")
-        trouble = self.reason("\n".join(said)) if status else ""
+        trouble = self.reason(status, "\n".join(said)) if status else ""
         if trouble:
             raise DeviceError(trouble)
         return Done(status, out.decode("utf-8", "replace"), said[-1] if said else "")
@@ -250,11 +253,11 @@ class Transport(abc.ABC):
             raise DeviceError(
                 f"{self.name} has no folder on a disk that can be written; name one: {self.name}:FOLDER"
             )
-        keeper.wait()
+        status = keeper.wait()
         errors.seek(0)
         said = errors.read(64 << 10).decode("utf-8", "replace")
         last = next((line.strip() for line in reversed(said.splitlines()) if line.strip()), "it said nothing")
-        raise DeviceError(self.reason(said) or f"no folder could be made on {self.name}: {last}")
+        raise DeviceError(self.reason(status, said) or f"no folder could be made on {self.name}: {last}")
 
 
 @dataclass(frozen=True)
@@ -298,8 +301,8 @@ class Folder:
             with contextlib.suppress(subprocess.TimeoutExpired):
                 self.keeper.wait(timeout=1)
                 raise DeviceError(
-                    f"the connection to {self.device.name} was lost; what was begun there is ended and removed"
-                    f" by the device itself, {SILENCE} s later at most; run the same command again"
+                    f"the connection to {self.device.name} was lost; the device itself ends and removes what was"
+                    f" begun there, {SILENCE} s later at most; run the same command again"
                 ) from None
             raise
 

@@ -18,6 +18,15 @@ _SERIAL = re.compile(r"[A-Za-z0-9][\w.:\[\]-]{0,127}")
 _TIMEOUT = 60  # seconds for the client's own questions
 BASE = "/data/local/tmp"  # where adb's shell user may write and execute
 
+_TROUBLES = {
+    "unauthorized": "{name} has not allowed this computer yet; unlock it and accept the question it shows",
+    "no permissions": "this user may not open {name} over USB; install android-sdk-platform-tools-common",
+    "not found": "adb sees no phone {serial!r}; see: adb devices",
+    "offline": "{name} is offline; connect it again",
+    "No space left": "{name} has no space left in " + BASE + "; free some",
+    "closed|Connection reset": "the connection to {name} broke off",
+}
+
 
 @contextlib.contextmanager
 def connect(address: str, port: int | None) -> Iterator[Adb]:
@@ -82,19 +91,11 @@ class Adb(Transport):
         """In the phone's shell."""
         return shlex.join(["adb", "-s", self.serial, "shell", command])
 
-    def reason(self, said: str) -> str:
-        """By the words of the client."""
-        for words, line in (
-            ("unauthorized", f"{self.name} has not allowed this computer yet; unlock it and accept the question on its screen"),
-            ("no permissions", f"this user may not open {self.name} over USB; install android-sdk-platform-tools-common"),
-            ("not found", f"adb sees no phone {self.serial!r}; see: adb devices"),
-            ("offline", f"{self.name} is offline; connect it again"),
-            ("No space left", f"{self.name} has no space left in {BASE}; free some"),
-            ("closed", f"the connection to {self.name} broke off"),
-            ("Connection reset", f"the connection to {self.name} broke off"),
-        ):  # fmt: skip
-            if re.search(rf"(?:error|adb|failed)\b[^\n]*{words}", said):
-                return line
+    def reason(self, status: int, said: str) -> str:  # noqa: ARG002
+        """By the words of the client, whose status does not tell it from what it ran."""
+        for words, line in _TROUBLES.items():
+            if re.search(rf"^(?:error|adb)\b[^\n]*(?:{words})", said, re.M):
+                return line.format(name=self.name, serial=self.serial)
         return ""
 
     def _adb(self, *words: str, limit: float | None = _TIMEOUT) -> str:
@@ -110,4 +111,4 @@ class Adb(Transport):
             return done.stdout
         said = done.stderr + done.stdout
         last = (said.strip().splitlines() or [f"status {done.returncode}"])[-1]
-        raise DeviceError(self.reason(said) or f"adb {words[0]} failed on {self.name}: {last}")
+        raise DeviceError(self.reason(done.returncode, said) or f"adb {words[0]} failed on {self.name}: {last}")

@@ -49,7 +49,7 @@ def platform(device: str, system: str, machine: str, python: str) -> Platform:
     other = "give --llama-cli a llama.cpp that was built for it"
     if system != "Linux":
         raise DeviceError(
-            f"{device} runs {system or 'an unknown system'}, and only Linux is served from here; install tenth there"
+            f"{device} runs {system or 'an unknown system'}, and tenth is pushed to Linux only; install it there"
         )
     if machine.lower() not in _MACHINES:
         raise DeviceError(
@@ -64,7 +64,7 @@ def platform(device: str, system: str, machine: str, python: str) -> Platform:
     name, version, bits, libc = words[0], (int(words[1]), int(words[2])), words[3], words[4]
     if version < OLDEST:
         raise DeviceError(
-            f"{device} has Python {version[0]}.{version[1]}; {OLDEST[0]}.{OLDEST[1]} or newer is needed there, or {other}"
+            f"{device} has Python {version[0]}.{version[1]}; 3.{OLDEST[1]} or newer is needed, or {other}"
         )
     if name != "CPython" or bits != "64":
         raise DeviceError(
@@ -136,8 +136,9 @@ def _installed(wanted: Platform) -> dict[str, Path]:
         if package.files is None or not _runs(package.read_text("WHEEL") or "", wanted):
             return {}
         for file in package.files:
-            if not set(file.parts) & {"..", "__pycache__"} and file.locate().is_file():
-                found[file.as_posix()] = Path(str(file.locate()))
+            path = Path(str(file.locate()))
+            if not set(file.parts) & {"..", "__pycache__"} and path.is_file():
+                found[file.as_posix()] = path
         todo += [re.split(r"[^\w.-]", line)[0] for line in package.requires or [] if "extra ==" not in line]
     return found
 
@@ -185,6 +186,6 @@ def _pip(wanted: Platform, asked: list[str], target: Path) -> None:
             said[-1].removeprefix("ERROR: ")[:300] if said else f"pip ended with status {done.returncode}"
         )
         raise DeviceError(
-            f"the wheels for {wanted} could not be fetched: {reason}; this takes a network once, pip, and wheels of"
-            f" {', '.join(asked)}"
+            f"the wheels for {wanted} could not be fetched: {reason}; this takes pip and, once, a network"
+            f" with {', '.join(asked)}"
         )

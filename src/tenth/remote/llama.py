@@ -137,7 +137,7 @@ def measure(
     depths: Sequence[int],
     repeats: int,
 ) -> tuple[Bench, bytes]:
-    """(speeds and memory, the program's log). names: the pushed files of llama.cpp; empty where Termux has its own.
+    """(speeds and memory, the program's log). names: the pushed files of llama.cpp; none for Termux's own.
 
     Raises DeviceError where no program is there or it fails.
     """
@@ -181,7 +181,7 @@ def _choose(there: Folder, names: Sequence[str]) -> str:
         if there.run(f"command -v {program} > /dev/null", 60).status == 0:
             return program
     raise DeviceError(
-        f"{there.device.name} has no llama.cpp: in Termux, pkg install llama-cpp; elsewhere give --llama-cli PATH"
+        f"{there.device.name} has no llama.cpp: in Termux, pkg install llama-cpp; else give --llama-cli PATH"
     )
 
 
@@ -245,7 +245,7 @@ def _by_depth(runs: Sequence[_Run], prefill: int, decode: int) -> list[Depth]:
 
 
 def _parse_timings(text: str, device: str) -> Depth:
-    """Of llama-cli: "eval time = ... 24.23 tokens per second", or "[ Prompt: 306.2 t/s | Generation: 24.2 t/s ]"."""
+    """Of llama-cli: "eval time = ... 24.23 tokens per second", or "Prompt: 306.2 t/s | Generation: 24.2 t/s"."""
     plain = re.sub(r"\x1b\[[\d;]*[A-Za-z]", "", text)
     short = re.findall(r"Prompt: ([\d.]+) t/s \| Generation: ([\d.]+) t/s", plain)
     long = {
@@ -296,8 +296,8 @@ def _energy(
         return "not measured: this shell may not ask for the battery's state (dumpsys)", []
     if source := plugged(state.out):
         return (
-            f"not measured: the phone is plugged in ({source}), so its power reading means nothing; unplug it and use adb"
-            " over Wi-Fi (adb tcpip 5555, adb connect ADDRESS)"
+            f"not measured: the phone is plugged in ({source}), so its power reading means nothing; unplug it and"
+            " use adb over Wi-Fi (adb tcpip 5555, adb connect ADDRESS)"
         ), []
     if program != "llama-bench":
         return "not measured: llama-bench is needed to decode long enough", []
@@ -314,7 +314,7 @@ def _energy(
             [],
         )
     power = statistics.median(watts)
-    said = f"fuel gauge, median of {len(watts)} looks over {repeats * decode} tokens and one loading; the whole phone"
+    said = f"fuel gauge of the whole phone, median of {len(watts)} looks over {repeats * decode} tokens and a load"
     return f"counter battery: the whole phone, at its battery ({len(set(samples))} values)", [
         Reading(name="power_decode", value=power, unit="W", count=len(watts), conditions=said),
         Reading(name="energy_decode", value=power / speed, unit="J/token", count=len(watts), conditions=said),

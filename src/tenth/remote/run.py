@@ -54,7 +54,7 @@ TERMUX = (
 
 @dataclass(frozen=True)
 class Facts:
-    """What a device says of itself. space: bytes free where the folder is; memory: bytes available, 0 for unknown."""
+    """What a device says of itself. space: bytes free at the folder; memory: bytes available, 0 for unknown."""
 
     system: str
     machine: str
@@ -119,8 +119,8 @@ def measure(
 ) -> tuple[Measurement | llama.Bench, list[Path]]:
     """(what the device measured, the files it left in OUT here); nothing stays on the device.
 
-    verb: the words after `tenth` there, "OUT" for the bundle's folder, as in ("measure", "OUT", "--json"). Where
-    llama.cpp's own programs measure, depths and repeats are used instead. Raises as `push` does, and what
+    verb: the words after `tenth` there, "OUT" for the bundle's folder, as in ("measure", "OUT", "--json").
+    Where llama.cpp's own programs measure, depths and repeats are used instead. Raises as `push` does, and what
     tenth on the device said as a DeviceError.
     """
     found, target = open_bundle(out), parse(place.words)
@@ -198,7 +198,7 @@ def _build(target: Target, place: Place) -> dict[str, Path]:
         return llama.collect(place.build)
     if target.transport == "adb":
         raise InputError(
-            f"adb gives no Python: name a llama.cpp built for Android with --llama-cli PATH (docs/guide.md says how),"
+            f"adb gives no Python: name a llama.cpp built for Android with --llama-cli PATH (see docs/guide.md),"
             f" or use Termux: {TERMUX}"
         )
     return {}
@@ -210,7 +210,7 @@ def _usual_folder(folders: str, target: Target, out: Path) -> str:
 
 
 def _needed(
-    found: Bundle, facts: Facts, build: Mapping[str, Path], target: Target
+    found: Bundle, facts: Facts, build: dict[str, Path], target: Target
 ) -> tuple[dict[str, Path], str]:
     """(name there -> local file, the Python that runs it; "" for llama.cpp's own programs)."""
     files = {f"bundle/{name}": found.folder / name for name in ("model.gguf", "plan.json", "scorecard.json")}
@@ -237,8 +237,8 @@ def _send(there: Folder, files: Mapping[str, Path], python: str, facts: Facts, r
     if facts.space < size + SLACK:
         name = there.device.name
         raise DeviceError(
-            f"{name} has {facts.space / MB:.0f} MB free in {Path(there.path).parent}, and {(size + SLACK) / MB:.0f} MB are"
-            f" needed; free some, or name another folder: {name}:FOLDER"
+            f"{name} has {facts.space / MB:.0f} MB free in {Path(there.path).parent}, and {(size + SLACK) / MB:.0f} MB"
+            f" are needed; free some, or name another folder: {name}:FOLDER"
         )
     with (
         reporter.step(f"push to {there.device.name}", size, "B") as advance,

@@ -23,12 +23,32 @@ from tenth.errors import DeviceError, InputError
 from tenth.remote._base import Transport
 
 _HOST = re.compile(r"(?:[^@:/\s-][^@:/\s]*@)?(?:\[[0-9A-Fa-f:.%\w]+\]|[^@:/\s\[\]-][^@:/\s\[\]]*)")
-_CONNECT = 15  # seconds
 _OPTIONS = {
-    "BatchMode": "yes", "ConnectTimeout": str(_CONNECT), "ServerAliveInterval": "10", "ServerAliveCountMax": "3",
+    "BatchMode": "yes", "ConnectTimeout": "15", "ServerAliveInterval": "10",
+    "ServerAliveCountMax": "3",
     "ForwardX11": "no", "ForwardAgent": "no", "ClearAllForwardings": "yes", "PermitLocalCommand": "no",
     "RemoteCommand": "none", "RequestTTY": "no", "LogLevel": "INFO", "ControlPersist": "no",
 }  # fmt: skip
+
+_FAILED = 255
+_TROUBLES = {
+    "IDENTIFICATION HAS CHANGED": (
+        "the host key of {name} is not the one that this machine knows: it was set up anew (then remove the old key"
+        " with ssh-keygen -R, and connect once with: {ssh}), or another machine answers in its place"
+    ),
+    "Host key verification failed": (
+        "this machine does not know the host key of {name} yet; connect once and accept it: {ssh}"
+    ),
+    "Could not resolve hostname": "no host is known by the name of {name}; check the spelling and the network",
+    "Permission denied (": (
+        "{name} accepts none of your keys (passwords are not asked for); send it one: ssh-copy-id {port}{name}"
+    ),
+    "Too many authentication failures": "{name} was offered too many keys; name one in ~/.ssh/config",
+    "Connection refused": "{name} refuses the connection: no ssh server listens on that port (-p PORT)",
+    "No route to host": "there is no way to {name}; is it switched on, and in this network?",
+    "Network is unreachable": "there is no way to {name}; is this machine in a network?",
+    "timed out": "{name} does not answer; is it switched on, and in this network?",
+}
 
 
 @contextlib.contextmanager
@@ -86,7 +106,7 @@ class Ssh(Transport):
                     f"{self.name} has no space left in {Path(folder).parent}; free some, or name a folder"
                 )
             last = (said.strip().splitlines() or [f"tar ended with status {status}"])[-1]
-            raise DeviceError(self.reason(said) or f"copying to {self.name} failed: {last}")
+            raise DeviceError(self.reason(status, said) or f"copying to {self.name} failed: {last}")
 
     def get(self, path: str, limit: int) -> bytes:
         """Through cat, so that no more than the limit is ever taken."""
@@ -108,35 +128,15 @@ class Ssh(Transport):
         """With a terminal, so that Ctrl-C arrives."""
         return shlex.join(["ssh", "-t", *self._port, re.sub(r"[\[\]]", "", self.name), command])
 
-    def reason(self, said: str) -> str:
-        """By the words of OpenSSH's client."""
+    def reason(self, status: int, said: str) -> str:
+        """By the words of OpenSSH's client, which ends with 255 for troubles of its own."""
+        if status != _FAILED:
+            return ""
         name, ssh = self.name, shlex.join(["ssh", *self._port, self.name])
-        for words, line in (
-            ("IDENTIFICATION HAS CHANGED",
-             f"the host key of {name} is not the one that this machine knows. Either the device was set up anew (then"
-             f" remove the old key with ssh-keygen -R, and connect once with: {ssh}), or another machine answers"),
-            ("Host key verification failed",
-             f"this machine does not know the host key of {name} yet; connect once and accept it: {ssh}"),
-            ("Could not resolve hostname", f"no host is known by the name of {name}; check the spelling and the network"),
-            ("Permission denied (",
-             f"{name} accepts none of your keys (passwords are not asked for); send it one: ssh-copy-id"
-             f" {shlex.join([*self._port, name])}"),
-            ("Too many authentication failures", f"{name} was offered too many keys; name one in ~/.ssh/config"),
-            ("Connection refused", f"{name} refuses the connection: no ssh server listens on that port (-p PORT)"),
-            ("No route to host", f"there is no way to {name}; is it switched on, and in this network?"),
-            ("Network is unreachable", f"there is no way to {name}; is this machine in a network?"),
-            ("timed out", f"{name} does not answer within {_CONNECT} s; is it switched on, and in this network?"),
-        ):  # fmt: skip
+        for words, line in _TROUBLES.items():
             if words in said:
-                return line
-        lost = re.search(
-            r"Broken pipe|Connection (?:closed|reset)|not responding|kex_exchange|mux_client|control socket",
-            said,
-            re.I,
-        )
-        if lost:
-            return f"the connection to {name} broke off ({lost[0].lower()})"
-        return ""
+                return line.format(name=name, ssh=ssh, port="".join(f"{word} " for word in self._port))
+        return f"the connection to {name} broke off"
 
 
 def _send(
