@@ -38,12 +38,13 @@ class Phone:
     def __post_init__(self) -> None:
         for folder in ("tmp", "sys/battery", "bin"):
             (self.root / folder).mkdir(parents=True)
+        self.port = self.socket.getsockname()[1]
         threading.Thread(target=self._accept, daemon=True).start()
 
     @property
     def serial(self) -> str:
         """As adb names it after adb connect."""
-        return f"127.0.0.1:{self.socket.getsockname()[1]}"
+        return f"127.0.0.1:{self.port}"
 
     def program(self, name: str, script: str) -> None:
         """Give the phone a program."""
@@ -244,3 +245,10 @@ class _Stream:
         path.write_bytes(data)
         path.chmod(mode & 0o777)
         self.write(struct.pack("<4sI", b"OKAY", 0))
+
+
+def replace(path: Path, text: str) -> None:
+    """Write a file that others read meanwhile."""
+    partial = path.with_name(path.name + ".new")
+    partial.write_text(text)
+    partial.replace(path)

@@ -86,7 +86,9 @@ def start(folder: Path, first_on_path: Path | None = None, memory: int | None = 
     (folder / "sshd_config").write_text(
         f"Port {port}\nListenAddress 127.0.0.1\nHostKey {folder}/host\nPidFile none\nStrictModes no\n"
         f"AuthorizedKeysFile {folder}/user.pub\nUsePAM no\nPasswordAuthentication no\nPermitRootLogin yes\n"
-        f"KbdInteractiveAuthentication no\nMaxStartups 100\nSetEnv PATH={path}\n"
+        f"KbdInteractiveAuthentication no\nMaxStartups 100\n"
+        # A login shell may read files of its own that change PATH.
+        f'ForceCommand exec env PATH={path} sh -c "$SSH_ORIGINAL_COMMAND"\n'
     )
     root = os.geteuid() == 0
     if root:
@@ -145,13 +147,15 @@ def _relay(pid: int, port: int) -> None:
     except OSError:  # not root: it is in ours
         pass
     with socket.create_connection(("127.0.0.1", port)) as line:
-        if os.fork() == 0:
+        reader = os.fork()
+        if reader == 0:
             while data := os.read(0, 65536):
                 line.sendall(data)
             line.shutdown(socket.SHUT_WR)
             os._exit(0)
         while data := line.recv(65536):
             os.write(1, data)
+    os.kill(reader, signal.SIGKILL)  # it holds the other ends of our pipes
 
 
 if __name__ == "__main__":

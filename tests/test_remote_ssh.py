@@ -75,7 +75,9 @@ def push(bundle: Path, target: str, port: int | None = None, overwrite: bool = F
 
 
 @server
-def test_a_bundle_is_measured_there_and_nothing_stays(device: sshd.Sshd, bundle: Path, tmp_path: Path) -> None:
+def test_a_bundle_is_measured_there_and_nothing_stays(
+    device: sshd.Sshd, bundle: Path, tmp_path: Path
+) -> None:
     there = tmp_path / "a folder" / "there"
     words = ["--repeats", "1", "--depths", "0", "--counter", "none", "--idle", "0", "--json"]
     done = subprocess.run(
@@ -154,7 +156,10 @@ def test_a_lost_connection_leaves_nothing(
             monkeypatch.setattr(_base, "BEAT", 1000)
         else:
             threading.Thread(
-                target=lambda: (soon(lambda: len(processes(mark)) > 2, "it runs"), *map(sshd._kill, device.children()))
+                target=lambda: (
+                    soon(lambda: len(processes(mark)) > 2, "it runs"),
+                    *map(sshd._kill, device.children()),
+                )
             ).start()
         with pytest.raises(DeviceError, match="connection to device was lost"), reach() as way:
             with way.folder(str(there)) as folder:
@@ -192,9 +197,15 @@ def test_a_full_disk_is_said_before_and_during_the_copy(
     big.write_bytes(bytes(3_000_000))
     subprocess.run(["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", disk], check=True)
     try:
-        with pytest.raises(DeviceError, match=r"has 2 MB free in .*MB are needed; free some, or name another"):
+        with pytest.raises(
+            DeviceError, match=r"has 2 MB free in .*MB are needed; free some, or name another"
+        ):
             push(bundle, f"{sshd.HOST}:{disk}/there")
-        with pytest.raises(DeviceError, match="no space left"), reach() as way, way.folder(str(disk)) as there:
+        with (
+            pytest.raises(DeviceError, match="no space left"),
+            reach() as way,
+            way.folder(str(disk)) as there,
+        ):
             there.put({"big": big}, lambda done: None)
         assert list(disk.iterdir()) == []
     finally:
@@ -255,11 +266,17 @@ def test_hosts_and_keys_that_do_not_answer(
 
     monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:{os.environ['PATH']}")
     said = {
-        refusal(ProxyCommand="none", HostName="no-such-host.invalid"): "no host is known by the name of device",
+        refusal(
+            ProxyCommand="none", HostName="no-such-host.invalid"
+        ): "no host is known by the name of device",
         refusal(ProxyCommand="none", Port=str(free)): "device refuses the connection",
-        refusal(UserKnownHostsFile="none"): "does not know the host key of device yet; connect once and accept",
-        refusal(UserKnownHostsFile=str(changed)): "the host key of device is not the one that this machine knows",
-        refusal(IdentityFile=str(other)): "accepts none of your keys",
+        refusal(
+            UserKnownHostsFile="none"
+        ): "does not know the host key of device yet; connect once and accept",
+        refusal(
+            UserKnownHostsFile=str(changed)
+        ): "the host key of device is not the one that this machine knows",
+        refusal(PubkeyAuthentication="no"): "accepts none of your keys",
         refusal(ProxyCommand="false"): "the connection to device broke off",
     }
     for answer, wanted in said.items():
@@ -279,14 +296,18 @@ def test_on_the_command_line_it_is_one_line_and_status_2(device: sshd.Sshd, tmp_
 
 @server
 def test_what_tenth_says_there_is_said_here(device: sshd.Sshd, bundle: Path, tmp_path: Path) -> None:
+    file = tmp_path / "program"
+    file.write_text("#!/bin/sh\necho progress >&2\necho '{\"a\": 1}'\n")
+    heard: list[str] = []
+    voice = Voice()
+    voice.say = heard.append  # type: ignore[method-assign]
     with reach() as way, way.folder(str(tmp_path)) as there:
-        there.run("printf '#!/bin/sh\\necho progress >&2\\n" + r"echo {\\\"a\\\": 1}" + "\\n' > tenth; chmod 755 tenth")
-        heard: list[str] = []
-        voice = Voice()
-        voice.say = heard.append  # type: ignore[method-assign]
+        file.chmod(0o755)
+        there.put({"tenth": file}, lambda done: None)
         assert running.run_there(there, ("measure", "OUT"), voice) == {"a": 1}
         assert heard == ["  progress"]
-        there.run("printf '#!/bin/sh\\necho not json; echo oops >&2; exit 1\\n' > tenth")
+        file.write_text("#!/bin/sh\necho not json\necho oops >&2\nexit 1\n")
+        there.put({"tenth": file}, lambda done: None)
         with pytest.raises(DeviceError, match=r"tenth measure failed on device \(status 1\): oops"):
             running.run_there(there, ("measure", "OUT"), voice)
 

@@ -15,10 +15,12 @@ from __future__ import annotations
 
 import abc
 import contextlib
+import os
 import shlex
 import subprocess
 import tempfile
 import threading
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -155,38 +157,30 @@ class Transport(abc.ABC):
             self.command(script), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
             start_new_session=True,  # Ctrl-C is for us, and the keeper then ends what runs there
         )  # fmt: skip
-        late = threading.Event()
-
-        def stop() -> None:
-            late.set()
-            process.kill()
-
-        alarm = threading.Timer(timeout or 0, stop)
-        alarm.daemon = True
-        if timeout:
-            alarm.start()
-        said: list[str] = []
         assert process.stdout
         assert process.stderr
-        reader = threading.Thread(target=_listen, args=(process.stderr, said, on_line), daemon=True)
-        reader.start()
+        out, said = bytearray(), deque[str](maxlen=20)
+        # Threads that are not waited for: ssh hands its pipes to the master, which may keep them open after a kill.
+        readers = [
+            threading.Thread(target=_collect, args=(process, out), daemon=True),
+            threading.Thread(target=_listen, args=(process.stderr, said, on_line), daemon=True),
+        ]
+        for reader in readers:
+            reader.start()
         try:
-            out = process.stdout.read(MAX_OUTPUT + 1)
-            if len(out) > MAX_OUTPUT:
-                raise DeviceError(
-                    f"{self.name} sent more than {MAX_OUTPUT} bytes in answer; nothing of it is used"
-                )
-            status = process.wait()
+            status = process.wait(timeout)
+        except subprocess.TimeoutExpired:
+            raise DeviceError(f"{self.name} did not finish within {timeout:g} s; it is ended there") from None
         finally:
-            alarm.cancel()
             if process.poll() is None:
                 process.kill()
                 process.wait()
+        if len(out) > MAX_OUTPUT:
+            raise DeviceError(
+                f"{self.name} answered with more than {MAX_OUTPUT} bytes; nothing of it is used"
+            )
+        for reader in readers:
             reader.join(timeout=5)
-            process.stdout.close()
-            process.stderr.close()
-        if late.is_set():
-            raise DeviceError(f"{self.name} did not finish within {timeout:g} s; it was stopped there")
         trouble = self.reason(status, "\n".join(said)) if status else ""
         if trouble:
             raise DeviceError(trouble)
@@ -324,13 +318,23 @@ def _beat(keeper: subprocess.Popen[bytes], stop: threading.Event) -> None:
             return
 
 
-def _listen(stream: IO[bytes], said: list[str], on_line: Callable[[str], None] | None) -> None:
+def _collect(process: subprocess.Popen[bytes], out: bytearray) -> None:
+    """Keep what it writes on stdout; end it where that is too much."""
+    assert process.stdout
+    with process.stdout as stream:
+        while block := os.read(stream.fileno(), 65536):
+            out += block
+            if len(out) > MAX_OUTPUT:
+                process.kill()
+                return
+
+
+def _listen(stream: IO[bytes], said: deque[str], on_line: Callable[[str], None] | None) -> None:
     """Keep the last lines, pass each on."""
-    with contextlib.suppress(ValueError):  # closed under us
+    with stream:
         for raw in iter(lambda: stream.readline(_LINE), b""):
             line = raw.decode("utf-8", "replace").rstrip()
             if line:
                 said.append(line)
-                del said[:-20]
                 if on_line:
                     on_line(line)

@@ -111,4 +111,6 @@ class Adb(Transport):
             return done.stdout
         said = done.stderr + done.stdout
         last = (said.strip().splitlines() or [f"status {done.returncode}"])[-1]
-        raise DeviceError(self.reason(done.returncode, said) or f"adb {words[0]} failed on {self.name}: {last}")
+        raise DeviceError(
+            self.reason(done.returncode, said) or f"adb {words[0]} failed on {self.name}: {last}"
+        )

@@ -101,7 +101,7 @@ class Ssh(Transport):
                 return
             errors.seek(0)
             said = errors.read(64 << 10).decode("utf-8", "replace")
-            if "No space left" in said or "Disk quota" in said:
+            if re.search("No space left|Disk quota|Wrote only", said):
                 raise DeviceError(
                     f"{self.name} has no space left in {Path(folder).parent}; free some, or name a folder"
                 )
