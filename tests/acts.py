@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from pathlib import Path
 from typing import Any
 
 from tenth.errors import BudgetError, InputError
@@ -103,3 +104,24 @@ def resident_growth(emit: Emit) -> int:
     block = b"x" * 20_000_000
     after = seal.resident(exact=True)
     return after.anonymous - before.anonymous if block else 0
+
+
+def call_home(emit: Emit, native: bool) -> int:
+    """Try one TCP connection to an address that is no one's, by Python or past it."""
+    import socket
+
+    with socket.socket() as line:
+        if not native:
+            return line.connect_ex(("192.0.2.1", 9))
+        import ctypes
+
+        address = (2).to_bytes(2, "little") + bytes([0, 9, 192, 0, 2, 1]) + bytes(8)
+        return ctypes.CDLL(None).connect(line.fileno(), address, len(address))
+
+
+def open_in_vain_and_for_real(emit: Emit, path: str) -> str:
+    try:
+        Path(path + ".absent").read_text()
+    except OSError:
+        return Path(path).read_text()
+    return ""

@@ -24,9 +24,9 @@ _STDIN, _STDOUT, _STDERR, _EXIT, _CLOSE = range(5)  # packets of shell,v2: kind,
 
 @dataclass
 class Phone:
-    """Listens on loopback. bin: programs of the phone (getprop, dumpsys). drop_on: a command that cuts the cable.
+    """Listens on loopback, with programs of its own (`program`).
 
-    full: nothing that is pushed finds space."""
+    drop_on: a command that cuts the cable. full: nothing that is pushed finds space."""
 
     root: Path
     authorised: bool = True
@@ -167,8 +167,9 @@ class _Stream:
             self.link.line.shutdown(socket.SHUT_RDWR)
             raise EOFError
         process = subprocess.Popen(
-            ["sh", "-c", phone.here(command)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-            start_new_session=True, cwd="/", env={"PATH": f"{phone.root / 'bin'}:/usr/bin:/bin"},
+            ["sh", "-c", phone.here(command)], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE, start_new_session=True, cwd="/",
+            env={"PATH": f"{phone.root / 'bin'}:/usr/bin:/bin"},
         )  # fmt: skip
         outputs = [
             threading.Thread(target=self._pass_on, args=(kind, pipe), daemon=True)

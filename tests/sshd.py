@@ -81,8 +81,8 @@ def start(folder: Path, first_on_path: Path | None = None, memory: int | None = 
         make = ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(folder / name)]
         subprocess.run(make, check=True, stdin=subprocess.DEVNULL)
     port = free_port()
-    path = os.pathsep.join([*([str(first_on_path)] if first_on_path else []), str(Path(sys.executable).parent),
-                            "/usr/local/bin", "/usr/bin", "/bin"])  # fmt: skip
+    first = [str(first_on_path)] if first_on_path else []
+    path = ":".join([*first, str(Path(sys.executable).parent), "/usr/local/bin", "/usr/bin", "/bin"])
     (folder / "sshd_config").write_text(
         f"Port {port}\nListenAddress 127.0.0.1\nHostKey {folder}/host\nPidFile none\nStrictModes no\n"
         f"AuthorizedKeysFile {folder}/user.pub\nUsePAM no\nPasswordAuthentication no\nPermitRootLogin yes\n"
@@ -105,7 +105,8 @@ def start(folder: Path, first_on_path: Path | None = None, memory: int | None = 
     (folder / "known").write_text(f"{HOST} {host_key[0]} {host_key[1]}\n")
     way = f"{sys.executable} {__file__} {process.pid} {port}"
     (folder / "config").write_text(
-        f"Host {HOST}\n  HostName 127.0.0.1\n  HostKeyAlias {HOST}\n  Port {port}\n  User {getpass.getuser()}\n"
+        f"Host {HOST}\n  HostName 127.0.0.1\n  HostKeyAlias {HOST}\n  Port {port}\n"
+        f"  User {getpass.getuser()}\n"
         f"  IdentityFile {folder}/user\n  UserKnownHostsFile {folder}/known\n  ProxyCommand {way}\n"
         "Host *\n  IdentitiesOnly yes\n  IdentityAgent none\n  StrictHostKeyChecking yes\n"
         "  GlobalKnownHostsFile none\n"

@@ -61,12 +61,12 @@ def test_help_lists_the_commands_and_loads_nothing_heavy() -> None:
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True
     )
-    for command in ("fit", "plan", "chat", "serve", "devices", "report"):
+    for command in ("fit", "plan", "chat", "serve", "devices", "measure", "report"):
         assert f"  {command} " in done.stdout
     assert done.stdout.splitlines()[-1] == "[]"
 
 
-@pytest.mark.parametrize("command", ["fit", "plan", "chat", "serve", "devices", "report"])
+@pytest.mark.parametrize("command", ["fit", "plan", "chat", "serve", "devices", "measure", "report"])
 def test_every_command_takes_json(capsys: pytest.CaptureFixture[str], command: str) -> None:
     status, out, _ = in_process(capsys, command, "--help")
     assert status == 0
@@ -75,6 +75,13 @@ def test_every_command_takes_json(capsys: pytest.CaptureFixture[str], command: s
 
 def test_version(capsys: pytest.CaptureFixture[str]) -> None:
     assert in_process(capsys, "--version") == (0, f"{__version__}\n", "")
+
+
+def test_the_module_is_the_command() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "tenth", "--version"], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert (done.returncode, done.stdout) == (0, f"{__version__}\n")
 
 
 def test_devices_as_text_and_json(capsys: pytest.CaptureFixture[str]) -> None:
@@ -129,6 +136,8 @@ def test_with_json_an_error_is_one_object_on_stdout() -> None:
         (["chat", "MODEL"], "not a finished bundle"),
         (["serve", "MODEL"], "not a finished bundle"),
         (["report", "MODEL"], "not a finished bundle"),
+        (["measure", "MODEL"], "not a finished bundle"),
+        (["measure", "MODEL", "--repeats", "0"], "repeats"),
         (["frobnicate"], "frobnicate"),
         (["devices", "--colour"], "--colour"),
         (["serve", "MODEL", "--port", "70000"], "port"),
@@ -162,6 +171,7 @@ def test_the_context_is_2048_or_what_the_model_knows(model: Path) -> None:
         (["thesis.doc"], True, True),
         (sorted(cli.BUNDLE_FILES), False, True),
         (sorted(cli.BUNDLE_FILES), True, False),
+        (sorted([*cli.BUNDLE_FILES, "measure.json", "log.txt"]), True, False),
         (["model.gguf"], True, True),
     ],
 )

@@ -115,6 +115,8 @@ def test_a_fit_leaves_a_whole_bundle_that_was_seen_to_fit(either: Fitted) -> Non
     assert either.plan.file_bytes == (either.out / "model.gguf").stat().st_size
     assert card.candidates[0].name == "tenth"
     assert "Q4_0" in [c.name for c in card.candidates]
+    assert card.sample is not None
+    assert len(card.sample.tokens) == len(card.sample.logprobs) > 0
     assert (either.out / "report.html").read_text().lower().startswith("<!doctype html>")
 
 

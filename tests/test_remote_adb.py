@@ -3,7 +3,6 @@
 import json
 import os
 import shutil
-import socket
 import struct
 import subprocess
 import threading
@@ -13,7 +12,7 @@ from pathlib import Path
 
 import adbd
 import pytest
-import tiny_bundle
+from bundles import write_bundle
 from commands import COMMAND
 from sshd import free_port
 
@@ -25,6 +24,7 @@ from tenth.remote.llama import Bench
 pytestmark = pytest.mark.skipif(
     shutil.which("adb") is None, reason="no adb here (Debian: apt-get install adb)"
 )
+SETTINGS = {"n_ctx": 128, "n_ubatch": 16, "type_k": "f16", "type_v": "f16", "threads": 1}
 RUNS = [
     {"build_commit": "abc", "build_number": 7000, "n_prompt": prompt, "n_gen": gen, "n_depth": depth,
      "samples_ts": [speed - 1, speed, speed + 2], "cpu_info": "ignored"}
@@ -39,7 +39,7 @@ echo '{json.dumps(RUNS)}'"""
 
 @pytest.fixture(scope="module")
 def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny_bundle.write(tmp_path_factory.mktemp("bundle") / "tiny")
+    return write_bundle(tmp_path_factory.mktemp("bundle") / "tiny", **SETTINGS)
 
 
 @pytest.fixture(scope="module")
@@ -167,7 +167,8 @@ def test_pushed_once_and_what_to_type(bundle: Path, phone: adbd.Phone, tmp_path:
     assert pushed.folder == f"{adbd.TMP}/kept"
     assert pushed.commands == [
         f'adb -s {phone.serial} shell \'cd {adbd.TMP}/kept && env LD_LIBRARY_PATH="$PWD"/llama/bin'
-        " ./llama/bin/llama-cli -m bundle/model.gguf -c 128 -b 16 -ub 16 -ctk f16 -ctv f16 -t 1 -fa on --no-repack'"
+        " ./llama/bin/llama-cli -m bundle/model.gguf -c 128 -b 16 -ub 16 -ctk f16 -ctv f16 -t 1 -fa on"
+        " --no-repack'"
     ]
     assert (phone.root / "tmp/kept/bundle/model.gguf").read_bytes() == (bundle / "model.gguf").read_bytes()
     with pytest.raises(DeviceError, match="--overwrite"):
@@ -178,11 +179,8 @@ def test_pushed_once_and_what_to_type(bundle: Path, phone: adbd.Phone, tmp_path:
 def test_what_can_be_wrong_with_a_phone(bundle: Path, phone: adbd.Phone, tmp_path: Path) -> None:
     """One line each; the fixture sees that nothing stays."""
     llama = build(tmp_path / "llama")
-    for address, said in (("nosuch", "adb sees no phone 'nosuch'"), (phone.serial, "")):
-        place = running.Place(f"adb:{address}", build=llama)
-        if said:
-            with pytest.raises(DeviceError, match=said):
-                running.push(bundle, place, Voice())
+    with pytest.raises(DeviceError, match="adb sees no phone 'nosuch'"):
+        running.push(bundle, running.Place("adb:nosuch", build=llama), Voice())
     with pytest.raises(InputError, match="no serial number"):
         running.push(bundle, running.Place("adb:-s", build=llama), Voice())
     with pytest.raises(InputError, match=r"name a llama\.cpp built for Android.*pkg install openssh"):
@@ -190,7 +188,7 @@ def test_what_can_be_wrong_with_a_phone(bundle: Path, phone: adbd.Phone, tmp_pat
     with pytest.raises(InputError, match="holds none of llama-bench"):
         running.push(bundle, running.Place(f"adb:{phone.serial}", build=bundle), Voice())
     phone.full = True
-    with pytest.raises(DeviceError, match="no space left|No space left"):
+    with pytest.raises(DeviceError, match="no space left"):
         measure(bundle, phone, llama)
     phone.full = False
     failing = build(tmp_path / "failing", "echo 'error: cannot load' >&2; exit 3")
@@ -201,10 +199,10 @@ def test_what_can_be_wrong_with_a_phone(bundle: Path, phone: adbd.Phone, tmp_pat
     wrong = build(tmp_path / "wrong")
     head = b"\x7fELF\x02\x01\x01" + bytes(9) + struct.pack("<HH", 2, 62) + bytes(100)
     (wrong / "bin" / "llama-bench").write_bytes(head)
-    with pytest.raises(DeviceError, match="was built for x86_64, and .* is aarch64"):
+    with pytest.raises(DeviceError, match=r"was built for x86_64, and .* is aarch64"):
         measure(bundle, phone, wrong)
     phone.drop_on = "--help"
-    with pytest.raises(DeviceError, match="connection to adb:.* was lost"):
+    with pytest.raises(DeviceError, match=r"connection to adb:.* was lost"):
         measure(bundle, phone, llama)
     deadline = time.monotonic() + 20
     while any((phone.root / "tmp").iterdir()) and time.monotonic() < deadline:
@@ -228,4 +226,4 @@ def test_a_phone_that_may_not_or_cannot(
     subprocess.run(["adb", "connect", phone.serial], check=False, capture_output=True)
     with pytest.raises(DeviceError, match=said):
         measure(bundle, phone, build(tmp_path / "llama"))
-    phone.socket.shutdown(socket.SHUT_RDWR)
+    phone.socket.close()

@@ -1,4 +1,4 @@
-"""Another machine over ssh: a real sshd on loopback, in a network namespace of its own where root allows it."""
+"""Another machine over ssh: a real sshd on loopback, in a namespace of its own where root allows it."""
 
 import json
 import os
@@ -7,19 +7,20 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
 import sshd
-import tiny_bundle
+from bundles import write_bundle
 from commands import COMMAND
 from hypothesis import given
 from hypothesis import strategies as st
 
 from tenth import remote
 from tenth.console import Voice
-from tenth.errors import DeviceError, InputError, TenthError
+from tenth.errors import DeviceError, InputError
 from tenth.records import Measurement
 from tenth.remote import _base
 from tenth.remote import run as running
@@ -43,7 +44,7 @@ def device(module_device: sshd.Sshd, monkeypatch: pytest.MonkeyPatch) -> sshd.Ss
 
 @pytest.fixture(scope="module")
 def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny_bundle.write(tmp_path_factory.mktemp("bundle") / "tiny")
+    return write_bundle(tmp_path_factory.mktemp("bundle") / "tiny")
 
 
 def soon(true: Callable[[], bool], what: str, seconds: float = 20) -> None:
@@ -144,7 +145,8 @@ def test_a_lost_connection_leaves_nothing(
     if how == "death":
         code = (
             "from tenth import remote\n"
-            f"with remote.connect(remote.parse('device')) as way, way.folder({str(there)!r}) as f: f.run('{mark}')"
+            "with remote.connect(remote.parse('device')) as way:\n"
+            f"  with way.folder({str(there)!r}) as folder: folder.run('{mark}')"
         )
         child = subprocess.Popen([sys.executable, "-c", code])
         soon(lambda: len(processes(mark)) > 2, "it runs there")
@@ -161,9 +163,9 @@ def test_a_lost_connection_leaves_nothing(
                     *map(sshd._kill, device.children()),
                 )
             ).start()
-        with pytest.raises(DeviceError, match="connection to device was lost"), reach() as way:
-            with way.folder(str(there)) as folder:
-                folder.run(mark)
+        lost = pytest.raises(DeviceError, match="connection to device was lost")
+        with lost, reach() as way, way.folder(str(there)) as folder:
+            folder.run(mark)
     soon(lambda: not there.exists(), "the folder is removed")
     soon(lambda: not processes(mark), "what ran there is ended")
 
@@ -332,16 +334,12 @@ def test_targets(words: str, parts: tuple[str, str, str, str]) -> None:
 @given(st.text())
 def test_a_target_is_never_an_option_of_ssh(words: str) -> None:
     """Whatever a person writes, the host that ssh gets is a plain name."""
-    try:
+    with suppress(InputError):
         target = remote.parse(words)
-        assert target.transport != "adb" or words.startswith("adb:")
-        if target.transport != "ssh":
-            return
-        with remote.connect(target) as way:
-            host = way.command("true")[-2]
-    except TenthError as error:
-        assert isinstance(error, InputError)
-    else:
-        assert not host.startswith("-")
-        assert not host.rpartition("@")[2].startswith("-")
-        assert not set(host) & set(" \t/")
+        assert (target.transport == "adb") == words.startswith("adb:")
+        if target.transport == "ssh":
+            with remote.connect(target) as way:
+                host = way.command("true")[-2]
+            assert not host.startswith("-")
+            assert not host.rpartition("@")[2].startswith("-")
+            assert not set(host) & set(" \t/")

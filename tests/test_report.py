@@ -9,9 +9,23 @@ import gguf
 import pytest
 
 from tenth import pictures, report, scatter
+from tenth.curves import curve
 from tenth.errors import InputError
 from tenth.pictures import Point, megabytes
-from tenth.records import Budget, Candidate, MemoryParts, Plan, Proof, Reading, Runtime, Scorecard
+from tenth.records import (
+    Budget,
+    Candidate,
+    Depth,
+    Machine,
+    Measurement,
+    MemoryParts,
+    Offline,
+    Plan,
+    Proof,
+    Reading,
+    Runtime,
+    Scorecard,
+)
 from tenth.tables import figure, shown
 
 HOSTILE = "<script>alert('x')</script>\"&"
@@ -320,3 +334,70 @@ def test_write_refuses_what_is_no_record(tmp_path: Path, broken: str) -> None:
     with pytest.raises(InputError, match=broken):
         report.write(tmp_path)
     assert not (tmp_path / "report.html").exists()
+
+
+def make_measurement(**changes: Any) -> Measurement:
+    machine = Machine(
+        date="2026-11-25T10:26:36+00:00", system="Linux", processor="A76", cores=4, threads=3,
+        load_before=0.31, load_after=2.97, celsius_before=41.0, celsius_after=73.0, governor="ondemand",
+    )  # fmt: skip
+    speeds = [Reading(name="decode", value=91.7 - i, unit="tokens/s", spread=1.7, count=3) for i in range(3)]
+    depths = [Depth(depth=512 * i, decode=each, prefill=each) for i, each in enumerate(speeds[:2])]
+    depths.append(Depth(depth=1900, decode=speeds[2], prefill=None))
+    offline = Offline(
+        network="namespace without interfaces", method="strace", blind="nothing much", connections=0,
+        attempts=[], inside=["model.gguf"], outside=["/etc/odd"], libraries=14, kernel=4,
+    )  # fmt: skip
+    return Measurement(
+        **{
+            "tenth": "0.1.0", "runtime": "llama.cpp", "model": "ref", "sha256": "ab" * 32, "machine": machine,
+            "readings": [Reading(name="peak", value=38_700_000, unit="B"),
+                         Reading(name="energy_decode", value=0.217, unit="J/token", kind="estimated")],
+            "depths": depths, "over_time": [(0.5 + i, 90.0 - i) for i in range(60)],
+            "energy": "not measured", "without": "rapl: absent", "checks": ["96 tokens compared"],
+            "offline": offline, "notes": ["a busy machine"], **changes,
+        }
+    )  # fmt: skip
+
+
+def test_a_measurement_is_shown_with_all_that_travels_with_it() -> None:
+    plain = report.render(make_plan(), make_card(0.0121))
+    assert "On this device" not in plain
+    reader = Reader(report.render(make_plan(), make_card(0.0121), measured=make_measurement()))
+    for expected in (
+        "On this device", "A76, 3 threads on 4 cores", "2026-11-25 10:26 UTC", "average 0.31 before, 2.97",
+        "41 °C before, 73 °C after", "governor ondemand", "512: 90.7 ± 1.7", "1900: 89.7 ± 1.7",
+        "tokens in the context", "writing speed over time", "+0.26% against the prediction", "0.217",
+        "estimated", "rapl: absent", "96 tokens compared", "0 attempted connections", "/etc/odd",
+        "nothing much", "a busy machine", "writing speed (decode), 1,900 deep",
+    ):  # fmt: skip
+        assert expected in reader.said, expected
+    assert "reading speed (prefill), 1,900 deep" not in reader.said
+
+
+def test_a_hostile_measurement_is_escaped_and_a_short_one_drawn() -> None:
+    base = make_measurement()
+    machine = base.machine.model_copy(update={"processor": HOSTILE, "governor": HOSTILE, "date": HOSTILE})
+    offline = base.offline.model_copy(update={"outside": [HOSTILE], "network": HOSTILE, "blind": HOSTILE})
+    odd = make_measurement(
+        machine=machine, offline=offline, energy=HOSTILE, without=HOSTILE, checks=[HOSTILE], notes=[HOSTILE],
+        over_time=[], depths=base.depths[:1],
+    )  # fmt: skip
+    page = report.render(make_plan(), make_card(0.0121), measured=odd)
+    assert "<script" not in page
+    assert "writing speed over time" not in Reader(page).said
+
+
+@pytest.mark.parametrize("width", [350, 408])
+def test_curves_stay_inside_their_picture(width: int) -> None:
+    drawn = curve(
+        [(0.0, 90.0, 95.0), (512.0, 70.0, 3.0), (31_744.0, 0.0, 0.0)], width, 230,
+        title="t", below="b", colour="ours",
+    )  # fmt: skip
+    spots = re.findall(r'cx="([\d.]+)" cy="([\d.]+)"', drawn)
+    assert len(spots) == 3
+    heights = [float(y) for _, y in spots] + [float(y) for y in re.findall(r"V([\d.]+)", drawn)]
+    assert all(0 <= y <= 190 for y in heights), "not below the axis"
+    assert all(46 <= float(x) <= width for x, _ in spots)
+    assert [float(y) for _, y in spots] == sorted(float(y) for _, y in spots)
+    assert curve([], width, 230, title="t", below="b", colour="ours") == ""

@@ -13,27 +13,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import tiny_gguf
+from bundles import write_bundle
 
 from tenth import chat, serve
 from tenth.errors import InputError, NativeError, OutputError
-from tenth.records import Budget, MemoryParts, Plan, Runtime
 
-SETTINGS = {"n_ctx": 256, "n_ubatch": 32, "type_k": "q8_0", "type_v": "q8_0", "threads": 1}
 TEMPLATE = "{% for m in messages %}{{ m['role'] }}: {{ m['content'] }}\n{% endfor %}assistant:"
-
-
-def write_bundle(folder: Path, template: str = "", **runtime: Any) -> Path:
-    folder.mkdir(parents=True, exist_ok=True)
-    tiny_gguf.write(folder / "model.gguf", template=template)
-    none = MemoryParts(weights=1, repacked=0, kv=1, compute=1, output=1, base=1)
-    plan = Plan(
-        model="tiny", model_hash="0" * 64, architecture="llama", parameters=1,
-        budget=Budget(memory=10**8, context=256), runtime=Runtime(**{**SETTINGS, **runtime}), types={},
-        memory=none, file_bytes=1, bits_per_weight=32.0, damage=0.0, damage_source="prior",
-    )  # fmt: skip
-    (folder / "plan.json").write_text(plan.model_dump_json())
-    return folder
 
 
 @pytest.fixture(scope="module")

@@ -223,7 +223,9 @@ def _candidate_row(candidate: Candidate) -> list[str | Text]:
 def _spread(reading: Reading | None) -> str:
     if reading is None:
         return ""
-    spread = "" if reading.spread is None else f" ± {reading.spread:.2g}"
+    from tenth.tables import rough
+
+    spread = "" if reading.spread is None else f" ± {rough(reading.spread)}"
     return f"{reading.value:.4g}{spread}"
 
 

@@ -30,7 +30,7 @@ def curve(
         return floor - value / top * (floor - TOP)
 
     out = [f'<text class="soft" x="0" y="14" font-size="12">{escape(title)}</text>']
-    for value in _ticks(top, 4):
+    for value in _ticks(top, 5):
         out.append(f'<path class="grid" d="M{LEFT} {y_of(value):.1f}H{width - RIGHT}"/>')
         out.append(f'<text class="soft tick" x="{LEFT - 8}" y="{y_of(value) + 4:.1f}" font-size="11" '
                    f'text-anchor="end">{value:g}</text>')  # fmt: skip

@@ -22,7 +22,7 @@ from tenth import __version__, counters, machine, report, text, worker
 from tenth.bundle import LOG, MEASUREMENT
 from tenth.errors import InputError, NativeError, OutputError
 from tenth.meters import check, depth, energy, offline
-from tenth.records import MB, Depth, Measurement, Offline, Plan, Reading, Sample, Scorecard
+from tenth.records import MB, Depth, Machine, Measurement, Offline, Plan, Reading, Sample, Scorecard
 from tenth.serve import open_bundle
 from tenth.stages import Reporter
 from tenth.store import write_text
@@ -101,7 +101,7 @@ def measure(
         tenth=__version__, runtime=found["build"], model=card.model, sha256=card.sha256, machine=where,
         readings=readings, depths=_by_depth(found), over_time=found.get("sustained", {}).get("series", []),
         energy=_energy(source, estimate), without=without,
-        checks=checks + more, offline=isolated, notes=_notes(where.load_before, where.cores),
+        checks=checks + more, offline=isolated, notes=_notes(where),
     )  # fmt: skip
     write_text(folder / MEASUREMENT, measurement.model_dump_json(indent=1))
     report.write(folder)
@@ -155,8 +155,9 @@ def _check(found: dict[str, Any], common: dict[str, Any], folder: Path, reporter
     wanted = {"ids": found["ids"], "scored": [row[:2] for row in scored]}
     with reporter.step("compare the answers", 1.0) as advance:
         again = worker.call(
-            "tenth.meters.check:rescore", {**common, **wanted}, lambda e: advance(e["done"]), folder / LOG
-        )
+            "tenth.meters.check:rescore", {**common, **wanted}, lambda e: advance(e["done"]), folder / LOG,
+            {"OMP_WAIT_POLICY": "passive"},
+        )  # fmt: skip
     apart = depth.difference([row[2] for row in scored], again)
     said = []
     for what, nats in (("the timed runs with each other", found["difference"]),
@@ -211,7 +212,9 @@ def _readings(found: dict[str, Any], plan: Plan) -> list[Reading]:
         ("peak_file_backed", "peak_file_backed", "pages of files: weights and code"),
         ("peak_anonymous", "peak_anonymous", "all else: KV cache, buffers, vocabulary"),
     ):
-        deepest = f"{len(found['ids'])} tokens of context; {above}; {plan.memory.total / MB:.2f} MB predicted"
+        deepest = (
+            f"{plan.runtime.n_ctx} tokens of context; {above}; {plan.memory.total / MB:.2f} MB predicted"
+        )
         condition = deepest if name == "peak" else above
         readings.append(Reading(name=name, value=found[key], unit="B", conditions=f"{of}; {condition}"))
     faults = f"after the cold first answer ({found['cold_faults']}); pages read from storage while running"
@@ -258,7 +261,12 @@ def _energy(source: counters.Source | None, estimate: Sequence[Reading]) -> str:
     return "estimated: no counter can be used" if estimate else "not measured: no counter can be used"
 
 
-def _notes(load: float | None, cores: int) -> list[str]:
-    if load is None or load <= _BUSY * cores:
+def _notes(where: Machine) -> list[str]:
+    """A remark where others used the machine: before, or beside our own threads."""
+    before, after = where.load_before, where.load_after
+    if before is None or after is None or max(before, after - where.threads) <= _BUSY * where.cores:
         return []
-    return [f"the machine was busy before (load {load:.2f} on {cores} cores): its own speeds are higher"]
+    return [
+        f"others used the machine (load {before:.2f} before, {after:.2f} after, {where.cores} cores):"
+        " its own speeds are higher, and what it kept of them says nothing about heat"
+    ]

@@ -18,6 +18,7 @@ import importlib.util
 import logging
 import os
 import re
+import sys
 from collections import deque
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -236,6 +237,7 @@ class Session:
         if not Path(path).is_file():
             raise InputError(f"no GGUF file at {path}")
         lib = library()
+        sys.audit("tenth.native.open", os.fspath(path))  # what llama.cpp opens, Python's hooks do not see
         threads = threads or cores()
         model_params, params = lib.llama_model_default_params(), lib.llama_context_default_params()
         model_params.load_mode = 1 if mmap else 0

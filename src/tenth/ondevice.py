@@ -39,7 +39,7 @@ def section(measured: Measurement, plan: Plan) -> str:
         '<section class="long"><h2>On this device</h2>'
         f'<p class="why">{escape(_where(measured))}. Decoding is one token at a time; the deeper the '
         "context, the more of the KV cache is read for each.</p>"
-        f'<div class="pair">{pictures}</div>{over_time}{_details(measured, plan)}'
+        f'<div class="pair">{pictures}</div><div class="below">{over_time}</div>{_details(measured, plan)}'
         f"{tables.reading_table(rows)}</section>"
     )
 
@@ -63,7 +63,7 @@ def _where(measured: Measurement) -> str:
     machine = measured.machine
     parts = [
         machine.processor, f"{machine.threads} threads on {machine.cores} cores", machine.system,
-        machine.date,
+        f"{machine.date[:16].replace('T', ' ')} UTC",
     ]  # fmt: skip
     return ", ".join(part for part in parts if part)
 

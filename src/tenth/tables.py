@@ -69,7 +69,12 @@ def spread(reading: Reading) -> str:
     scale = 100.0 if shown(reading)[1] == "%" and reading.unit != "%" else 1.0
     if reading.unit in ("B", "bytes"):
         return f"± {megabytes(reading.spread)}"
-    return f"± {scale * reading.spread:.2g}"
+    return f"± {rough(scale * reading.spread)}"
+
+
+def rough(value: float) -> str:
+    """A spread with two significant figures, without a power of ten for large ones: "0.0021", "126"."""
+    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.2g}"
 
 
 def reading_of(candidate: Candidate, name: str) -> Reading | None:

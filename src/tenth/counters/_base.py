@@ -11,6 +11,8 @@ from types import TracebackType
 
 from tenth.errors import InputError
 
+_NO_WRAP = 1.0  # seconds between looks at a source that counts by itself
+
 
 class Unavailable(Exception):  # noqa: N818 - a state of the machine, not a mistake
     """Why a counter cannot be used here, in one line."""
@@ -34,9 +36,10 @@ class Source:
 
 
 class Meter:
-    """Joules since the start of a `with` block. A thread reads once a period, and often enough for no wrap.
+    """Joules since the start of a `with` block.
 
-    Power is integrated by the trapezoid rule.
+    A thread reads power once a period and integrates it by the trapezoid rule, or a count often enough that
+    it cannot wrap unseen.
     """
 
     def __init__(self, source: Source) -> None:
@@ -83,7 +86,7 @@ class Meter:
             self.readings += 1
 
     def _run(self) -> None:
-        while not self._done.wait(min(max(self.source.period, 0.05), 1.0)):
+        while not self._done.wait(_NO_WRAP if self.source.counts else self.source.period):
             self._look()
 
 

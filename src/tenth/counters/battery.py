@@ -55,8 +55,8 @@ def _refuse_charger(battery: Path, supplies: list[Path]) -> None:
 
 
 def _watts(battery: Path) -> float:
-    if (battery / "power_now").exists():
-        return abs(read_number(battery / "power_now")) / 1e6
+    if (battery / "power_now").exists() and (watts := abs(read_number(battery / "power_now"))):
+        return watts / 1e6
     return power(read_number(battery / "current_now"), read_number(battery / "voltage_now"))
 
 

@@ -41,7 +41,7 @@ def find(root: Path) -> Source:
     if not base.is_dir():
         raise Unavailable(f"there is no {base}")
     packages: dict[str, Path] = {}
-    for folder in sorted(base.glob("*")):
+    for folder in sorted(base.glob("*"), key=lambda folder: ("mmio" in folder.name, folder.name)):
         if not re.fullmatch(r"(intel|amd)-rapl(-mmio)?:\d+", folder.name):
             continue
         name = read_text(folder / "name")

@@ -24,6 +24,8 @@ from tenth.records import Proof, Runtime
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    import numpy as np
+
 _PERIOD = 0.005  # seconds between looks at the resident size
 _LAST = 4  # tokens decoded one by one at the end of the context
 
@@ -108,6 +110,13 @@ def forget_pages(path: Path) -> None:
             os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
 
 
+def any_tokens(n_vocab: int, count: int) -> np.ndarray:
+    """Random token ids, always the same: unlike text they reach all over the embedding's pages."""
+    import numpy as np
+
+    return np.random.default_rng(0).integers(0, n_vocab, count).astype(np.int32)
+
+
 class Watch(threading.Thread):
     """Records the largest resident size above a start; ends the process where it exceeds a ceiling."""
 
@@ -152,8 +161,6 @@ class Watch(threading.Thread):
 
 def hold(emit: worker.Emit, path: str, runtime: dict[str, Any], budget: int, threads: int) -> dict[str, Any]:
     """The child's side of `prove`; its events and result are those fields of the Proof that it can know."""
-    import numpy as np
-
     from tenth import native
 
     settings = Runtime(**runtime)
@@ -170,7 +177,7 @@ def hold(emit: worker.Emit, path: str, runtime: dict[str, Any], budget: int, thr
     emit({"parts": {"code": watch.peak}})
     with native.Session.serving(path, settings, threads) as session:
         emit({"parts": session.buffers})
-        ids = np.random.default_rng(0).integers(0, session.n_vocab, settings.n_ctx).astype(np.int32)
+        ids = any_tokens(session.n_vocab, settings.n_ctx)
         prefill = max(settings.n_ctx - _LAST, 1)
         for begin in range(0, prefill, settings.n_ubatch):
             end = min(begin + settings.n_ubatch, prefill)

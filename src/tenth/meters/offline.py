@@ -6,8 +6,8 @@ Three ways to see attempts, the best that the machine allows:
     kernel counters       packets that found no way out of the namespace (OutNoRoutes): IPv4 of any code
     Python's audit hooks  what Python code itself asks for; llama.cpp is not seen
 
-Without strace, files are those that Python opened or that are mapped at the end. The result says what was not
-seen.
+Without strace, files are those that Python opened, the model, and what is mapped at the end. The result says
+what was not seen.
 """
 
 from __future__ import annotations
@@ -173,6 +173,8 @@ def _listen() -> tuple[list[str], list[str]]:
             file = os.fsdecode(details[0])
             if not file.startswith(_MARK) and Path(file).exists():
                 files.append(file)
+        elif event == "tenth.native.open":
+            files.append(details[0])
         elif event in ("socket.connect", "socket.sendto", "socket.sendmsg", "socket.getaddrinfo"):
             attempts.append(f"{event} {details[1:] if event != 'socket.getaddrinfo' else details[:2]}")
 

@@ -1,7 +1,8 @@
 """Other devices: one file for each way to reach them.
 
 A target is NAME:REST for the file NAME.py here (adb:SERIAL), and [user@]host for ssh; both may be followed
-by :FOLDER, the folder there. A further way is one further file with a `Transport` and ``connect(address, port)``.
+by :FOLDER, the folder there. A further way is one further file with a `Transport` and
+``connect(address, port)``.
 """
 
 from __future__ import annotations

@@ -34,7 +34,7 @@ ANSWER = 60  # seconds for the device to make a folder or to say what it is
 MAX_OUTPUT = 16 << 20  # bytes of a command's stdout that are taken from a device
 _LINE = 2000  # letters of a line on stderr
 
-# {parent}: sets `parent`; {final}: the name that `keep` gives, or empty; {replace}: 1 to replace a push there.
+# {parent}: sets `parent`; {final}: the name that `keep` gives, or empty; {replace}: 1 to replace a push.
 # Positional parameters are the folders made on the way, deepest first.
 _KEEPER = r"""
 umask 077
@@ -160,7 +160,7 @@ class Transport(abc.ABC):
         assert process.stdout
         assert process.stderr
         out, said = bytearray(), deque[str](maxlen=20)
-        # Threads that are not waited for: ssh hands its pipes to the master, which may keep them open after a kill.
+        # Threads, not waited for: ssh hands its pipes to the master, which may keep them open after a kill.
         readers = [
             threading.Thread(target=_collect, args=(process, out), daemon=True),
             threading.Thread(target=_listen, args=(process.stderr, said, on_line), daemon=True),
@@ -295,8 +295,8 @@ class Folder:
             with contextlib.suppress(subprocess.TimeoutExpired):
                 self.keeper.wait(timeout=1)
                 raise DeviceError(
-                    f"the connection to {self.device.name} was lost; the device itself ends and removes what was"
-                    f" begun there, {SILENCE} s later at most; run the same command again"
+                    f"the connection to {self.device.name} was lost; the device itself ends and removes what"
+                    f" was begun there, {SILENCE} s later at most; run the same command again"
                 ) from None
             raise
 

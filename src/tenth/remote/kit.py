@@ -49,7 +49,7 @@ def platform(device: str, system: str, machine: str, python: str) -> Platform:
     other = "give --llama-cli a llama.cpp that was built for it"
     if system != "Linux":
         raise DeviceError(
-            f"{device} runs {system or 'an unknown system'}, and tenth is pushed to Linux only; install it there"
+            f"{device} runs {system or 'an unknown system'}, and only Linux takes a push; install tenth there"
         )
     if machine.lower() not in _MACHINES:
         raise DeviceError(

@@ -245,7 +245,7 @@ def _by_depth(runs: Sequence[_Run], prefill: int, decode: int) -> list[Depth]:
 
 
 def _parse_timings(text: str, device: str) -> Depth:
-    """Of llama-cli: "eval time = ... 24.23 tokens per second", or "Prompt: 306.2 t/s | Generation: 24.2 t/s"."""
+    """Of llama-cli: "eval time = ... 24.23 tokens per second", or "Prompt: 306 t/s | Generation: 24 t/s"."""
     plain = re.sub(r"\x1b\[[\d;]*[A-Za-z]", "", text)
     short = re.findall(r"Prompt: ([\d.]+) t/s \| Generation: ([\d.]+) t/s", plain)
     long = {
@@ -296,8 +296,8 @@ def _energy(
         return "not measured: this shell may not ask for the battery's state (dumpsys)", []
     if source := plugged(state.out):
         return (
-            f"not measured: the phone is plugged in ({source}), so its power reading means nothing; unplug it and"
-            " use adb over Wi-Fi (adb tcpip 5555, adb connect ADDRESS)"
+            f"not measured: the phone is plugged in ({source}), so its power reading means nothing; unplug it"
+            " and use adb over Wi-Fi (adb tcpip 5555, adb connect ADDRESS)"
         ), []
     if program != "llama-bench":
         return "not measured: llama-bench is needed to decode long enough", []
@@ -314,7 +314,7 @@ def _energy(
             [],
         )
     power = statistics.median(watts)
-    said = f"fuel gauge of the whole phone, median of {len(watts)} looks over {repeats * decode} tokens and a load"
+    said = f"the whole phone's fuel gauge, median of {len(watts)} looks; {repeats * decode} tokens and a load"
     return f"counter battery: the whole phone, at its battery ({len(set(samples))} values)", [
         Reading(name="power_decode", value=power, unit="W", count=len(watts), conditions=said),
         Reading(name="energy_decode", value=power / speed, unit="J/token", count=len(watts), conditions=said),

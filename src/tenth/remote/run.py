@@ -32,7 +32,8 @@ _RESULT, _LOG = 16 << 20, 64 << 20  # bytes that are taken of a result, of a log
 _LAUNCHER = """#!/bin/sh
 # Made by tenth push: runs tenth from this folder; nothing is installed.
 here=$(cd "$(dirname "$0")" && pwd)
-export PYTHONPATH="$here/lib" PYTHONDONTWRITEBYTECODE=1
+# Bytecode is kept: compiling would leave free memory in the process, and less would be measured.
+export PYTHONPATH="$here/lib" PYTHONPYCACHEPREFIX="$here/pycache"
 exec {python} -s -P -m tenth "$@"
 """
 _LOOK = rf"""
@@ -54,7 +55,7 @@ TERMUX = (
 
 @dataclass(frozen=True)
 class Facts:
-    """What a device says of itself. space: bytes free at the folder; memory: bytes available, 0 for unknown."""
+    """What a device says of itself. space: bytes free there; memory: bytes available, 0 for unknown."""
 
     system: str
     machine: str
@@ -120,8 +121,8 @@ def measure(
     """(what the device measured, the files it left in OUT here); nothing stays on the device.
 
     verb: the words after `tenth` there, "OUT" for the bundle's folder, as in ("measure", "OUT", "--json").
-    Where llama.cpp's own programs measure, depths and repeats are used instead. Raises as `push` does, and what
-    tenth on the device said as a DeviceError.
+    Where llama.cpp's own programs measure, depths and repeats are used instead. Raises as `push` does, and
+    what tenth on the device said as a DeviceError.
     """
     found, target = open_bundle(out), parse(place.words)
     card = report.read_bundle(out)[1]
@@ -198,7 +199,7 @@ def _build(target: Target, place: Place) -> dict[str, Path]:
         return llama.collect(place.build)
     if target.transport == "adb":
         raise InputError(
-            f"adb gives no Python: name a llama.cpp built for Android with --llama-cli PATH (see docs/guide.md),"
+            f"adb gives no Python: name a llama.cpp built for Android with --llama-cli PATH (docs/guide.md),"
             f" or use Termux: {TERMUX}"
         )
     return {}
@@ -237,8 +238,8 @@ def _send(there: Folder, files: Mapping[str, Path], python: str, facts: Facts, r
     if facts.space < size + SLACK:
         name = there.device.name
         raise DeviceError(
-            f"{name} has {facts.space / MB:.0f} MB free in {Path(there.path).parent}, and {(size + SLACK) / MB:.0f} MB"
-            f" are needed; free some, or name another folder: {name}:FOLDER"
+            f"{name} has {facts.space / MB:.0f} MB free in {Path(there.path).parent}, and"
+            f" {(size + SLACK) / MB:.0f} MB are needed; free some, or name another folder: {name}:FOLDER"
         )
     with (
         reporter.step(f"push to {there.device.name}", size, "B") as advance,

@@ -33,15 +33,15 @@ _OPTIONS = {
 _FAILED = 255
 _TROUBLES = {
     "IDENTIFICATION HAS CHANGED": (
-        "the host key of {name} is not the one that this machine knows: it was set up anew (then remove the old key"
-        " with ssh-keygen -R, and connect once with: {ssh}), or another machine answers in its place"
+        "the host key of {name} is not the one that this machine knows: it was set up anew (then remove the"
+        " old key with ssh-keygen -R, and connect once with: {ssh}), or another machine answers in its place"
     ),
     "Host key verification failed": (
         "this machine does not know the host key of {name} yet; connect once and accept it: {ssh}"
     ),
-    "Could not resolve hostname": "no host is known by the name of {name}; check the spelling and the network",
+    "Could not resolve hostname": "no host is known by the name of {name}; check spelling and the network",
     "Permission denied (": (
-        "{name} accepts none of your keys (passwords are not asked for); send it one: ssh-copy-id {port}{name}"
+        "{name} accepts none of your keys (no password is asked for); send it one: ssh-copy-id {port}{name}"
     ),
     "Too many authentication failures": "{name} was offered too many keys; name one in ~/.ssh/config",
     "Connection refused": "{name} refuses the connection: no ssh server listens on that port (-p PORT)",
