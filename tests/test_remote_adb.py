@@ -179,14 +179,20 @@ def test_pushed_once_and_what_to_type(bundle: Path, phone: adbd.Phone, tmp_path:
 def test_what_can_be_wrong_with_a_phone(bundle: Path, phone: adbd.Phone, tmp_path: Path) -> None:
     """One line each; the fixture sees that nothing stays."""
     llama = build(tmp_path / "llama")
+
+    def measure_at(words: str) -> None:
+        running.measure(bundle, running.Place(words, build=llama), (), Voice())
+
     with pytest.raises(DeviceError, match="adb sees no phone 'nosuch'"):
-        running.push(bundle, running.Place("adb:nosuch", build=llama), Voice())
+        measure_at("adb:nosuch")
     with pytest.raises(InputError, match="no serial number"):
-        running.push(bundle, running.Place("adb:-s", build=llama), Voice())
+        measure_at("adb:-s")
     with pytest.raises(InputError, match=r"name a llama\.cpp built for Android.*pkg install openssh"):
         running.push(bundle, running.Place(f"adb:{phone.serial}"), Voice())
     with pytest.raises(InputError, match="holds none of llama-bench"):
         running.push(bundle, running.Place(f"adb:{phone.serial}", build=bundle), Voice())
+    with pytest.raises(InputError, match="no llama-cli to talk with"):
+        running.push(bundle, running.Place(f"adb:{phone.serial}", build=llama), Voice())
     phone.full = True
     with pytest.raises(DeviceError, match="no space left"):
         measure(bundle, phone, llama)

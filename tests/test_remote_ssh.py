@@ -24,6 +24,7 @@ from tenth.errors import DeviceError, InputError
 from tenth.records import Measurement
 from tenth.remote import _base
 from tenth.remote import run as running
+from tenth.remote.llama import Bench
 
 server = pytest.mark.skipif(sshd.SSHD is None, reason="no sshd here (Debian: apt-get install openssh-server)")
 root = pytest.mark.skipif(os.geteuid() != 0, reason="a small disk and a namespace can only be made by root")
@@ -240,6 +241,38 @@ def test_a_device_that_cannot_run_it(
         monkeypatch.setenv("PATH", device.path)
         with pytest.raises(DeviceError, match=said):
             push(bundle, f"{sshd.HOST}:{tmp_path}/there/tiny")
+        assert not (tmp_path / "there").exists()
+    finally:
+        device.stop()
+
+
+@server
+def test_a_phone_with_termux_measures_with_its_own_llama_cpp(
+    bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = {"build_number": 7, "n_prompt": 0, "n_gen": 32, "samples_ts": [9.0, 11.0]}
+    programs = {
+        "uname": "case $1 in -o) echo Android;; -s) echo Linux;; -m) echo aarch64;; esac",
+        "llama-bench": f"case $1 in --help) exit;; esac; echo '[{json.dumps(run)}]'",
+    }
+    for folder in ("fake", "server"):
+        (tmp_path / folder).mkdir()
+    for name, script in programs.items():
+        (tmp_path / "fake" / name).write_text(f"#!/bin/sh\n{script}\n")
+        (tmp_path / "fake" / name).chmod(0o755)
+    device = sshd.start(tmp_path / "server", first_on_path=tmp_path / "fake")
+    try:
+        monkeypatch.setenv("PATH", device.path)
+        place = running.Place(f"{sshd.HOST}:{tmp_path}/there")
+        measured, _ = running.measure(bundle, place, ("measure", "OUT"), Voice(), (0,))
+        assert isinstance(measured, Bench)
+        assert measured.depths[0].decode.value == 10
+        assert "repacking" in measured.notes[1]
+        assert "dumpsys" in measured.energy
+        with pytest.raises(InputError, match="--minutes needs tenth on the device"):
+            running.measure(bundle, place, ("measure", "OUT", "--minutes", "1"), Voice())
+        pushed = running.push(bundle, running.Place(f"{sshd.HOST}:{tmp_path}/kept"), Voice())
+        assert f"cd {tmp_path}/kept && llama-cli -m bundle/model.gguf -c 256" in pushed.commands[0]
         assert not (tmp_path / "there").exists()
     finally:
         device.stop()

@@ -255,7 +255,8 @@ def measure(
     if on is not None:
         from tenth.remote import run as remote
 
-        asked = {"--minutes": minutes, "--repeats": repeats, "--counter": counter, "--idle": idle}
+        asked: dict[str, object] = {"--repeats": repeats, "--counter": counter, "--idle": idle}
+        asked |= {"--minutes": minutes} if minutes else {}
         verb = ["measure", "OUT", "--json", *(str(word) for pair in asked.items() for word in pair)]
         verb += ["--depths", depths] if depths is not None else []
         place = remote.Place(on, port, llama_cli)

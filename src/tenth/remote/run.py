@@ -92,6 +92,8 @@ def push(out: Path, place: Place, reporter: Reporter, overwrite: bool = False) -
     """
     found, target = open_bundle(out), parse(place.words)
     build = _build(target, place)
+    if build and not any(_names(build, program) for program in llama.PROGRAMS[1:]):
+        raise InputError(f"{place.build} has llama-bench but no llama-cli to talk with; build that, too")
     with connect(target, place.port) as device:
         final = target.folder or _usual_folder(device.folders, target, out)
         with device.folder(final=final, replace=overwrite) as there:
@@ -142,6 +144,10 @@ def measure(
             measured: Measurement | llama.Bench = _validated(answer, target)
             log = there.get("bundle/log.txt", _LOG)
         else:
+            if "--minutes" in verb:
+                raise InputError(
+                    "--minutes needs tenth on the device; llama.cpp's own programs measure bursts"
+                )
             with reporter.step(f"measure on {target.address}, with llama.cpp's own program", 1.0):
                 names = [file for file in files if file.startswith("llama/")]
                 measured, log = llama.measure(
