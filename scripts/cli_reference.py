@@ -7,7 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-COMMANDS = ("fit", "plan", "chat", "serve", "devices", "measure", "report")
+COMMANDS = ("fit", "plan", "chat", "serve", "devices", "measure", "push", "report")
 PAGE = Path(__file__).parent.parent / "docs" / "reference.md"
 
 

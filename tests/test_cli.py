@@ -61,12 +61,12 @@ def test_help_lists_the_commands_and_loads_nothing_heavy() -> None:
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True
     )
-    for command in ("fit", "plan", "chat", "serve", "devices", "measure", "report"):
+    for command in ("fit", "plan", "chat", "serve", "devices", "measure", "push", "report"):
         assert f"  {command} " in done.stdout
     assert done.stdout.splitlines()[-1] == "[]"
 
 
-@pytest.mark.parametrize("command", ["fit", "plan", "chat", "serve", "devices", "measure", "report"])
+@pytest.mark.parametrize("command", ["fit", "plan", "chat", "serve", "devices", "measure", "push", "report"])
 def test_every_command_takes_json(capsys: pytest.CaptureFixture[str], command: str) -> None:
     status, out, _ = in_process(capsys, command, "--help")
     assert status == 0

@@ -55,6 +55,11 @@ BatteryHours = Annotated[
 ]
 BackendName = Annotated[str, typer.Option(help="Of the device: cpu, opencl, hexagon, metal or cuda.")]
 Grid = Annotated[float | None, typer.Option(help="Grams of CO2 per kWh: adds an answer's CO2.")]
+TARGET = "user@host[:folder] by ssh, or adb:SERIAL"
+Port = Annotated[int | None, typer.Option("--port", "-p", min=1, max=65535, help="Port of its ssh server.")]
+LlamaCli = Annotated[
+    Path | None, typer.Option(help="llama.cpp for a device without Python: the program, or a build's folder.")
+]
 Json = Annotated[bool, typer.Option("--json", help="One JSON object on stdout; all else on stderr.")]
 
 
@@ -271,14 +276,35 @@ def measure(
         str, typer.Option(help="Energy counter by name; auto takes what there is, none takes none.")
     ] = "auto",
     idle: Annotated[float, typer.Option(min=0.0, help="Seconds of rest before an energy counter.")] = 30.0,
+    on: Annotated[str | None, typer.Option(help=f"Measure on another device: {TARGET}.")] = None,
+    port: Port = None,
+    llama_cli: LlamaCli = None,
     as_json: Json = False,
 ) -> None:
-    """Measure a fitted model here: speed by depth, memory, energy, no network. Writes OUT/measure.json."""
+    """Measure a fitted model here, or --on another device: speed by depth, memory, energy, no network.
+
+    Writes OUT/measure.json, or OUT/measure-<device>.json.
+    """
     from tenth import measure as measuring
     from tenth.console import Voice
 
     voice = Voice()
     chosen = tuple(read_depths(depths)) if depths is not None else ()
+    if on is not None:
+        from tenth.remote import run as remote
+
+        asked: dict[str, object] = {"--repeats": repeats, "--counter": counter, "--idle": idle}
+        asked |= {"--minutes": minutes} if minutes else {}
+        verb = ["measure", "OUT", "--json", *(str(word) for pair in asked.items() for word in pair)]
+        verb += ["--depths", depths] if depths is not None else []
+        place = remote.Place(on, port, llama_cli)
+        there, files = remote.measure(out, place, verb, voice, chosen, repeats)
+        if as_json:
+            print(there.model_dump_json())
+        else:
+            voice.measurement(there)
+            print("\n".join(map(str, files)))
+        return
     options = measuring.Options(chosen, repeats, minutes, counter, idle)
     measured = measuring.measure(out, options, voice)
     if as_json:
@@ -286,6 +312,28 @@ def measure(
     else:
         voice.measurement(measured)
         voice.say(str(out / "report.html"))
+
+
+@app.command()
+def push(
+    out: Out,
+    target: Annotated[str, typer.Argument(help=f"{TARGET}.")],
+    port: Port = None,
+    llama_cli: LlamaCli = None,
+    overwrite: Annotated[bool, typer.Option(help="Replace what an earlier push left there.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Copy a fitted model, and what runs it, to another device; say what to type there."""
+    from dataclasses import asdict
+
+    from tenth.console import Voice
+    from tenth.remote import run as remote
+
+    pushed = remote.push(out, remote.Place(target, port, llama_cli), Voice(), overwrite)
+    if as_json:
+        print(json.dumps(asdict(pushed)))
+    else:
+        print("\n".join(pushed.commands))
 
 
 @app.command()

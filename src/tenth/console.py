@@ -21,6 +21,7 @@ from tenth.figures import figures
 if TYPE_CHECKING:
     from tenth.profile import Device
     from tenth.records import Candidate, Measurement, Outlook, Plan, Reading, Scorecard
+    from tenth.remote.llama import Bench
 
 MB = 1_000_000
 QUIET_SECONDS = 10.0  # between two lines of one step when stderr is not a terminal
@@ -212,8 +213,9 @@ class Voice:
         for file in files:
             self.say(file)
 
-    def measurement(self, measured: Measurement) -> None:
+    def measurement(self, measured: Measurement | Bench) -> None:
         """After a measurement: speeds by depth, then the other readings, then what makes them count."""
+        from tenth.records import Measurement
         from tenth.tables import figure, shown, word
 
         table = Table(padding=(0, 1))
@@ -230,9 +232,13 @@ class Voice:
             mark = "" if reading.kind == "measured" else f" ({reading.kind})"
             rest.add_row(word(reading.name), Text(value, justify="right"), f"{unit}{mark}")
         self.console.print(rest)
-        machine = measured.machine
-        self.say(f"{machine.processor}, {machine.threads} threads, load {machine.load_before}")
-        for line in (f"energy: {measured.energy}", *measured.checks, *measured.notes):
+        checks: list[str] = []
+        if isinstance(measured, Measurement):
+            machine, checks = measured.machine, measured.checks
+            self.say(f"{machine.processor}, {machine.threads} threads, load {machine.load_before}")
+        else:
+            self.say(f"{measured.device}, {measured.runtime}")
+        for line in (f"energy: {measured.energy}", *checks, *measured.notes):
             self.say(line)
 
 

@@ -4,6 +4,7 @@ TenthError            every error a person may meet; the command line prints it 
 ├── InputError        a file, folder, name or value given to us is unusable
 ├── BudgetError       nothing fits; carries the smallest budget that would
 ├── NativeError       the runtime's child process died or refused
+├── DeviceError       another device cannot be reached, refuses, broke off, or cannot run it
 └── OutputError       the result cannot be written (folder exists, disk full)
 """
 
@@ -31,6 +32,10 @@ class BudgetError(TenthError):
 
 class NativeError(TenthError):
     """The runtime's child process died or refused; the parent is unharmed."""
+
+
+class DeviceError(TenthError):
+    """Another device cannot be reached, refuses, broke off, or cannot run it; nothing is left there."""
 
 
 class OutputError(TenthError):

@@ -55,14 +55,18 @@ def _refuse_charger(battery: Path, supplies: list[Path]) -> None:
 
 
 def _watts(battery: Path) -> float:
-    if (battery / "power_now").exists() and (power := abs(read_number(battery / "power_now"))):
-        return power / 1e6
-    current = abs(read_number(battery / "current_now"))
-    volts = read_number(battery / "voltage_now") / 1e6
+    if (battery / "power_now").exists() and (watts := abs(read_number(battery / "power_now"))):
+        return watts / 1e6
+    return power(read_number(battery / "current_now"), read_number(battery / "voltage_now"))
+
+
+def power(current: float, volts: float) -> float:
+    """Watts from current_now and voltage_now as the kernel has them; Unavailable for what cannot be."""
+    volts /= 1e6
     if volts < _VOLTS[0] / 100:
         volts *= 1000  # millivolts
     if not _VOLTS[0] <= volts <= _VOLTS[1]:
-        raise Unavailable(f"{battery / 'voltage_now'} gives {volts:g} V, which no battery has")
+        raise Unavailable(f"voltage_now gives {volts:g} V, which no battery has")
     if current == 0:
-        raise Unavailable(f"{battery / 'current_now'} stands at 0: this gauge does not report the current")
-    return current / (1e3 if current < _SMALL else 1e6) * volts
+        raise Unavailable("current_now stands at 0: this gauge does not report the current")
+    return abs(current) / (1e3 if abs(current) < _SMALL else 1e6) * volts

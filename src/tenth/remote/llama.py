@@ -1,0 +1,321 @@
+"""A device without Python: measure with llama.cpp's own programs (llama-bench, else llama-cli).
+
+On Android these are a build that the person names, pushed beside the bundle, or those of Termux. They know
+nothing of tenth: what they cannot show (answers compared, the offline proof, the memory of the whole context)
+is not in the result, and its notes say so.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+import statistics
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from tenth import __version__
+from tenth.counters import Unavailable, battery
+from tenth.errors import DeviceError, InputError
+from tenth.meters.energy import of
+from tenth.records import Depth, Plan, Reading, Record, Runtime
+from tenth.remote._base import Folder
+
+PROGRAMS = ("llama-bench", "llama-cli", "llama-completion")
+MAX_FILES, MAX_BYTES = 500, 4 << 30  # of a build
+_ELF = {62: "x86_64", 183: "aarch64", 40: "arm", 243: "riscv64"}
+_TIMEOUT = 3 * 3600  # seconds for one run on a slow phone
+_LIMIT = 4 << 20  # bytes of what it wrote
+_GAUGE = "/sys/class/power_supply/battery"
+_LASTING, _LEAST = 30, 20  # seconds of decoding for the energy, different values of the gauge
+
+# Runs "$@"; meanwhile memory.txt gets "Name: kB" lines of its process, power.txt "microamperes microvolts".
+_WATCHED = f"""
+"$@" > out.txt 2> log.txt < /dev/null & p=$!
+while grep -q '^State:[[:space:]]*[^Z]' /proc/$p/status 2> /dev/null; do
+  grep -E '^(VmHWM|RssAnon|RssFile):' /proc/$p/status >> memory.txt 2> /dev/null
+  echo "$(cat {_GAUGE}/current_now) $(cat {_GAUGE}/voltage_now)" >> power.txt 2> /dev/null
+  sleep 0.2
+done
+wait $p"""
+
+
+class Bench(Record):
+    """How a bundle ran in llama.cpp's own programs on one device: OUT/measure-<device>.json."""
+
+    version: int = 1
+    tenth: str
+    runtime: str  # llama.cpp as it calls itself
+    model: str
+    sha256: str  # of model.gguf, as the scorecard has it
+    device: str
+    readings: list[Reading]
+    depths: list[Depth]
+    energy: str  # the counter, or why there is none
+    notes: list[str]
+
+
+class _Run(Record, extra="ignore"):
+    """One test of llama-bench -o json; it has many more fields."""
+
+    build_commit: str = ""
+    build_number: int = 0
+    n_prompt: int
+    n_gen: int
+    n_depth: int = 0
+    samples_ts: list[float]
+
+
+def collect(build: Path) -> dict[str, Path]:
+    """Name below the device's folder -> local file, for a program or a folder of llama.cpp.
+
+    A single program brings the libraries beside it. InputError where none of `PROGRAMS` is there.
+    """
+    if build.is_dir():
+        found = {
+            f"llama/{path.relative_to(build).as_posix()}": path for path in build.rglob("*") if path.is_file()
+        }
+    elif build.is_file():
+        folders = (build.parent, build.parent.parent / "lib")
+        libraries = [path for folder in folders for path in sorted(folder.glob("lib*.so*")) if path.is_file()]
+        found = {f"llama/{path.name}": path for path in (build, *libraries)}
+    else:
+        raise InputError(f"there is nothing at --llama-cli {build}; give llama-cli, or the folder of a build")
+    if not any(Path(name).name in PROGRAMS for name in found):
+        raise InputError(f"{build} holds none of {', '.join(PROGRAMS)}; give a finished llama.cpp build")
+    if len(found) > MAX_FILES or sum(path.stat().st_size for path in found.values()) > MAX_BYTES:
+        raise InputError(
+            f"{build} holds more than programs and libraries; copy bin and lib into a folder of their own"
+        )
+    return dict(sorted(found.items()))
+
+
+def check_machine(files: Mapping[str, Path], machine: str, device: str) -> None:
+    """DeviceError where a program was built for another processor than `uname -m` of the device."""
+    known = {"armv8l": "aarch64", "arm64": "aarch64", "amd64": "x86_64"}
+    wanted = "arm" if re.match(r"armv[67]", machine) else known.get(machine, machine)
+    for name, path in files.items():
+        with path.open("rb") as file:
+            head = file.read(20)
+        if head[:4] == b"\x7fELF" and Path(name).name in PROGRAMS:
+            built = _ELF.get(int.from_bytes(head[18:20], "little"), "another processor")
+            if built != wanted:
+                raise DeviceError(
+                    f"{path} was built for {built}, and {device} is {machine}; build it for that"
+                )
+
+
+def start(names: Iterable[str], program: str) -> str:
+    """The shell words that start a pushed program in its folder: libraries' path and its place."""
+    folders = sorted({str(Path(name).parent) for name in names if ".so" in Path(name).name})
+    place = next((name for name in names if Path(name).name == program), "")
+    if not place:
+        return program  # on the device's own path
+    path = ":".join(f'"$PWD"/{shlex.quote(folder)}' for folder in folders)
+    return (f"env LD_LIBRARY_PATH={path} " if path else "") + shlex.quote(f"./{place}")
+
+
+def settings(runtime: Runtime) -> list[str]:
+    """The plan's settings as llama-cli and llama-completion take them."""
+    words = ["-c", str(runtime.n_ctx), "-b", str(runtime.n_ubatch), *_shared(runtime)]
+    words += ["-fa", "on" if runtime.flash_attention else "off", *([] if runtime.repack else ["--no-repack"])]
+    return words
+
+
+def _shared(runtime: Runtime) -> list[str]:
+    words = ["-ub", str(runtime.n_ubatch), "-ctk", runtime.type_k, "-ctv", runtime.type_v]
+    return words + (["-t", str(runtime.threads)] if runtime.threads else [])
+
+
+def measure(
+    there: Folder,
+    plan: Plan,
+    sha256: str,
+    device: str,
+    names: Sequence[str],
+    depths: Sequence[int],
+    repeats: int,
+) -> tuple[Bench, bytes]:
+    """(speeds and memory, the program's log). names: the pushed files of llama.cpp; none for Termux's own.
+
+    Raises DeviceError where no program is there or it fails.
+    """
+    from tenth.meters.depth import sizes
+
+    prefill, decode = sizes(plan.runtime.n_ctx)
+    program = _choose(there, names)
+    line, model = start(names, program), "bundle/model.gguf"
+    notes = [
+        "llama.cpp's own program: its answers were not compared with the file's, nor its connections counted"
+    ]
+    if program == "llama-bench":
+        words = _bench_words(there, line, plan.runtime, notes)
+        run = f"-p {prefill} -n {decode} -d {','.join(map(str, depths))} -r {repeats}"
+        runs = _parse_bench(_execute(there, f"{line} -m {model} {words} {run} -o json"), there.device.name)
+        found = _by_depth(runs, prefill, decode)
+        runtime = f"llama.cpp b{runs[0].build_number} ({runs[0].build_commit})"
+    else:
+        prompt = "The quick brown fox jumps over the lazy dog. " * 8
+        words = f"{shlex.join(settings(plan.runtime))} -n {decode} --temp 0 -st -p {shlex.quote(prompt)}"
+        text = _execute(there, f"{line} -m {model} {words}") + there.get("log.txt", _LIMIT).decode(
+            "utf-8", "replace"
+        )
+        found, runtime = [_parse_timings(text, there.device.name)], "llama.cpp (it did not say which)"
+    readings = _memory(there, program)
+    log = there.get("log.txt", _LIMIT)
+    energy, more = _energy(there, line, program, words, decode, found[0].decode.value)
+    bench = Bench(
+        tenth=__version__, runtime=runtime, model=plan.model, sha256=sha256, device=device,
+        readings=readings + more, depths=found, energy=energy, notes=notes,
+    )  # fmt: skip
+    return bench, log
+
+
+def _choose(there: Folder, names: Sequence[str]) -> str:
+    """llama-bench before the others."""
+    pushed = [program for program in PROGRAMS if any(Path(name).name == program for name in names)]
+    if pushed:
+        return pushed[0]
+    for program in PROGRAMS:
+        if there.run(f"command -v {program} > /dev/null", 60).status == 0:
+            return program
+    raise DeviceError(
+        f"{there.device.name} has no llama.cpp: in Termux, pkg install llama-cpp; else give --llama-cli PATH"
+    )
+
+
+def _bench_words(there: Folder, line: str, runtime: Runtime, notes: list[str]) -> str:
+    """llama-bench's options for the plan's settings, as far as this build knows them."""
+    help_text = there.run(f"{line} --help 2>&1", 60).out
+    words = [*_shared(runtime), "-b", str(runtime.n_ubatch), "-fa", "1" if runtime.flash_attention else "0"]
+    if not runtime.repack:
+        if "--no-repack" in help_text:
+            words.append("--no-repack")
+        else:
+            notes.append(
+                "this llama-bench cannot switch repacking off: it holds a second copy of some weights"
+            )
+    return shlex.join(words)
+
+
+def _execute(there: Folder, command: str) -> str:
+    """What a watched run printed on stdout; DeviceError with its last words where it failed."""
+    done = there.run(f"rm -f memory.txt power.txt; set -- {command}; {_WATCHED}", _TIMEOUT)
+    if done.status:
+        log = there.get("log.txt", _LIMIT).decode("utf-8", "replace").strip().splitlines()
+        last = (log or [done.said or "it said nothing"])[-1][:300]
+        raise DeviceError(f"llama.cpp failed on {there.device.name} (status {done.status}): {last}")
+    return there.get("out.txt", _LIMIT).decode("utf-8", "replace")
+
+
+def _parse_bench(text: str, device: str) -> list[_Run]:
+    """The tests of llama-bench -o json; DeviceError for anything else."""
+    try:
+        runs = [_Run.model_validate(run) for run in json.loads(text)]
+    except (ValueError, TypeError):
+        runs = []
+    if not runs or not all(run.samples_ts and min(run.samples_ts) > 0 for run in runs):
+        raise DeviceError(f"llama-bench on {device} gave no speeds; its log is beside the bundle")
+    return runs
+
+
+def _by_depth(runs: Sequence[_Run], prefill: int, decode: int) -> list[Depth]:
+    depths = []
+    for at in sorted({run.n_depth for run in runs}):
+        speeds = {
+            "decode": [r for r in runs if r.n_depth == at and r.n_gen],
+            "prefill": [r for r in runs if r.n_depth == at and r.n_prompt],
+        }
+        of_each: dict[str, Any] = {
+            name: of(
+                name,
+                some[0].samples_ts,
+                "tokens/s",
+                f"llama-bench, {count} tokens after {at}; median, half range",
+            )
+            for (name, some), count in zip(speeds.items(), (decode, prefill), strict=True)
+            if some
+        }
+        if "decode" in of_each:
+            depths.append(Depth(depth=at, decode=of_each["decode"], prefill=of_each.get("prefill")))
+    if not depths:
+        raise DeviceError("llama-bench decoded nothing; its log is beside the bundle")
+    return depths
+
+
+def _parse_timings(text: str, device: str) -> Depth:
+    """Of llama-cli: "eval time = ... 24.23 tokens per second", or "Prompt: 306 t/s | Generation: 24 t/s"."""
+    plain = re.sub(r"\x1b\[[\d;]*[A-Za-z]", "", text)
+    short = re.findall(r"Prompt: ([\d.]+) t/s \| Generation: ([\d.]+) t/s", plain)
+    long = {
+        bool(prompt): speed
+        for prompt, speed in re.findall(r"(prompt )?eval time =[^\n]*?([\d.]+) tokens per second", plain)
+    }
+    pair = short[-1] if short else (long.get(True, ""), long.get(False, ""))
+    try:
+        prefill, decode = float(pair[0]), float(pair[1])
+    except ValueError:
+        raise DeviceError(f"llama-cli on {device} printed no timings; its log is beside the bundle") from None
+    said = "llama-cli, one run after a short prompt"
+    return Depth(
+        depth=0,
+        decode=of("decode", [decode], "tokens/s", said),
+        prefill=of("prefill", [prefill], "tokens/s", said),
+    )
+
+
+def _memory(there: Folder, program: str) -> list[Reading]:
+    """The largest of what the kernel said of the process; nothing where it said nothing."""
+    text = there.run("cat memory.txt 2> /dev/null", 60).out
+    largest: dict[str, int] = {}
+    for name, size in re.findall(r"^(\w+):\s+(\d+) kB$", text, re.M):
+        largest[name] = max(largest.get(name, 0), int(size) * 1024)
+    names = {"VmHWM": "peak", "RssFile": "peak_file_backed", "RssAnon": "peak_anonymous"}
+    said = (
+        f"resident memory of {program}, seen every 0.2 s; its contexts are those of the tests, not the plan's"
+    )
+    return [
+        Reading(name=name, value=largest[key], unit="B", conditions=said)
+        for key, name in names.items()
+        if key in largest
+    ]
+
+
+def plugged(dumpsys: str) -> str:
+    """What feeds the phone ("USB"), by `dumpsys battery`; "" for its battery alone."""
+    return ", ".join(re.findall(r"^\s*(\w+) powered: true", dumpsys, re.M))
+
+
+def _energy(
+    there: Folder, line: str, program: str, words: str, decode: int, speed: float
+) -> tuple[str, list[Reading]]:
+    """(the counter or why there is none, readings): decoding for half a minute, power from the fuel gauge."""
+    state = there.run("dumpsys battery", 60)
+    if state.status or "powered:" not in state.out:
+        return "not measured: this shell may not ask for the battery's state (dumpsys)", []
+    if source := plugged(state.out):
+        return (
+            f"not measured: the phone is plugged in ({source}), so its power reading means nothing; unplug it"
+            " and use adb over Wi-Fi (adb tcpip 5555, adb connect ADDRESS)"
+        ), []
+    if program != "llama-bench":
+        return "not measured: llama-bench is needed to decode long enough", []
+    repeats = max(1, round(_LASTING * speed / decode))
+    _execute(there, f"{line} -m bundle/model.gguf {words} -p 0 -n {decode} -r {repeats} -o json")
+    samples = there.run("cat power.txt 2> /dev/null", 60).out.splitlines()
+    try:
+        watts = [battery.power(*map(float, sample.split())) for sample in samples]
+    except (Unavailable, ValueError, TypeError) as error:
+        return f"not measured: {_GAUGE} cannot be used by adb's shell ({error})", []
+    if len(set(samples)) < _LEAST:
+        return (
+            f"not measured: the fuel gauge gave {len(set(samples))} values only in {len(samples) / 5:.0f} s",
+            [],
+        )
+    power = statistics.median(watts)
+    said = f"the whole phone's fuel gauge, median of {len(watts)} looks; {repeats * decode} tokens and a load"
+    return f"counter battery: the whole phone, at its battery ({len(set(samples))} values)", [
+        Reading(name="power_decode", value=power, unit="W", count=len(watts), conditions=said),
+        Reading(name="energy_decode", value=power / speed, unit="J/token", count=len(watts), conditions=said),
+    ]

@@ -1,0 +1,273 @@
+"""A bundle on another device: look at it, push, run, bring the results back, leave nothing.
+
+<folder>/tenth      starts tenth from this folder alone       (a device with Python)
+<folder>/lib/       the package and its dependencies, for PYTHONPATH (kit.py)
+<folder>/llama/     a llama.cpp build                         (a device without: llama.py)
+<folder>/bundle/    model.gguf, plan.json, scorecard.json
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tenth import bundle as bundles
+from tenth import report
+from tenth.errors import DeviceError, InputError
+from tenth.measure import usual_depths
+from tenth.records import MB, Measurement
+from tenth.remote import Folder, Target, connect, kit, llama, parse
+from tenth.serve import Bundle, open_bundle
+from tenth.stages import Reporter
+from tenth.store import atomic
+
+SLACK = 32 * MB  # beside what is pushed: logs, scratch, the results
+_RESULT, _LOG = 16 << 20, 64 << 20  # bytes that are taken of a result, of a log
+_LAUNCHER = """#!/bin/sh
+# Made by tenth push: runs tenth from this folder; nothing is installed.
+here=$(cd "$(dirname "$0")" && pwd)
+# Bytecode is kept: compiling would leave free memory in the process, and less would be measured.
+export PYTHONPATH="$here/lib" PYTHONPYCACHEPREFIX="$here/pycache"
+exec {python} -s -P -m tenth "$@"
+"""
+_LOOK = rf"""
+echo "system $(uname -s)"
+echo "machine $(uname -m)"
+echo "kind $(uname -o 2> /dev/null)"
+echo "maker $(getprop ro.product.manufacturer 2> /dev/null) $(getprop ro.product.model 2> /dev/null)"
+echo "memory $(sed -n 's/^MemAvailable: *\([0-9]*\) kB/\1/p' /proc/meminfo)"
+echo "space $(df -Pk . | tail -n 1)"
+for p in python3 python3.14 python3.13 python3.12 python3.11; do
+  command -v $p > /dev/null && echo "python $p $($p -c {shlex.quote(kit.PROBE)} 2> /dev/null)"
+done
+"""
+TERMUX = (
+    "in Termux on the phone: pkg install openssh llama-cpp; passwd; sshd; whoami"
+    " - then here: tenth push OUT NAME@PHONE -p 8022"
+)
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What a device says of itself. space: bytes free there; memory: bytes available, 0 for unknown."""
+
+    system: str
+    machine: str
+    android: bool
+    title: str
+    memory: int
+    space: int
+    pythons: list[tuple[str, str]]  # (command, what `kit.PROBE` printed)
+
+
+@dataclass(frozen=True)
+class Pushed:
+    """Where a bundle lies now, and what to type."""
+
+    target: str
+    folder: str
+    size: int  # bytes
+    commands: list[str]
+
+
+@dataclass(frozen=True)
+class Place:
+    """A device as a person names it on the command line."""
+
+    words: str
+    port: int | None = None
+    build: Path | None = None  # of llama.cpp, for a device without Python
+
+
+def push(out: Path, place: Place, reporter: Reporter, overwrite: bool = False) -> Pushed:
+    """Leave the bundle in OUT, and what runs it, in a folder of the device.
+
+    Raises InputError (no bundle, no such target), DeviceError (all that can be wrong there).
+    """
+    found, target = open_bundle(out), parse(place.words)
+    build = _build(target, place)
+    if build and not any(_names(build, program) for program in llama.PROGRAMS[1:]):
+        raise InputError(f"{place.build} has llama-bench but no llama-cli to talk with; build that, too")
+    with connect(target, place.port) as device:
+        final = target.folder or _usual_folder(device.folders, target, out)
+        with device.folder(final=final, replace=overwrite) as there:
+            facts = look(there)
+            files, python = _needed(found, facts, build, target)
+            size = _send(there, files, python, facts, reporter)
+            path = there.keep()
+        if python:
+            ready, model = shlex.quote(f"{path}/tenth"), shlex.quote(f"{path}/bundle")
+            commands = [device.shell(f"{ready} {verb} {model}") for verb in ("chat", "measure")]
+        else:
+            program = next((p for p in llama.PROGRAMS[1:] if _names(files, p)), llama.PROGRAMS[1])
+            words = f"{llama.start(list(files), program)} -m bundle/model.gguf"
+            words += f" {shlex.join(llama.settings(found.plan.runtime))}"
+            commands = [device.shell(f"cd {shlex.quote(path)} && {words}")]
+    return Pushed(place.words, path, size, commands)
+
+
+def measure(
+    out: Path,
+    place: Place,
+    verb: Sequence[str],
+    reporter: Reporter,
+    depths: Sequence[int] = (),
+    repeats: int = 3,
+) -> tuple[Measurement | llama.Bench, list[Path]]:
+    """(what the device measured, the files it left in OUT here); nothing stays on the device.
+
+    verb: the words after `tenth` there, "OUT" for the bundle's folder, as in ("measure", "OUT", "--json").
+    Where llama.cpp's own programs measure, depths and repeats are used instead. Raises as `push` does, and
+    what tenth on the device said as a DeviceError.
+    """
+    found, target = open_bundle(out), parse(place.words)
+    card = report.read_bundle(out)[1]
+    build = _build(target, place)
+    name = f"{bundles.REMOTE}{target.slug}"
+    with connect(target, place.port) as device, device.folder(target.folder) as there:
+        facts = look(there)
+        files, python = _needed(found, facts, build, target)
+        _send(there, files, python, facts, reporter)
+        if facts.memory and facts.memory < found.plan.memory.total:
+            reporter.say(
+                f"{target.address} has {facts.memory / MB:.0f} MB of memory to give, the bundle wants"
+                f" {found.plan.memory.total / MB:.0f} MB: its pages will be dropped and read again"
+            )
+        if python:
+            answer = run_there(there, verb, reporter)
+            measured: Measurement | llama.Bench = _validated(answer, target)
+            log = there.get("bundle/log.txt", _LOG)
+        else:
+            if "--minutes" in verb:
+                raise InputError(
+                    "--minutes needs tenth on the device; llama.cpp's own programs measure bursts"
+                )
+            with reporter.step(f"measure on {target.address}, with llama.cpp's own program", 1.0):
+                names = [file for file in files if file.startswith("llama/")]
+                measured, log = llama.measure(
+                    there, found.plan, card.sha256, facts.title or target.address, names,
+                    depths or usual_depths(found.plan.runtime.n_ctx), repeats,
+                )  # fmt: skip
+    kept = [out / f"{name}.json", out / f"{name}.log"]
+    for path, data in zip(kept, (measured.model_dump_json(indent=1).encode(), log), strict=True):
+        with atomic(path) as partial:
+            partial.write_bytes(data)
+    return measured, kept
+
+
+def look(there: Folder) -> Facts:
+    """Ask the device what it is; nothing is written there."""
+    lines = [line.partition(" ") for line in there.run(_LOOK, 60).out.splitlines()]
+    said = {key: rest.strip() for key, _, rest in lines}
+    space = re.search(r"(-?\d+)\s+\d+%", said.get("space", ""))
+    memory = said.get("memory", "")
+    return Facts(
+        system=said.get("system", ""),
+        machine=said.get("machine", ""),
+        android=said.get("kind") == "Android" or bool(said.get("maker")),
+        title=said.get("maker", ""),
+        memory=int(memory) * 1024 if memory.isdigit() else 0,
+        space=int(space[1]) * 1024 if space else 0,
+        pythons=[(r.partition(" ")[0], r.partition(" ")[2]) for key, _, r in lines if key == "python"],
+    )
+
+
+def run_there(there: Folder, verb: Sequence[str], reporter: Reporter) -> dict[str, Any]:
+    """Run a command of tenth in the pushed folder; its JSON object. What it says on stderr is passed on."""
+    words = shlex.join("bundle" if word == "OUT" else word for word in verb)
+    script = f'mkdir -p tmp && export TMPDIR="$PWD/tmp" XDG_CACHE_HOME="$PWD/tmp" && ./tenth {words}'
+    done = there.run(script, on_line=lambda line: reporter.say(f"  {line}"))
+    try:
+        answer = json.loads(done.out)
+    except ValueError:
+        answer = None
+    if isinstance(answer, dict) and done.status == 0:
+        return answer
+    error = answer.get("error") if isinstance(answer, dict) else None
+    said = error.get("message") if isinstance(error, dict) else None
+    last = said or done.said or "it said nothing"
+    if done.status in (137, -9):
+        last = f"ended by SIGKILL, as when memory runs out; its last words: {last}"
+    raise DeviceError(
+        f"tenth {verb[0]} failed on {there.device.name} (status {done.status}): {str(last)[:500]}"
+    )
+
+
+def _build(target: Target, place: Place) -> dict[str, Path]:
+    """The files of the llama.cpp build that was named; InputError where a phone over adb got none."""
+    if place.build is not None:
+        return llama.collect(place.build)
+    if target.transport == "adb":
+        raise InputError(
+            f"adb gives no Python: name a llama.cpp built for Android with --llama-cli PATH (docs/guide.md),"
+            f" or use Termux: {TERMUX}"
+        )
+    return {}
+
+
+def _usual_folder(folders: str, target: Target, out: Path) -> str:
+    name = re.sub(r"[^\w.-]+", "-", out.resolve().name) or "bundle"
+    return f"tenth/{name}" if target.transport == "ssh" else f"{folders}/tenth/{name}"
+
+
+def _needed(
+    found: Bundle, facts: Facts, build: dict[str, Path], target: Target
+) -> tuple[dict[str, Path], str]:
+    """(name there -> local file, the Python that runs it; "" for llama.cpp's own programs)."""
+    files = {f"bundle/{name}": found.folder / name for name in ("model.gguf", "plan.json", "scorecard.json")}
+    files = {name: path for name, path in files.items() if path.is_file()}
+    if build:
+        llama.check_machine(build, facts.machine, target.address)
+    if build or facts.android:
+        return files | build, ""
+    refused: DeviceError | None = None
+    for python, answer in facts.pythons or [("", "")]:
+        try:
+            wanted = kit.platform(target.address, facts.system, facts.machine, answer)
+        except DeviceError as error:
+            refused = refused or error
+            continue
+        return files | {f"lib/{name}": path for name, path in kit.files(wanted).items()}, python
+    assert refused
+    raise refused
+
+
+def _send(there: Folder, files: Mapping[str, Path], python: str, facts: Facts, reporter: Reporter) -> int:
+    """Copy everything; returns the bytes. DeviceError where there is no space for it."""
+    size = sum(path.stat().st_size for path in files.values())
+    if facts.space < size + SLACK:
+        name = there.device.name
+        raise DeviceError(
+            f"{name} has {facts.space / MB:.0f} MB free in {Path(there.path).parent}, and"
+            f" {(size + SLACK) / MB:.0f} MB are needed; free some, or name another folder: {name}:FOLDER"
+        )
+    with (
+        reporter.step(f"push to {there.device.name}", size, "B") as advance,
+        tempfile.TemporaryDirectory() as scratch,
+    ):
+        if python:
+            launcher = Path(scratch) / "tenth"
+            launcher.write_text(_LAUNCHER.format(python=python))
+            launcher.chmod(0o755)
+            files = {**files, "tenth": launcher}
+        there.put(files, advance)
+    return size
+
+
+def _validated(answer: dict[str, Any], target: Target) -> Measurement:
+    """A measurement as this version writes it; the device is not trusted."""
+    try:
+        return Measurement.model_validate(answer)
+    except ValueError as error:
+        first = str(error).splitlines()[0]
+        raise DeviceError(f"{target.address} sent something that is no measurement: {first}") from None
+
+
+def _names(files: Mapping[str, Path], program: str) -> bool:
+    return any(Path(name).name == program for name in files)

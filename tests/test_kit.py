@@ -1,0 +1,56 @@
+"""What a device needs to run tenth, and what it must be."""
+
+import platform
+import sys
+from pathlib import Path
+
+import pytest
+
+from tenth.errors import DeviceError
+from tenth.remote import kit
+
+
+def ours() -> kit.Platform:
+    return kit.Platform(platform.machine(), sys.version_info[:2], 99)
+
+
+def test_the_probe_describes_this_python() -> None:
+    version = f"{sys.version_info[0]} {sys.version_info[1]}"
+    said = f"CPython {version} 64 glibc2.36"
+    assert kit.platform("x", "Linux", "arm64", said) == kit.Platform("aarch64", sys.version_info[:2], 36)
+
+
+@pytest.mark.parametrize(
+    ("machine", "python", "said"),
+    [
+        ("riscv64", "CPython 3 12 64 glibc2.36", "x86_64 and aarch64"),
+        ("aarch64", "", "no python3"),
+        ("aarch64", "CPython 3 10 64 glibc2.36", "has Python 3.10"),
+        ("aarch64", "PyPy 3 11 64 glibc2.36", "64-bit PyPy"),
+        ("aarch64", "CPython 3 11 64 glibc2.12", "no glibc 2.17"),
+        ("aarch64", "rm -rf /; 1 2", "no clear answer"),
+    ],
+)
+def test_devices_that_will_not_do(machine: str, python: str, said: str) -> None:
+    with pytest.raises(DeviceError, match=said):
+        kit.platform("x", "Linux", machine, python)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux is pushed to")
+def test_the_same_python_gets_what_is_installed_here(tmp_path: Path) -> None:
+    found = kit.files(ours(), tmp_path)
+    assert {name.split("/")[0] for name in found} >= {"tenth", "numpy", "pydantic", "typer", "xllamacpp"}
+    assert all(path.is_file() for path in found.values())
+    assert not [name for name in found if "__pycache__" in name or "tiny-7m" in name or name.startswith("..")]
+    assert not {name.split("/")[0] for name in found} & {"torch", "transformers"}
+    assert list(tmp_path.iterdir()) == [], "nothing was fetched"
+
+
+def test_wheels_that_cannot_be_fetched_leave_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    monkeypatch.delenv("PIP_FIND_LINKS", raising=False)
+    with pytest.raises(
+        DeviceError, match=r"wheels for aarch64, Python 3\.19, glibc 2\.31 could not be fetched"
+    ):
+        kit.files(kit.Platform("aarch64", (3, 19), 31), tmp_path)
+    assert list(tmp_path.iterdir()) == []
