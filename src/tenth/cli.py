@@ -255,10 +255,10 @@ def serve(
     from tenth.console import Voice
 
     with serving.running(serving.open_bundle(out), port=port) as server:
-        if as_json:
-            print(json.dumps({"url": f"{server.url}/v1", "folder": str(out)}), flush=True)
-        Voice().say(f"serving on {server.url}/v1, for this machine only; Ctrl-C stops")
         try:
+            if as_json:
+                print(json.dumps({"url": f"{server.url}/v1", "folder": str(out)}), flush=True)
+            Voice().say(f"serving on {server.url}/v1, for this machine only; Ctrl-C stops")
             server.wait()
         except KeyboardInterrupt:
             Voice().say("stopped")

@@ -39,8 +39,6 @@ class FitOptions:
     model: Path
     destination: Path
     budget: Budget
-    device: Device | None = None  # that the budget is a share of
-    demands: Demands = field(default_factory=Demands)  # of that device
     text: Path | None = None
     eval_text: Path | None = None
     effort: str = "normal"  # of EFFORTS
@@ -51,6 +49,8 @@ class FitOptions:
     compute: str = "cpu"  # or "cuda": where torch calibrates and rounds
     overwrite: bool = False  # a finished bundle at the destination
     baselines: int = 2  # stock recipes to measure beside it, and plain Q4_0; 0: none of them
+    device: Device | None = None  # that the budget is a share of
+    demands: Demands = field(default_factory=Demands)  # of that device
 
 
 def fit(options: FitOptions, reporter: Reporter) -> Scorecard:
