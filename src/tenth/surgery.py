@@ -1,10 +1,12 @@
-"""The structural edits: fewer entries of a named axis, fewer blocks. Lazy, and they compose."""
+"""The structural edits: fewer entries of a named axis, fewer blocks; and other values. Lazy; they compose."""
 
 from __future__ import annotations
 
 import dataclasses
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from itertools import pairwise
+from pathlib import Path
 
 import numpy as np
 
@@ -44,6 +46,45 @@ class Taken(LazyTensor):
             if a < b:
                 out[a:b] = self.whole.load(int(rows[a]), int(rows[b - 1]) + 1)
         return out
+
+
+@dataclass(frozen=True)
+class Given(LazyTensor):
+    """A tensor whose values are in memory."""
+
+    values: np.ndarray = field(compare=False, repr=False)
+
+    def load(self, start: int = 0, stop: int | None = None) -> np.ndarray:
+        """Rows start..stop, float32, C-contiguous."""
+        stop = len(self.values) if stop is None else stop
+        if not 0 <= start <= stop <= len(self.values):
+            raise ValueError(f"rows {start}..{stop} of {len(self.values)}")
+        return np.ascontiguousarray(self.values[start:stop], np.float32)
+
+
+def replaced(checkpoint: Checkpoint, values: Mapping[str, np.ndarray | LazyTensor | Path]) -> Checkpoint:
+    """The checkpoint with other values, by Hugging Face's name: an array, a lazy tensor, or a .npy file of
+    float32, which is read when asked for.
+
+    InputError for a name that the model does not have and a shape other than config.json implies.
+    """
+    shapes = {spec.source: spec.shape for spec in checkpoint.arch.specs(checkpoint.config)}
+    tensors = dict(checkpoint.tensors)
+    for name, value in values.items():
+        if name not in shapes:
+            raise InputError(f"tensor {name!r:.100} has no place in this model and cannot be replaced")
+        if isinstance(value, Path):
+            tensors[name] = _stored(name, value)
+        elif isinstance(value, LazyTensor):
+            tensors[name] = dataclasses.replace(value, name=name)
+        else:
+            tensors[name] = Given(name, value.shape, "F32", checkpoint.path / "(computed)", 0, value)
+        if tensors[name].shape != shapes[name]:
+            raise InputError(
+                f"tensor {name!r} cannot become {list(tensors[name].shape)}:"
+                f" config.json implies {list(shapes[name])}"
+            )
+    return dataclasses.replace(checkpoint, tensors=tensors)
 
 
 def take(checkpoint: Checkpoint, axis: Axis, index: list[int], layer: int | None = None) -> Checkpoint:
@@ -101,6 +142,20 @@ def keep_layers(checkpoint: Checkpoint, layers: list[int]) -> Checkpoint:
     return dataclasses.replace(
         checkpoint, tensors=tensors, config={**config, "num_hidden_layers": len(layers)}
     )
+
+
+def _stored(name: str, path: Path) -> LazyTensor:
+    """The array of a .npy file (format version 1), not mapped."""
+    try:
+        with path.open("rb") as file:
+            version = np.lib.format.read_magic(file)
+            shape, fortran, kind = np.lib.format.read_array_header_1_0(file)
+            offset = file.tell()
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path} is no readable .npy file: {error}") from None
+    if version != (1, 0) or fortran or kind != np.dtype("<f4"):
+        raise InputError(f"{path} must hold float32 rows, not {kind}{' in columns' if fortran else ''}")
+    return LazyTensor(name, shape, "F32", path, offset)
 
 
 def _rules(config: Config) -> list[str]:

@@ -77,6 +77,9 @@ class Architecture:
     )  # of keys that published configs of the family leave out
     prefixes: tuple[str, ...] = ()  # of tensor names in multimodal checkpoints; removed
     ignored: tuple[str, ...] = ()  # beginnings of tensor names that the text model does without
+    alone: Mapping[str, Any] = field(
+        default_factory=dict
+    )  # keys of config.json that differ where the text model stands in a folder of its own
 
     # -- sizes -----------------------------------------------------------------------------------------------
 

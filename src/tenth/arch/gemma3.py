@@ -16,4 +16,5 @@ ARCHITECTURE = dataclasses.replace(
         "model.vision_tower.",
         "model.multi_modal_projector.",
     ),
+    alone={"model_type": "gemma3_text", "architectures": ["Gemma3ForCausalLM"]},
 )
