@@ -74,7 +74,7 @@ def run(
     rank, live = _means(student, teacher, share * length, memory, lora)
     order = np.random.default_rng(seed).permutation(len(windows))
     held = min(HELD_BACK, len(windows) // HELD_SHARE + 1)
-    learning, judging = windows[np.sort(order[held:])], windows[np.sort(order[:held])]
+    judging, learning = windows[order[:held]], windows[order[held:]]
     with ExitStack() as stack:
         stack.enter_context(whole(student))
         weights = parameters(student)
@@ -82,39 +82,40 @@ def run(
         learnt = [p for a in adapters for p in (a.down, a.up)] if rank else list(weights.values())
         for parameter in learnt:
             parameter.requires_grad_(True)
+        forward, asked, once = forward_of(student), time.monotonic(), 0.0
         targets: Live | Sampled
         judge: Live | Sampled
-        asked, once = time.monotonic(), 0.0
         if live:
             stack.enter_context(whole(teacher))
             beside = forward_of(teacher, ids)
-            targets, judge = Live(beside, learning), Live(beside, judging)
+            judge = Live(beside, judging)
         else:
-            targets = Sampled(here / "learning.bin", learning, vocabulary, device)
             judge = Sampled(here / "judging.bin", judging, vocabulary, device)
-            judge.fill(teacher, ids, seed, held)
+            judge.fill(teacher, ids, seed)
             once = (time.monotonic() - asked) / held
-        forward = forward_of(student)
         plan = here / "plan.json"
         if not plan.exists():
             wanted = Amount.parse(amount)
             if wanted.seconds:
                 each = _seconds(forward, learnt, judge, share)
                 left = wanted.seconds - (time.monotonic() - start)
-                total = _windows_within(left, each, once, len(learning))
+                count = _windows_within(left, each, once, len(learning))
             else:
-                total = wanted.tokens // length
-            schedule = _schedule(total, held, rate or (LORA_RATE if rank else RATE), seed, share)
+                count = wanted.tokens // length
+            schedule = _schedule(count, held, rate or (LORA_RATE if rank else RATE), seed, share)
             write_text(plan, json.dumps(asdict(schedule)))
         schedule = Schedule(**json.loads(plan.read_text()))
-        trained = schedule.steps * schedule.batch
-        sampled = 0 if live else min(trained, len(learning))
-        sums = {"total": trained + FORWARD * sampled}
-        if isinstance(targets, Sampled):
-            targets.fill(teacher, ids, seed, sampled, lambda done: emit({"done": FORWARD * done, **sums}))
+        learning = learning[: schedule.steps * schedule.batch]
+        before = 0.0 if live else FORWARD * len(learning)  # the work of sampling, in windows trained on
+        total = before + schedule.steps * schedule.batch
+        if live:
+            targets = Live(beside, learning)
+        else:
+            targets = Sampled(here / "learning.bin", learning, vocabulary, device)
+            targets.fill(teacher, ids, seed, lambda done: emit({"done": FORWARD * done, "total": total}))
         outcome = train(
             forward, learnt, targets, judge, schedule, here,
-            lambda step: emit({"done": FORWARD * sampled + step * schedule.batch, **sums}),
+            lambda step: emit({"done": before + step * schedule.batch, "total": total}),
         )  # fmt: skip
         for adapter in adapters:
             adapter.merge()

@@ -73,16 +73,15 @@ class Sampled:
         original: Walk,
         kept: np.ndarray | None,
         seed: int,
-        upto: int,
         emit: Callable[[int], None] | None = None,
     ) -> None:
-        """Walk the original over windows up to number `upto`, from where the file ends; emits windows done.
+        """Walk the original over the windows, from where the file ends; emits windows done.
 
         kept: the original's ids of the student's ids. Peak memory: one block, or the embedding, or the head;
         256 MB of hidden states; the log-probabilities of one window twice.
         """
         group = max(1, HIDDEN_BYTES // (4 * self.windows.shape[1] * original.width))
-        first = self.done
+        first, upto = self.done, len(self.windows)
         if first < upto:
             with self._path.open("ab") as file:
                 os.truncate(file.fileno(), first * self.record.itemsize)

@@ -29,7 +29,7 @@ Forward = Callable[[np.ndarray], torch.Tensor]  # int32 ids [B, T] -> logits [B,
 WARM_UP, FLOOR = 0.1, 0.1  # of the steps; of the rate
 BETAS, EPSILON = (0.9, 0.95), 1e-8
 CLIP = 1.0  # norm of the whole gradient
-PATIENCE = 3  # judgements in a row that are worse, before a run is stopped
+PATIENCE, RISE = 3, 0.25  # judgements in a row, and the share they rise by, before a run is stopped
 SAVE_SECONDS = 30.0  # between saves; and ten times what a save takes
 
 
@@ -187,7 +187,7 @@ class _State:
         last = [value for _, value in self.judged[-PATIENCE - 1 :]]
         if len(last) > PATIENCE:
             said = ", ".join(f"{value:.4f}" for value in last)
-            if all(b > a for a, b in pairwise(last)):
+            if all(b > a for a, b in pairwise(last)) and last[-1] > (1 + RISE) * last[0]:
                 return f"the KL on held-back windows rose {PATIENCE} times in a row ({said})"
             if min(last[1:]) > self.judged[0][1]:
                 return f"the KL on held-back windows was worse than before healing {PATIENCE} times ({said})"
