@@ -30,15 +30,17 @@ from tenth.distil import whole
 from tenth.errors import InputError
 from tenth.formats.folder import write_folder
 from tenth.methods.amount import Amount
+from tenth.methods.local import reconstruct
 from tenth.methods.lora import adapt
 from tenth.methods.targets import Live, Sampled, chosen, translated
-from tenth.methods.training import Forward, Schedule, Targets, gradient, train
+from tenth.methods.training import Forward, Schedule, Targets, evaluate, gradient, train
 from tenth.records import MB
 from tenth.store import write_text
 from tenth.surgery import replaced
 from tenth.walk import Walk
 
 RATE, LORA_RATE = 3e-4, 2e-3
+LOCAL, LOCAL_RATE = 0.3, 3.0  # of the tokens, by blocks, at so many times the rate; adapters go without
 RANK = 16  # of adapters, where none is given
 HELD_BACK, HELD_SHARE = 16, 16  # windows to judge on: at most so many, and one in so many of those given
 STEPS, BATCH = 1000, 32  # steps wanted before one takes more windows; windows of a step at most
@@ -93,6 +95,7 @@ def run(
             sampled.fill(teacher, ids, seed, done)
             return sampled
 
+        room = 8 * sum(weight.numel() for weight in weights.values())  # where moments will be
         begun = time.monotonic()
         judge = targets("judging", judging)
         once = 0.0 if live else (time.monotonic() - begun) / held
@@ -104,29 +107,50 @@ def run(
                 each = _seconds(forward, learnt, judge, share)
                 left = wanted.seconds - (time.monotonic() - start)
                 count = _windows_within(left, each, once, len(learning))
-            return asdict(_schedule(count, held, rate or (LORA_RATE if rank else RATE), seed, share))
+            local = (
+                0 if rank else min(int(LOCAL * count), len(learning), room // (12 * length * student.width))
+            )
+            made = _schedule(count - local, held, rate or (LORA_RATE if rank else RATE), seed, share)
+            return {"local": local, **asdict(made)}
 
-        schedule = Schedule(**_once(here / "plan.json", planned))
-        learning = learning[: schedule.steps * schedule.batch]
-        first = 0.0 if live else FORWARD * len(learning)  # the work of sampling, in windows trained on
-        total = first + schedule.steps * schedule.batch
+        plan = _once(here / "plan.json", planned)
+        local, schedule = plan.pop("local"), Schedule(**plan)
+        batches = schedule.steps * schedule.batch
+        rest = np.roll(learning, -local, 0)[:batches]
+        sampled = 0.0 if live else FORWARD * len(rest)  # the work of it, in windows trained on
+        total = local + sampled + batches
+        before = _once(here / "before.json", lambda: evaluate(forward, judge, share))
+        if local and not (here / "state.npz").exists():
+            blocks = len(student.blocks)
+            reconstruct(
+                student, teacher, live, learning[:local], ids,
+                Schedule(local, 1, LOCAL_RATE * schedule.rate, local, seed), here,
+                lambda n: emit({"done": local * n / blocks, "total": total}),
+            )  # fmt: skip
         outcome = train(
             forward,
             learnt,
-            targets("learning", learning, lambda n: emit({"done": FORWARD * n, "total": total})),
+            targets("learning", rest, lambda n: emit({"done": local + FORWARD * n, "total": total})),
             judge,
             schedule,
             here,
-            lambda step: emit({"done": first + step * schedule.batch, "total": total}),
+            lambda step: emit({"done": local + sampled + step * schedule.batch, "total": total}),
+            before,
         )
         for adapter in adapters:
             adapter.merge()
         values = {source: weight.detach().cpu().numpy() for source, weight in weights.items()}
+        if outcome.after >= before:
+            values = {}
+            outcome.notes.append(
+                f"healing did not help (KL {before:.4f}, then {outcome.after:.4f}) and is left out"
+            )
         write_folder(replaced(student.checkpoint, values), Path(folder))
     shutil.rmtree(here)
     return {
-        "before": outcome.before, "after": outcome.after, "step": outcome.step, "steps": outcome.steps,
-        "tokens": outcome.steps * schedule.batch * length, "judged": outcome.judged, "lora": rank,
+        "before": before, "after": min(before, outcome.after), "step": outcome.step, "steps": outcome.steps,
+        "local": local,
+        "tokens": (local + outcome.steps * schedule.batch) * length, "judged": outcome.judged, "lora": rank,
         "original": "computed beside it" if live else "sampled", "notes": outcome.notes,
     }  # fmt: skip
 
