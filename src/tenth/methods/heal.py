@@ -1,13 +1,14 @@
 """Healing: what structural edits hurt is trained back towards the original's distribution.
 
-Forward KL at temperature 1 on mixed windows of a text, with nothing beside it. All weights are trained in
-float32, or adapters of low rank on the matrices of the blocks (lora.py) where the moments of all find no
-room. The original is computed beside the student, which has no sampling noise, where it finds room, else its
-samples are put on disk first (targets.py); in the first epoch both cost the same time.
+First block by block (local.py), then as a whole (training.py): forward KL at temperature 1 on mixed windows
+of a text, with nothing beside it. All weights are trained in float32, or adapters of low rank on the matrices
+of the blocks (lora.py) where the moments of all find no room. The original is computed beside the student,
+which has no sampling noise, where it finds room, else its samples are put on disk first (targets.py); in the
+first epoch both cost the same time.
 
 Peak memory: of training, 16 bytes a trained and 4 a frozen weight, 4 a weight of an original beside the
-student, and `activations`; of sampling, the student's weights and what Sampled.fill says; of writing, no
-more than of training. Disk: 16 bytes a trained weight, the samples, and the healed folder.
+student, and `activations`; of what comes before and of writing, no more than that, or the weights and what
+`Sampled.fill` says. Disk: 16 bytes a trained weight, the samples, and the healed folder.
 """
 
 from __future__ import annotations
@@ -61,8 +62,9 @@ def run(
     others trained on, again and again while `amount` (amount.py) lasts. memory: bytes that may be used; on a
     GPU, what is free there. kept: a file of int64, the original's id of each of the model's; None where
     they are the same. lora: rank of the adapters, 0 for all weights, None to decide by memory. Emits {"done",
-    "total"} in windows. Returns the KL before and after in nats per token on the windows judged on, and
-    notes for the person. InputError for files that do not belong together, and too little memory.
+    "total"} in windows. Returns the KL before and after in nats per token on the windows judged on, windows
+    spent block by block, steps and the best of them, and notes for the person. InputError for files that do
+    not belong together, and too little memory.
     """
     start, here = time.monotonic(), Path(folder) / "healing"
     here.mkdir(exist_ok=True)
@@ -95,7 +97,6 @@ def run(
             sampled.fill(teacher, ids, seed, done)
             return sampled
 
-        room = 8 * sum(weight.numel() for weight in weights.values())  # where moments will be
         begun = time.monotonic()
         judge = targets("judging", judging)
         once = 0.0 if live else (time.monotonic() - begun) / held
@@ -105,11 +106,12 @@ def run(
             count = wanted.tokens // length
             if wanted.seconds:
                 each = _seconds(forward, learnt, judge, share)
-                left = wanted.seconds - (time.monotonic() - start)
-                count = _windows_within(left, each, once, len(learning))
-            local = (
-                0 if rank else min(int(LOCAL * count), len(learning), room // (12 * length * student.width))
-            )
+                count = _windows_within(
+                    wanted.seconds - (time.monotonic() - start), each, once, len(learning)
+                )
+            states = 12 * length * student.width  # bytes of a window in `reconstruct`
+            room = 8 * sum(weight.numel() for weight in learnt) // states  # where moments will be
+            local = 0 if rank else min(int(LOCAL * count), len(learning), room)
             made = _schedule(count - local, held, rate or (LORA_RATE if rank else RATE), seed, share)
             return {"local": local, **asdict(made)}
 
@@ -148,9 +150,9 @@ def run(
         write_folder(replaced(student.checkpoint, values), Path(folder))
     shutil.rmtree(here)
     return {
-        "before": before, "after": min(before, outcome.after), "step": outcome.step, "steps": outcome.steps,
-        "local": local,
-        "tokens": (local + outcome.steps * schedule.batch) * length, "judged": outcome.judged, "lora": rank,
+        "before": before, "after": min(before, outcome.after), "judged": outcome.judged,
+        "local": local, "step": outcome.step, "steps": outcome.steps,
+        "tokens": (local + outcome.steps * schedule.batch) * length, "lora": rank,
         "original": "computed beside it" if live else "sampled", "notes": outcome.notes,
     }  # fmt: skip
 
