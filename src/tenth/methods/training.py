@@ -75,6 +75,7 @@ class Schedule:
 class Outcome:
     """What came of it; KL in nats per token on the held-back windows."""
 
+    before: float
     after: float  # of the weights that are left
     step: int  # theirs
     steps: int  # that were made
@@ -119,7 +120,7 @@ def train(
             emit(state.step)
     for parameter in parameters:
         parameter.grad = None
-    outcome = state.finish()
+    outcome = state.finish(before)
     if reason:
         outcome.notes.append(
             f"healing stopped at step {outcome.steps} of {schedule.steps}: {reason};"
@@ -214,12 +215,12 @@ class _State:
         self._saved = time.monotonic()
         self._pause = max(SAVE_SECONDS, 10 * (self._saved - start))
 
-    def finish(self) -> Outcome:
+    def finish(self, before: float) -> Outcome:
         """Give the parameters the best weights."""
         with np.load(self._folder / "best.npz", allow_pickle=False) as data:
             _fill(self._parameters, data, "weight")
         step, least = min(self.judged, key=lambda pair: pair[1])
-        return Outcome(least, step, self.step, self.judged)
+        return Outcome(before, least, step, self.step, self.judged)
 
     def _write(
         self, name: str, scalars: Mapping[str, Any], groups: Mapping[str, Sequence[torch.Tensor]]
