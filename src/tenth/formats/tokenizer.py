@@ -15,14 +15,12 @@ from pathlib import Path
 from typing import Any
 
 from tenth.errors import InputError
-from tenth.formats import pretokenizers
+from tenth.formats import pretokenizers, special
 from tenth.formats.hf import read_json
 
 NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = 1, 2, 3, 4, 5, 6  # llama.h, llama_token_type
 SPACE = "\u2581"  # SentencePiece's visible space
 UNREACHABLE = -1e9  # score of a token that no merge makes
-# Ends of a turn, by the names under which chat models publish them, most specific first.
-TURN_ENDS = ("<|eot_id|>", "<|im_end|>", "<end_of_turn>", "<|end|>", "<|endoftext|>", "<|end_of_text|>")
 Keys = dict[str, Any]
 
 
@@ -46,6 +44,10 @@ class Vocabulary:
         """Set the token with this id."""
         self.texts[token], self.types[token], self.scores[token] = text, kind, score
 
+    def is_control(self, token: int) -> bool:
+        """Whether it is never text."""
+        return self.types[token] == CONTROL
+
 
 def tokenizer_metadata(folder: Path, config: dict[str, Any]) -> TokenizerInfo:
     """The tokenizer's GGUF keys. InputError for one that llama.cpp cannot reproduce, naming what stands in
@@ -65,8 +67,8 @@ def tokenizer_metadata(folder: Path, config: dict[str, Any]) -> TokenizerInfo:
             f"{folder} holds neither tokenizer.json nor tokenizer.model; give a complete model folder"
         )
     _tokens(info.keys, vocabulary, config)
-    _special(info.keys, vocabulary, added_bos_eos, folder, settings, config)
-    if template := _chat_template(folder, settings):
+    special.add_ids(info.keys, vocabulary, added_bos_eos, folder, settings, config)
+    if template := special.chat_template(folder, settings):
         info.keys["tokenizer.chat_template"] = template
     return info
 
@@ -298,7 +300,7 @@ def _template(processor: Any) -> tuple[str | None, str | None]:
                 e.get("SpecialToken") if isinstance(e, dict) else None
                 for e in (part["single"][0], part["single"][-1])
             ]
-            first, last = (_text(e, "id") for e in ends)
+            first, last = (special.text_of(e, "id") for e in ends)
             return first, last
     return None, None
 
@@ -328,78 +330,3 @@ def _tokens(keys: Keys, vocabulary: Vocabulary, config: dict[str, Any]) -> None:
     keys["tokenizer.ggml.token_type"] = [vocabulary.types[i] for i in range(size)]
     if keys["tokenizer.ggml.model"] == "llama":
         keys["tokenizer.ggml.scores"] = [vocabulary.scores[i] for i in range(size)]
-
-
-def _special(
-    keys: Keys,
-    vocabulary: Vocabulary,
-    added: tuple[str | None, str | None],
-    folder: Path,
-    settings: dict[str, Any],
-    config: dict[str, Any],
-) -> None:
-    """Ids of special tokens, and whether text begins and ends with one."""
-    named = (
-        read_json(folder / "special_tokens_map.json")
-        if (folder / "special_tokens_map.json").is_file()
-        else {}
-    )
-    generation = (
-        read_json(folder / "generation_config.json") if (folder / "generation_config.json").is_file() else {}
-    )
-    ids = {text: token for token, text in vocabulary.texts.items()}
-    found: dict[str, int] = {}
-    for role in ("bos", "eos", "unk", "pad"):
-        text = _text(settings.get(f"{role}_token")) or _text(named.get(f"{role}_token"))
-        numbers = _ids(config.get(f"{role}_token_id"), vocabulary)
-        if text in ids:
-            found[role] = ids[text]
-        elif numbers:
-            found[role] = numbers[0]
-    for side, role in enumerate(("bos", "eos")):
-        token = added[side]
-        wanted = settings.get(f"add_{role}_token")
-        switch = wanted if isinstance(wanted, bool) else token is not None
-        if switch and token in ids:
-            found[role] = ids[token]
-        keys[f"tokenizer.ggml.add_{role}_token"] = switch and role in found
-    ends = {*_ids(generation.get("eos_token_id"), vocabulary), *_ids(config.get("eos_token_id"), vocabulary)}
-    named_ends = [ids[text] for text in TURN_ENDS if text in ids and vocabulary.types[ids[text]] == CONTROL]
-    turn_ends = named_ends or sorted(ends)
-    if turn_ends:
-        found.setdefault("eos", turn_ends[0])
-        found["eot"] = turn_ends[0]
-    for role, key in (("bos", "bos"), ("eos", "eos"), ("unk", "unknown"), ("pad", "padding"), ("eot", "eot")):
-        if role in found:
-            keys[f"tokenizer.ggml.{key}_token_id"] = found[role]
-    if "<|eom_id|>" in ids:
-        keys["tokenizer.ggml.eom_token_id"] = ids["<|eom_id|>"]
-
-
-def _text(value: Any, key: str = "content") -> str | None:
-    """A token's text, given as such or as an object that has it under key."""
-    value = value.get(key) if isinstance(value, dict) else value
-    return value if isinstance(value, str) else None
-
-
-def _ids(value: Any, vocabulary: Vocabulary) -> list[int]:
-    """Token ids, given as one or as a list; what is no id of this vocabulary is left out."""
-    values = value if isinstance(value, list) else [value]
-    return [v for v in values if type(v) is int and v in vocabulary.texts]
-
-
-def _chat_template(folder: Path, settings: dict[str, Any]) -> str | None:
-    """The chat template (Jinja), from chat_template.jinja or tokenizer_config.json; of several, the default
-    one.
-    """
-    file = folder / "chat_template.jinja"
-    if file.is_file():
-        try:
-            return file.read_bytes()[:4_000_000].decode("utf-8")
-        except UnicodeDecodeError:
-            raise InputError(f"{file} is not UTF-8 text") from None
-    template = settings.get("chat_template")
-    if isinstance(template, list):
-        by_name = {t.get("name"): t.get("template") for t in template if isinstance(t, dict)}
-        template = by_name.get("default", next(iter(by_name.values()), None))
-    return template if isinstance(template, str) else None
