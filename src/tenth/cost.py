@@ -66,25 +66,29 @@ class _Shape:
     """The sizes of config.json that memory depends on."""
 
     hidden: int
-    ffn: int
+    ffn: int  # of the widest block, as the next two are
     heads: int
     kv_heads: int
     head: int
     vocab: int
     windows: tuple[int, ...]  # per layer; 0: full attention
+    own_kv: tuple[int, ...]  # KV heads per layer
 
     @classmethod
     def of(cls, config: Mapping[str, Any], gguf_arch: str) -> _Shape:
         layers, heads = int(config["num_hidden_layers"]), int(config["num_attention_heads"])
         hidden = int(config["hidden_size"])
+        shared = int(config.get("num_key_value_heads") or (4 if gguf_arch == "gemma2" else heads))
+        own = (config.get("tenth_blocks") or {}).get("num_key_value_heads") or [shared] * layers
         return cls(
             hidden=hidden,
             ffn=int(config["intermediate_size"]),
             heads=heads,
-            kv_heads=int(config.get("num_key_value_heads") or (4 if gguf_arch == "gemma2" else heads)),
+            kv_heads=shared,
             head=int(config.get("head_dim") or (256 if gguf_arch.startswith("gemma") else hidden // heads)),
             vocab=int(config["vocab_size"]),
             windows=_windows(config, gguf_arch, layers),
+            own_kv=tuple(own),
         )
 
 
@@ -223,19 +227,21 @@ def cells(runtime: Runtime, window: int = 0) -> int:
 
 
 def _kv(shape: _Shape, runtime: Runtime) -> int:
-    width = shape.kv_heads * shape.head
-    row = _row(runtime.type_k, width) + _row(runtime.type_v, width)
-    return sum(cells(runtime, window) for window in shape.windows) * row
+    return sum(
+        cells(runtime, window) * _row(kind, heads * shape.head)
+        for window, heads in zip(shape.windows, shape.own_kv, strict=True)
+        for kind in (runtime.type_k, runtime.type_v)
+    )
 
 
 def kv_read(config: Mapping[str, Any], gguf_arch: str, runtime: Runtime, depth: int) -> dict[str, float]:
     """Bytes of the cache that one token decoded after `depth` others reads, by ggml type."""
     shape = _Shape.of(config, gguf_arch)
-    width = shape.kv_heads * shape.head
-    seen = sum(min(depth, window or depth) for window in shape.windows)
     found: dict[str, float] = {}
-    for kind in (runtime.type_k, runtime.type_v):
-        found[kind.upper()] = found.get(kind.upper(), 0.0) + float(seen * _row(kind, width))
+    for window, heads in zip(shape.windows, shape.own_kv, strict=True):
+        for kind in (runtime.type_k, runtime.type_v):
+            read = float(min(depth, window or depth) * _row(kind, heads * shape.head))
+            found[kind.upper()] = found.get(kind.upper(), 0.0) + read
     return found
 
 

@@ -56,6 +56,10 @@ class Gemma3(Gemma):
             )
         return keys
 
+    def alone(self, config: Config) -> dict[str, Any]:  # noqa: ARG002
+        """The text model's own names."""
+        return {"model_type": "gemma3_text", "architectures": ["Gemma3ForCausalLM"]}
+
     def refuse(self, config: Config) -> None:
         """Bidirectional attention and capped attention scores have no place."""
         super().refuse(config)
