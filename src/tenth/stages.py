@@ -21,7 +21,7 @@ from tenth.plan import Decision, Problem
 from tenth.records import MB, Candidate, Proof, Reading, Runtime
 from tenth.store import Store, write_text
 
-METRICS = 2  # raised whenever a stage's meaning changes, so that old results are not used
+METRICS = 3  # raised whenever a stage's meaning changes, so that old results are not used
 JUDGE_WINDOWS, LEAST_WINDOWS = 48, 12  # of held-out text
 JUDGE_WORK = 15_000 * MB  # weights x windows: large models are judged on fewer
 SPEED_REPEATS = 3

@@ -67,6 +67,7 @@ class Architecture:
     gguf_arch: str
     table: Mapping[str, Entry] = field(default_factory=lambda: dict(LLAMA_BLOCK))  # of one block
     final: Mapping[str, Entry] = field(default_factory=lambda: {"output_norm.weight": NORM})
+    sequential: bool = True  # o_proj's and down_proj's outputs enter the residual stream as they are, in turn
     interleaved: bool = (
         False  # llama.cpp rotates neighbouring pairs in this family: rows of q and k are reordered
     )

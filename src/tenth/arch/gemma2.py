@@ -111,6 +111,7 @@ class Gemma2(Gemma):
 ARCHITECTURE = Gemma2(
     model_type="gemma2",
     gguf_arch="gemma2",
+    sequential=False,
     table=BLOCK,
     rope_kinds=("default", "dynamic"),
     activations=("gelu_pytorch_tanh",),

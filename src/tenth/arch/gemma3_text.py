@@ -76,6 +76,7 @@ class Gemma3(Gemma):
 ARCHITECTURE = Gemma3(
     model_type="gemma3_text",
     gguf_arch="gemma3",
+    sequential=False,
     table={**BLOCK, **QK_NORM},
     rope_kinds=("default", "dynamic", "linear"),
     activations=("gelu_pytorch_tanh",),
