@@ -307,6 +307,21 @@ class Measurement(Record):
         return next((r for r in self.readings if r.name == name), None)
 
 
+class Bench(Record):
+    """How a bundle ran in llama.cpp's own programs on one device: OUT/measure-<device>.json."""
+
+    version: Literal[1] = 1
+    tenth: str
+    runtime: str  # llama.cpp as it calls itself
+    model: str
+    sha256: str  # of model.gguf, as the scorecard has it
+    device: str
+    readings: list[Reading]
+    depths: list[Depth]
+    energy: str  # the counter, or why there is none
+    notes: list[str]
+
+
 class Sample(Record):
     """A greedy answer as the making machine gave it, to compare another machine's with."""
 
