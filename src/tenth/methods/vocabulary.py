@@ -30,7 +30,10 @@ KEPT = "kept.npy"  # in a trimmed folder: int64, the original's id of each token
 
 
 def counted(folder: Path, text: str) -> np.ndarray:
-    """How often the model's own tokenizer gives each id in a text, int64 [highest id there + 1]."""
+    """How often the model's own tokenizer gives each id in a text, int64 [highest id there + 1].
+
+    The text is cut into pieces at the ends of lines, so runs of empty lines may count a little otherwise.
+    """
     from tenth.tokens import tokenizer
 
     tokens = tokenizer(folder)
