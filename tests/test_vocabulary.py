@@ -22,7 +22,7 @@ from tenth.formats.gguf import write_gguf
 from tenth.formats.sentencepiece import pieces, without
 from tenth.formats.trim import Tokens, tokens_of, trimmed
 from tenth.methods.scripts import KNOWN, foreign, scripts
-from tenth.methods.vocabulary import KEPT, chosen, counted, trim
+from tenth.methods.vocabulary import KEPT, chosen, counted, fallen, trim
 from tenth.native import Session
 from tenth.surgery import take
 
@@ -303,6 +303,54 @@ def test_in_a_child(folders: Any, tmp_path: Path) -> None:
     rows = open_checkpoint(folder).tensors["model.embed_tokens.weight"].load()[kept]
     assert np.array_equal(open_checkpoint(tmp_path / "new").tensors["model.embed_tokens.weight"].load(), rows)
     assert events[-1]["done"] == events[-1]["total"]
+
+
+@pytest.mark.parametrize("kind", ["gpt-2", "llama"])
+def test_what_a_token_falls_apart_into(kind: str, folders: Any) -> None:
+    """The translated tokens of each word of the corpus are those of the trimmed tokenizer."""
+    old, kept, new = folders(kind)
+    before, after, pieces_of = opened(old), opened(new), fallen(old, kept)
+    for word in " ".join(CORPUS).split():
+        found = [piece for token in before.encode(word).ids for piece in pieces_of[token]]
+        assert found == after.encode(word).ids, word
+
+
+def test_targets_are_of_the_same_text(folders: Any) -> None:
+    """Against a loop over tokens and pieces; and where nothing was trimmed, against the plain KL."""
+    import torch
+
+    from tenth.methods.aligned import Aligned
+
+    folder, kept, _ = folders("gpt-2")
+    generator, size = torch.Generator().manual_seed(0), 384
+    windows = np.array([opened(folder).encode(text * 3).ids[:40] for text in CORPUS[:2]], np.int32)
+    logits = torch.randn(2, 40, size, generator=generator)
+    whole = Aligned(lambda ids: logits, windows, [(i,) for i in range(size)])
+    other = torch.randn(2, 40, size, generator=generator)
+    p, q = (x[:, :-1].log_softmax(-1) for x in (logits, other))
+    plain = (p.exp() * (p - q)).sum(-1).mean()
+    assert float(whole.divergence(other, np.arange(2))) == pytest.approx(float(plain), rel=1e-5)
+
+    pieces_of = fallen(folder, kept) + [()] * size
+    targets = Aligned(lambda ids: logits[[0 if ids[0, 0] == windows[0, 0] else 1]], windows, pieces_of[:size])
+    other = torch.randn(2, targets.windows.shape[1], len(kept), generator=generator)
+    total = 0.0
+    for row in (0, 1):
+        said, at = other[row].log_softmax(-1), 0
+        for i, token in enumerate(windows[row]):
+            for number, piece in enumerate(pieces_of[token]):
+                assert targets.windows[row, at] == piece
+                if i and number:
+                    total -= float(said[at - 1, piece])
+                elif i:
+                    wanted = torch.zeros(len(kept))
+                    for t, chance in enumerate(logits[row, i - 1].softmax(-1)):
+                        wanted[pieces_of[t][0] if pieces_of[t] else 0] += chance
+                    total += float((wanted * (wanted.clamp_min(1e-30).log() - said[at - 1])).sum())
+                at += 1
+    found = np.mean([float(targets.divergence(other[[row]], np.array([row]))) for row in (0, 1)])
+    assert found == pytest.approx(total / (2 * 39), rel=1e-4)
+    assert sum(len(pieces_of[token]) > 1 for token in windows.ravel()) > 5
 
 
 @pytest.fixture(scope="module")
