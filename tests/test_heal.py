@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 import torch
 from commands import Killed
-from tiny import make_model
+from tiny import VARIANTS, make_model
 
 from tenth import models
 from tenth.checkpoint import open_checkpoint
@@ -296,7 +296,8 @@ def test_a_run_killed_while_it_samples_ends_the_same(stop: int, tied: Case, tmp_
         patch.setattr("tenth.methods.targets.HIDDEN_BYTES", 4 * LENGTH * 64)  # a window at a time
         with pytest.raises(Killed):
             tied.run(tmp_path / "killed", emit=emit, memory=memory)
-    assert tied.run(tmp_path / "killed", memory=memory) == tied.run(tmp_path / "straight", memory=memory)
+    resumed = tied.run(tmp_path / "killed", memory=PLENTY)  # has become free, too late
+    assert resumed == tied.run(tmp_path / "straight", memory=memory)
     assert files(tmp_path / "killed") == files(tmp_path / "straight")
 
 
@@ -350,6 +351,24 @@ def test_minutes_are_planned_once(tied: Case, tmp_path: Path) -> None:
 
 
 # -- what is trained, and on what ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("family", VARIANTS)
+def test_every_weight_of_every_family_is_trained_and_written(family: str, tmp_path: Path) -> None:
+    for seed, name in enumerate(("original", "edited")):
+        make_model(tmp_path / name, family, seed=seed)
+    np.save(tmp_path / "tokens.npy", np.tile(np.arange(12, dtype=np.int32), (2, 1)))
+    case = Case(tmp_path / "original", tmp_path / "edited", tmp_path / "tokens.npy")
+    assert case.run(tmp_path / "out", "12tok", rate=1e-4)["step"] == 1
+    before, after = (open_checkpoint(tmp_path / name).tensors for name in ("edited", "out"))
+    same = [name for name, tensor in after.items() if np.array_equal(tensor.load(), before[name].load())]
+    assert same == []
+    with filled(tmp_path / "edited") as walk:
+        assert set(heal.parameters(walk)) == {spec.source for spec in walk.checkpoint.specs()}
+        plain = heal.forward_of(walk)(np.arange(8, dtype=np.int32)[None])[:, :-1]
+        torch.testing.assert_close(
+            plain, logits(tmp_path / "edited", np.arange(8)[None]), rtol=1e-3, atol=1e-3
+        )
 
 
 def test_adapters_merge_exactly(case: Case) -> None:
@@ -429,7 +448,6 @@ def test_files_that_do_not_belong_together_are_refused(tied: Case, tmp_path: Pat
 )  # fmt: skip
 def test_amounts(text: str, seconds: float, tokens: int) -> None:
     assert Amount.parse(text) == Amount(seconds, tokens)
-    assert Amount.parse(str(Amount.parse(text))) == Amount.parse(text)
 
 
 @pytest.mark.parametrize(

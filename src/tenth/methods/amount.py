@@ -35,6 +35,3 @@ class Amount:
                 f"healing of {text!r:.60} is nothing; give a time or tokens such as 10min or 5Mtok"
             )
         return cls(seconds=value) if unit in _SECONDS else cls(tokens=round(value))
-
-    def __str__(self) -> str:
-        return f"{self.seconds / 60:g}min" if self.seconds else f"{self.tokens / 1e6:g}Mtok"

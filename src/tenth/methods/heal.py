@@ -32,16 +32,16 @@ from tenth.formats.folder import write_folder
 from tenth.methods.amount import Amount
 from tenth.methods.lora import adapt
 from tenth.methods.targets import Live, Sampled, chosen, translated
-from tenth.methods.training import Forward, Schedule, gradient, train
+from tenth.methods.training import Forward, Schedule, Targets, gradient, train
 from tenth.records import MB
 from tenth.store import write_text
 from tenth.surgery import replaced
 from tenth.walk import Walk
 
-RATE, LORA_RATE = 1e-3, 3e-3
+RATE, LORA_RATE = 3e-4, 2e-3
 RANK = 16  # of adapters, where none is given
 HELD_BACK, HELD_SHARE = 16, 16  # windows to judge on: at most so many, and one in so many of those given
-STEPS, BATCH = 400, 32  # steps wanted before one takes more windows; windows of a step at most
+STEPS, BATCH = 1000, 32  # steps wanted before one takes more windows; windows of a step at most
 JUDGEMENTS, JUDGING = 20, 2.5  # at most; windows trained on between two, for each window judged on
 SHARE_BYTES = 1_000_000_000  # of logits that a GPU takes at once; a processor takes one window
 TIMED = 3  # gradients that are timed to plan minutes
@@ -71,7 +71,7 @@ def run(
         memory = torch.cuda.mem_get_info()[0]
     vocabulary, length = int(student.checkpoint.config["vocab_size"]), windows.shape[1]
     share = max(1, SHARE_BYTES // (4 * length * vocabulary)) if device == "cuda" else 1
-    rank, live = _means(student, teacher, share * length, memory, lora)
+    rank, live = _once(here / "means.json", lambda: means(student, teacher, share * length, memory, lora))
     order = np.random.default_rng(seed).permutation(len(windows))
     held = min(HELD_BACK, len(windows) // HELD_SHARE + 1)
     judging, learning = windows[order[:held]], windows[order[held:]]
@@ -82,41 +82,43 @@ def run(
         learnt = [p for a in adapters for p in (a.down, a.up)] if rank else list(weights.values())
         for parameter in learnt:
             parameter.requires_grad_(True)
-        forward, asked, once = forward_of(student), time.monotonic(), 0.0
-        targets: Live | Sampled
-        judge: Live | Sampled
         if live:
             stack.enter_context(whole(teacher))
-            beside = forward_of(teacher, ids)
-            judge = Live(beside, judging)
-        else:
-            judge = Sampled(here / "judging.bin", judging, vocabulary, device)
-            judge.fill(teacher, ids, seed)
-            once = (time.monotonic() - asked) / held
-        plan = here / "plan.json"
-        if not plan.exists():
+        forward, beside = forward_of(student), forward_of(teacher, ids)
+
+        def targets(name: str, windows: np.ndarray, done: Callable[[int], None] | None = None) -> Targets:
+            if live:
+                return Live(beside, windows)
+            sampled = Sampled(here / f"{name}.bin", windows, vocabulary, device)
+            sampled.fill(teacher, ids, seed, done)
+            return sampled
+
+        begun = time.monotonic()
+        judge = targets("judging", judging)
+        once = 0.0 if live else (time.monotonic() - begun) / held
+
+        def planned() -> dict[str, Any]:
             wanted = Amount.parse(amount)
+            count = wanted.tokens // length
             if wanted.seconds:
                 each = _seconds(forward, learnt, judge, share)
                 left = wanted.seconds - (time.monotonic() - start)
                 count = _windows_within(left, each, once, len(learning))
-            else:
-                count = wanted.tokens // length
-            schedule = _schedule(count, held, rate or (LORA_RATE if rank else RATE), seed, share)
-            write_text(plan, json.dumps(asdict(schedule)))
-        schedule = Schedule(**json.loads(plan.read_text()))
+            return asdict(_schedule(count, held, rate or (LORA_RATE if rank else RATE), seed, share))
+
+        schedule = Schedule(**_once(here / "plan.json", planned))
         learning = learning[: schedule.steps * schedule.batch]
-        before = 0.0 if live else FORWARD * len(learning)  # the work of sampling, in windows trained on
-        total = before + schedule.steps * schedule.batch
-        if live:
-            targets = Live(beside, learning)
-        else:
-            targets = Sampled(here / "learning.bin", learning, vocabulary, device)
-            targets.fill(teacher, ids, seed, lambda done: emit({"done": FORWARD * done, "total": total}))
+        first = 0.0 if live else FORWARD * len(learning)  # the work of sampling, in windows trained on
+        total = first + schedule.steps * schedule.batch
         outcome = train(
-            forward, learnt, targets, judge, schedule, here,
-            lambda step: emit({"done": before + step * schedule.batch, "total": total}),
-        )  # fmt: skip
+            forward,
+            learnt,
+            targets("learning", learning, lambda n: emit({"done": FORWARD * n, "total": total})),
+            judge,
+            schedule,
+            here,
+            lambda step: emit({"done": first + step * schedule.batch, "total": total}),
+        )
         for adapter in adapters:
             adapter.merge()
         values = {source: weight.detach().cpu().numpy() for source, weight in weights.items()}
@@ -147,12 +149,13 @@ def parameters(walk: Walk) -> dict[str, torch.nn.Parameter]:
     """Every weight of a filled model by the checkpoint's name; a tied matrix is one parameter."""
     if walk.checkpoint.tied:
         walk.model.get_output_embeddings().weight = walk.embedding.weight
-    found: dict[str, torch.nn.Parameter] = {}
-    for name, module in walk.named_modules():
-        for part, parameter in module.named_parameters(recurse=False):
-            if all(parameter is not other for other in found.values()):
-                found[f"{name}.{part}"] = parameter
-    return found
+    known = {spec.source for spec in walk.checkpoint.specs()}
+    return {
+        f"{name}.{part}": parameter
+        for name, module in walk.named_modules()
+        for part, parameter in module.named_parameters(recurse=False)
+        if f"{name}.{part}" in known
+    }
 
 
 def activations(walk: Walk, tokens: int) -> int:
@@ -189,8 +192,11 @@ def _inputs(
     return windows, ids
 
 
-def _means(student: Walk, teacher: Walk, tokens: int, memory: int, lora: int | None) -> tuple[int, bool]:
-    """(the rank of adapters or 0, whether the original is computed beside the student)."""
+def means(student: Walk, teacher: Walk, tokens: int, memory: int, lora: int | None) -> tuple[int, bool]:
+    """(the rank of adapters or 0, whether the original is computed beside the student) in so much memory.
+
+    tokens: that go through at once. InputError where not even adapters find room.
+    """
     weights, others = (sum(s.count for s in walk.checkpoint.specs()) for walk in (student, teacher))
     room = memory - activations(student, tokens)
     rank = (0 if 16 * weights <= room else RANK) if lora is None else lora
@@ -208,7 +214,14 @@ def _means(student: Walk, teacher: Walk, tokens: int, memory: int, lora: int | N
     return rank, needed + 4 * others <= room
 
 
-def _seconds(forward: Forward, learnt: list[torch.nn.Parameter], judge: Live | Sampled, share: int) -> float:
+def _once(path: Path, decide: Callable[[], Any]) -> Any:
+    """What was decided when the run began, which a resumed one keeps to (JSON)."""
+    if not path.exists():
+        write_text(path, json.dumps(decide()))
+    return json.loads(path.read_text())
+
+
+def _seconds(forward: Forward, learnt: list[torch.nn.Parameter], judge: Targets, share: int) -> float:
     """Of the gradient of one window, with its part of the judging; the first one warms up."""
     rows, times = np.arange(min(share, len(judge.windows))), []
     for _ in range(1 + TIMED):

@@ -6,7 +6,8 @@ and the weights that did best there are what is left; a run that diverges stops.
 
 A killed run goes on from its last save to the same result, bit for bit where torch computes alike (one
 processor, the same threads). Memory: 16 bytes a trained parameter (weight, gradient, two moments); saving
-takes no more. On disk: 12 bytes for the state, 4 for the best weights.
+takes no more, but 12 bytes of the host's memory for what is on a GPU. On disk: 12 bytes for the state, 4 for
+the best weights.
 """
 
 from __future__ import annotations
