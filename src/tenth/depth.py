@@ -34,9 +34,7 @@ def passes(blocks: int) -> int:
     return blocks + blocks * blocks
 
 
-def measure(
-    walk: Walk, windows: np.ndarray, folder: Path, progress: Callable[[float], None]
-) -> Depth:
+def measure(walk: Walk, windows: np.ndarray, folder: Path, progress: Callable[[float], None]) -> Depth:
     """From int32 [windows, T]; hidden states of all streams are in `folder` meanwhile. A result that is there
     is taken.
     """

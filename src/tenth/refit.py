@@ -57,7 +57,7 @@ def site(weight: torch.Tensor, gram: torch.Tensor, cross: torch.Tensor | None = 
 
 
 def removal(here: Site, fisher: torch.Tensor, unit: int, rounds: int, keep: int = 0) -> Removal:
-    """The order in which units of `unit` columns should go until `keep` are left, in about `rounds` rounds."""
+    """The order in which units of `unit` columns should go until `keep` are left, in `rounds` rounds."""
     weight, inverse = here.best.clone(), torch.linalg.inv(here.form)
     fisher = fisher.double()
     alive = list(range(weight.shape[1] // unit))
@@ -88,12 +88,11 @@ def refit(here: Site, columns: torch.Tensor) -> torch.Tensor:
     if not len(columns):
         return here.best[:, :0].float()
     form = here.form[columns]
-    return torch.linalg.solve(form[:, columns], (here.best @ here.form[:, columns]).T).T.float().contiguous()
+    found: torch.Tensor = torch.linalg.solve(form[:, columns], (here.best @ here.form[:, columns]).T)
+    return found.T.float().contiguous()
 
 
-def _scores(
-    weight: torch.Tensor, inverse: torch.Tensor, fisher: torch.Tensor, unit: int
-) -> torch.Tensor:
+def _scores(weight: torch.Tensor, inverse: torch.Tensor, fisher: torch.Tensor, unit: int) -> torch.Tensor:
     """What removing each unit alone would cost."""
     if unit == 1:
         scores: torch.Tensor = ((fisher @ weight) * weight).sum(0) / inverse.diagonal()
@@ -102,4 +101,5 @@ def _scores(
     blocks = inverse.reshape(count, unit, count, unit).diagonal(dim1=0, dim2=2).permute(2, 0, 1)
     parts = weight.reshape(-1, count, unit).permute(1, 0, 2)
     spread = parts.transpose(1, 2) @ (fisher @ parts)
-    return (torch.linalg.inv(blocks) * spread).sum((1, 2))
+    costs: torch.Tensor = (torch.linalg.inv(blocks) * spread).sum((1, 2))
+    return costs

@@ -1,7 +1,8 @@
 """What a smaller model could look like: channels, KV groups and blocks to keep, and what each removal costs.
 
 A `Menu` has the costs, in nats per token, of one unit at a time (structure.py, depth.py); they are taken to
-add up, times GROWTH, which is how much more was measured than the sum (docs/log.md). A `Shape` is a choice.
+add up, times GROWTH, which is how much more was measured than the sum (docs/log.md). A `Shape` (records.py)
+is a choice.
 Which choice is best for a number of weights is a knapsack; its Lagrangian is minimised block by block: remove
 what costs least per weight.
 """
@@ -13,11 +14,11 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
-from pydantic import Field, model_validator
+from pydantic import Field
 
 from tenth.arch import Architecture
 from tenth.errors import InputError
-from tenth.records import Record
+from tenth.records import Record, Shape
 
 GROWTH = 1.5  # measured KL over the sum of costs: 1.4 to 1.6 at 10 to 30 % of a 46 M Llama
 STEP = 32  # channels between two entries of a menu
@@ -41,27 +42,14 @@ class Menu(Record):
     blocks: tuple[BlockMenu, ...]
 
 
-class Shape(Record):
-    """Sizes of every block of the original; a block with neither channels nor groups is gone."""
+@dataclass(frozen=True)
+class Freedom:
+    """What the runtime and the user allow."""
 
-    ffn: tuple[int, ...]
-    kv_heads: tuple[int, ...]
-
-    @model_validator(mode="after")
-    def _together(self) -> Shape:
-        if len(self.ffn) != len(self.kv_heads) or not any(self.ffn):
-            raise ValueError("a shape has one width and one number of KV heads for each block, not all zero")
-        return self
-
-    @property
-    def kept(self) -> list[int]:
-        """Blocks that stay."""
-        return [i for i, sizes in enumerate(zip(self.ffn, self.kv_heads, strict=True)) if any(sizes)]
-
-    @property
-    def uniform(self) -> bool:
-        """Whether all blocks that stay are alike, as transformers' own models must be."""
-        return len({(self.ffn[i], self.kv_heads[i]) for i in self.kept}) == 1
+    multiple: int = STEP  # of a width
+    uneven: bool = True  # blocks of different sizes
+    heads: bool = True  # other numbers of heads
+    depth: bool = True  # fewer blocks
 
 
 @dataclass(frozen=True)
@@ -117,33 +105,32 @@ def full(menu: Menu) -> Shape:
     return Shape(ffn=(menu.channels,) * len(menu.blocks), kv_heads=(menu.groups,) * len(menu.blocks))
 
 
-def without(menu: Menu, sizes: Sizes, weights: int, multiple: int = STEP, alike: bool = False) -> Shape:
-    """The cheapest shape found that is without at least that many weights; alike: all blocks of one size.
-
-    Widths are multiples of `multiple`, itself one of STEP. InputError where so much cannot go.
+def without(menu: Menu, sizes: Sizes, weights: int, free: Freedom | None = None) -> Shape:
+    """The cheapest shape found that is without at least that many weights. InputError where so much cannot
+    go.
     """
+    free = free or Freedom()
     if weights <= 0:
         return full(menu)
-    if alike:
-        found = [shape for shape in _alike(menu, sizes, multiple) if sizes.removed(menu, shape) >= weights]
+    if not free.uneven:
+        found = [shape for shape in _alike(menu, sizes, free) if sizes.removed(menu, shape) >= weights]
         if found:
             return min(found, key=lambda shape: cost(menu, shape))
     else:
-        options = [_options(menu, sizes, block, multiple) for block in menu.blocks]
-        if sum(max(option.weights for option in block) for block in options) >= weights:
-            return _restored(menu, sizes, _cheapest(options, weights), weights, multiple)
+        options = [_options(menu, sizes, block, free) for block in menu.blocks]
+        most = sorted(max(option.weights for option in block) for block in options)
+        if sum(most[1:]) >= weights:  # one block stays
+            return _restored(menu, sizes, _cheapest(options, weights), weights, free)
     raise InputError(f"{weights} weights cannot be removed from this model's blocks; ask for less")
 
 
-def ladder(
-    menu: Menu, sizes: Sizes, steps: int, most: float = 0.9, multiple: int = STEP, alike: bool = False
-) -> Iterator[Shape]:
+def ladder(menu: Menu, sizes: Sizes, free: Freedom, steps: int = 30, most: float = 0.9) -> Iterator[Shape]:
     """Shapes without ever more of the blocks' weights, up to a share `most`; none twice."""
     total = len(menu.blocks) * (menu.channels * sizes.channel + menu.groups * sizes.group + sizes.rest)
     seen = {full(menu)}
     for step in range(1, steps + 1):
         try:
-            shape = without(menu, sizes, int(total * most * step / steps), multiple, alike)
+            shape = without(menu, sizes, int(total * most * step / steps), free)
         except InputError:
             return
         if shape not in seen:
@@ -158,17 +145,18 @@ def _widths(menu: Menu, multiple: int) -> list[int]:
     return [menu.channels - gone for gone in removable if gone // STEP < len(menu.blocks[0].ffn)]
 
 
-def _options(menu: Menu, sizes: Sizes, block: BlockMenu, multiple: int) -> list[_Option]:
+def _options(menu: Menu, sizes: Sizes, block: BlockMenu, free: Freedom) -> list[_Option]:
     options = [
         _Option(
             (menu.channels - width) * sizes.channel + (menu.groups - groups) * sizes.group,
             block.ffn[(menu.channels - width) // STEP] + block.kv_heads[menu.groups - groups],
             width, groups,
         )
-        for width in _widths(menu, multiple) for groups in range(menu.groups + 1)
+        for width in _widths(menu, free.multiple)
+        for groups in (range(menu.groups + 1) if free.heads else (menu.groups,))
     ]  # fmt: skip
     everything = menu.channels * sizes.channel + menu.groups * sizes.group + sizes.rest
-    return [*options, _Option(everything, block.whole, 0, 0)]
+    return [*options, _Option(everything, block.whole, 0, 0)] if free.depth else options
 
 
 def _cheapest(options: Sequence[Sequence[_Option]], weights: int) -> list[_Option]:
@@ -187,12 +175,10 @@ def _cheapest(options: Sequence[Sequence[_Option]], weights: int) -> list[_Optio
     return at(high)
 
 
-def _restored(
-    menu: Menu, sizes: Sizes, options: Sequence[_Option], weights: int, multiple: int
-) -> Shape:
-    """What went beyond the wanted number of weights comes back, dearest first, a step or a group at a time."""
+def _restored(menu: Menu, sizes: Sizes, options: Sequence[_Option], weights: int, free: Freedom) -> Shape:
+    """What went beyond the wanted number of weights comes back, dearest first, a step or a group a time."""
     ffn, groups = [option.ffn for option in options], [option.kv_heads for option in options]
-    widths = _widths(menu, multiple)
+    widths = _widths(menu, free.multiple)
     spare = sum(option.weights for option in options) - weights
 
     def gains() -> Iterator[tuple[float, int, Callable[[], None]]]:
@@ -219,13 +205,13 @@ def _setter(values: list[int], index: int, value: int) -> Callable[[], None]:
     return put
 
 
-def _alike(menu: Menu, sizes: Sizes, multiple: int) -> Iterator[Shape]:
+def _alike(menu: Menu, sizes: Sizes, free: Freedom) -> Iterator[Shape]:
     """Shapes whose blocks are of one size: every width and number of groups, blocks gone cheapest first."""
     order = sorted(range(sizes.blocks), key=lambda i: menu.blocks[i].whole)
-    for gone in range(sizes.blocks):
+    for gone in range(sizes.blocks if free.depth else 1):
         dropped = set(order[:gone])
-        for width in _widths(menu, multiple):
-            for groups in range(1, menu.groups + 1):
+        for width in _widths(menu, free.multiple):
+            for groups in range(1, menu.groups + 1) if free.heads else (menu.groups,):
                 yield Shape(
                     ffn=tuple(0 if i in dropped else width for i in range(sizes.blocks)),
                     kv_heads=tuple(0 if i in dropped else groups for i in range(sizes.blocks)),

@@ -31,7 +31,9 @@ from tenth import depth, refit, shape, surgery
 from tenth.calibrate import Stats
 from tenth.checkpoint import Checkpoint, open_checkpoint
 from tenth.formats.folder import write_folder
-from tenth.shape import BlockMenu, Menu, Shape
+from tenth.outline import taken
+from tenth.records import Shape
+from tenth.shape import BlockMenu, Menu
 from tenth.store import atomic, write_text
 from tenth.walk import Hidden, Walk
 
@@ -134,15 +136,10 @@ def run(
     return {"weights": sum(spec.count for spec in smaller.specs())}
 
 
-def outline(checkpoint: Checkpoint, wanted: Shape) -> Checkpoint:
-    """The checkpoint in that shape, of the first channels and groups: right in its sizes alone."""
-    return _taken(checkpoint, wanted, lambda i: (list(range(wanted.ffn[i])), list(range(wanted.kv_heads[i]))))
-
-
 def assembled(checkpoint: Checkpoint, wanted: Shape, folder: Path) -> Checkpoint:
     """The checkpoint in that shape with the edits that `run` left in the folder."""
     edits = {index: _Edit.load(folder / _edit(index)) for index in wanted.kept}
-    smaller = _taken(checkpoint, wanted, lambda i: (edits[i].ffn.tolist(), edits[i].kv_heads.tolist()))
+    smaller = taken(checkpoint, wanted, lambda i: (edits[i].ffn.tolist(), edits[i].kv_heads.tolist()))
     block = smaller.arch.block(smaller.config)
     values = {}
     for number, index in enumerate(wanted.kept):
@@ -150,20 +147,6 @@ def assembled(checkpoint: Checkpoint, wanted: Shape, folder: Path) -> Checkpoint
         if wanted.kv_heads[index]:
             values[block["attn_output.weight"].source.format(i=number)] = edits[index].out
     return surgery.replaced(smaller, values)
-
-
-def _taken(
-    checkpoint: Checkpoint, wanted: Shape, which: Callable[[int], tuple[list[int], list[int]]]
-) -> Checkpoint:
-    count, groups = checkpoint.arch.axes(checkpoint.config)["ffn"], checkpoint.arch.heads(checkpoint.config)[1]
-    smaller = surgery.keep_layers(checkpoint, wanted.kept)
-    for number, index in enumerate(wanted.kept):
-        ffn, shared = which(index)
-        if len(ffn) < count:
-            smaller = surgery.take(smaller, "ffn", ffn, number)
-        if len(shared) < groups:
-            smaller = surgery.take(smaller, "kv_heads", shared, number)
-    return smaller
 
 
 @dataclass(frozen=True)
