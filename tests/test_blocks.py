@@ -224,6 +224,33 @@ def test_fewer_blocks_of_different_widths(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("family", "keep"),
+    [("gemma2", [1, 2, 4]), ("gemma3_text", [1, 4, 5]), ("gemma3", [0, 5]), ("smollm3", [0, 2, 5, 7])],
+)
+def test_fewer_blocks_keep_their_kinds(family: str, keep: list[int], tmp_path: Path) -> None:
+    """What config.json says by a rule of their numbers is a list afterwards."""
+    make_model(tmp_path / "old", family, num_hidden_layers=8 if family == "smollm3" else 6)
+    old = open_checkpoint(tmp_path / "old")
+    rule = {key: value for key, value in old.config.items() if key not in ("layer_types", "no_rope_layers")}
+    assert (
+        keep_layers(Checkpoint(**{**vars(old), "config": rule}), keep).config.items()
+        >= {
+            key: [old.config[key][i] for i in keep]
+            for key in ("layer_types", "no_rope_layers")
+            if ("gemma" in family) == (key == "layer_types")
+        }.items()
+    )
+    kept = keep_layers(old, keep)
+    write_folder(kept, tmp_path / "new")
+    expected = by_torch(tmp_path / "new")
+    assert np.abs(by_walk(kept) - expected).max() < 2e-5
+    assert np.abs(by_runtime(kept, tmp_path / "m.gguf") - expected).max() < 1e-3
+    if family == "smollm3":
+        with pytest.raises(InputError, match="no_rope_layers must skip every 4th layer"):
+            keep_layers(old, [0, 3])
+
+
+@pytest.mark.parametrize(
     ("blocks", "message"),
     [
         ([], "object"),
