@@ -11,7 +11,7 @@ import pytest
 import tokenizers
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_tokenizer import NASTY, one_line
+from test_tokenizer import JSON, NASTY, PLACES, one_line, put_json
 from tiny import CORPUS, make_model, write_tokenizer
 
 from tenth import worker
@@ -217,7 +217,7 @@ def test_the_cheapest_go(kind: str, folders: Any) -> None:
     @settings(max_examples=20, deadline=None, database=None)
     @given(
         st.lists(st.integers(0, 9), min_size=300, max_size=640),
-        st.integers(len(tokens.fixed), len(tokens.texts)),
+        st.integers(len(tokens.fixed) + 1, len(tokens.texts)),
     )
     def check(counts: list[int], size: int) -> None:
         found = np.array(counts, np.int64)
@@ -267,10 +267,11 @@ def test_languages(folders: Any) -> None:
 
 def test_refused(folders: Any, tmp_path: Path) -> None:
     folder, kept, _ = folders("gpt-2")
-    least = len(tokens_of(folder).fixed)
-    with pytest.raises(InputError, match=f"alone are {least}"):
-        chosen(folder, np.zeros(1, np.int64), least - 1)
-    assert chosen(folder, np.zeros(1, np.int64), least) == sorted(tokens_of(folder).fixed)
+    tokens, none = tokens_of(folder), np.zeros(1, np.int64)
+    least = len(tokens.fixed) + 1
+    with pytest.raises(InputError, match=f"one more are {least}"):
+        chosen(folder, none, least - 1)
+    assert chosen(folder, none, least) == sorted({*tokens.fixed, min(tokens.parts)})
     for wrong, message in ((kept[1:], "must be kept"), (kept[::-1], "ascending"), ([], "ascending")):
         with pytest.raises(InputError, match=message):
             trimmed(folder, wrong)
@@ -331,8 +332,9 @@ def test_targets_are_of_the_same_text(folders: Any) -> None:
     plain = (p.exp() * (p - q)).sum(-1).mean()
     assert float(whole.divergence(other, np.arange(2))) == pytest.approx(float(plain), rel=1e-5)
 
-    pieces_of = fallen(folder, kept) + [()] * size
-    targets = Aligned(lambda ids: logits[[0 if ids[0, 0] == windows[0, 0] else 1]], windows, pieces_of[:size])
+    pieces_of = fallen(folder, kept)
+    assert len(pieces_of) < size  # the embedding has padding
+    targets = Aligned(lambda ids: logits[[0 if ids[0, 0] == windows[0, 0] else 1]], windows, pieces_of)
     other = torch.randn(2, targets.windows.shape[1], len(kept), generator=generator)
     total = 0.0
     for row in (0, 1):
@@ -344,13 +346,31 @@ def test_targets_are_of_the_same_text(folders: Any) -> None:
                     total -= float(said[at - 1, piece])
                 elif i:
                     wanted = torch.zeros(len(kept))
-                    for t, chance in enumerate(logits[row, i - 1].softmax(-1)):
-                        wanted[pieces_of[t][0] if pieces_of[t] else 0] += chance
+                    for parts, chance in zip(pieces_of, logits[row, i - 1].softmax(-1), strict=False):
+                        wanted[parts[0]] += chance
                     total += float((wanted * (wanted.clamp_min(1e-30).log() - said[at - 1])).sum())
                 at += 1
     found = np.mean([float(targets.divergence(other[[row]], np.array([row]))) for row in (0, 1)])
     assert found == pytest.approx(total / (2 * 39), rel=1e-4)
     assert sum(len(pieces_of[token]) > 1 for token in windows.ravel()) > 5
+
+
+@settings(max_examples=200, deadline=None, database=None)
+@given(
+    JSON,
+    st.sampled_from([*PLACES, "added_tokens.json/<tool>", "generation_config.json/eos_token_id"]),
+    st.data(),
+)
+def test_hostile_json_is_an_input_error(
+    tmp_path_factory: pytest.TempPathFactory, value: Any, place: str, data: st.DataObject
+) -> None:
+    folder = tmp_path_factory.mktemp("hostile")
+    write_tokenizer(folder, data.draw(st.sampled_from(["gpt-2", "llama"])))
+    put_json(folder, place, value)
+    try:
+        trimmed(folder, chosen(folder, np.zeros(1, np.int64), 400))
+    except InputError as error:
+        one_line(error)
 
 
 @pytest.fixture(scope="module")

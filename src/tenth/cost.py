@@ -5,9 +5,10 @@ Read from llama.cpp b11549 and checked against its log and against the resident 
     weights   every tensor, padded to 32 bytes, mapped from the file
     repacked  a second copy of matrices whose type this CPU has interleaved kernels for (ggml-cpu/repack.cpp),
               the head's copy of a tied embedding included
-    kv        layers * cells * (row of K + row of V); cells = context padded to 256, in a sliding-window layer
-              the least of that and window + n_ubatch, padded to 256 (llama-kv-cache-iswa.cpp)
-    compute   n_ubatch * (inputs + the larger of the attention and the feed-forward stage), or the logits;
+    kv        of every layer cells * (row of K + row of V); cells = context padded to 256, in a sliding-window
+              layer the least of that and window + n_ubatch, padded to 256 (llama-kv-cache-iswa.cpp)
+    compute   n_ubatch * (inputs + the larger of the widest block's attention and feed-forward stage), or the
+              logits;
               + work buffer: activations converted for the widest product, scratch of each thread
     output    rows of logits handed out, 4 bytes * vocabulary each
     base      code, graph metadata, vocabulary
@@ -72,7 +73,7 @@ class _Shape:
     head: int
     vocab: int
     windows: tuple[int, ...]  # per layer; 0: full attention
-    own_kv: tuple[int, ...]  # KV heads per layer
+    own_kv: tuple[int, ...]  # KV heads per layer; 0: no attention
 
     @classmethod
     def of(cls, config: Mapping[str, Any], gguf_arch: str) -> _Shape:
@@ -227,11 +228,13 @@ def cells(runtime: Runtime, window: int = 0) -> int:
 
 
 def _kv(shape: _Shape, runtime: Runtime) -> int:
-    return sum(
-        cells(runtime, window) * _row(kind, heads * shape.head)
-        for window, heads in zip(shape.windows, shape.own_kv, strict=True)
-        for kind in (runtime.type_k, runtime.type_v)
-    )
+    total = 0
+    for window, heads in zip(shape.windows, shape.own_kv, strict=True):
+        # Without flash attention V is transposed, and then as wide as that of the widest block.
+        values = heads if runtime.flash_attention else shape.kv_heads
+        row = _row(runtime.type_k, heads * shape.head) + _row(runtime.type_v, values * shape.head)
+        total += cells(runtime, window) * row
+    return total
 
 
 def kv_read(config: Mapping[str, Any], gguf_arch: str, runtime: Runtime, depth: int) -> dict[str, float]:

@@ -63,11 +63,11 @@ class Given(LazyTensor):
     values: np.ndarray = field(compare=False, repr=False)
 
     def load(self, start: int = 0, stop: int | None = None) -> np.ndarray:
-        """Rows start..stop, float32, C-contiguous."""
+        """A copy of rows start..stop, float32, C-contiguous."""
         stop = len(self.values) if stop is None else stop
         if not 0 <= start <= stop <= len(self.values):
             raise ValueError(f"rows {start}..{stop} of {len(self.values)}")
-        return np.ascontiguousarray(self.values[start:stop], np.float32)
+        return np.array(self.values[start:stop], np.float32, order="C")
 
 
 @dataclass(frozen=True)

@@ -88,8 +88,10 @@ def _from_json(data: dict[str, Any], named: set[int]) -> Tokens:
         base = [ids[letter] for letter in letters() if letter in ids]
     else:
         base = [ids[text] for text in (*BYTES, SPACE) if text in ids]
-    special = [ids[model["unk_token"]]] if model.get("unk_token") in ids else []
-    fixed = {*added, *base, *special, *_processor_ids(data.get("post_processor")), *named} & set(texts)
+    special = [token for text, token in ids.items() if text == model.get("unk_token")]
+    processors = parts_of(data.get("post_processor"), "processors")
+    named |= {token for part in processors for token in _processor_ids(part)}
+    fixed = {*added, *base, *special, *named} & set(texts)
     whole = byte_level and bool(model.get("ignore_merges"))
     return _tokens(texts, ids, fixed, merges, byte_level=byte_level, whole=whole)
 
@@ -136,7 +138,9 @@ def _tokens(
             if (joined or whole) and all(part in ids for part in found):
                 parts[token] = tuple(ids[part] for part in found)
         elif not byte_level:
-            parts[token] = tuple(ids[BYTES[byte]] for byte in text.encode() if BYTES[byte] in ids)
+            parts[token] = tuple(
+                ids[BYTES[byte]] for byte in text.encode("utf-8", "ignore") if BYTES[byte] in ids
+            )
     fixed, open_ones = set(fixed), list(fixed)
     while open_ones:
         new = set(parts.get(open_ones.pop(), ())) - fixed
@@ -185,7 +189,7 @@ def trimmed(folder: Path, kept: Sequence[int]) -> dict[str, bytes]:
     if (folder / "added_tokens.json").is_file():
         added = read_json(folder / "added_tokens.json")
         files["added_tokens.json"] = _dump(
-            {text: new[token] for text, token in added.items() if token in new}
+            {text: new[token] for text, token in added.items() if type(token) is int and token in new}
         )
     return files
 
@@ -194,24 +198,23 @@ def renumbered(values: Mapping[str, Any], new: Mapping[int, int]) -> dict[str, A
     """Settings with new token ids: keys that end in _token_id, lists of ids, added_tokens_decoder. An id that
     is gone becomes None, and leaves a list.
     """
-    out: dict[str, Any] = {}
+    out = dict(values)
     for key, value in values.items():
         if key.endswith("_token_id") or key in LISTS:
             out[key] = _ids(value, new)
-        elif key == "added_tokens_decoder" and isinstance(value, dict):
+        elif key == "added_tokens_decoder":
             out[key] = {str(new[token]): entry for token, entry in _decoder(value).items() if token in new}
-        elif key == "text_config" and isinstance(value, dict):
-            out[key] = renumbered(value, new)
-        else:
-            out[key] = value
     return out
 
 
 def _ids(value: Any, new: Mapping[int, int]) -> Any:
-    if isinstance(value, list):
-        inner = [_ids(entry, new) for entry in value]
-        return [entry for entry in inner if entry is not None and entry != []]
-    return new.get(value) if type(value) is int else value
+    """An id, a list of ids, or a list of such lists."""
+    if not isinstance(value, list):
+        return new.get(value) if type(value) is int else value
+    if all(isinstance(entry, list) for entry in value):
+        inner = [[new.get(token) for token in entry if type(token) is int] for entry in value]
+        return [entry for entry in inner if entry and None not in entry]  # a phrase lost a token: never said
+    return [new[token] for token in value if type(token) is int and token in new]
 
 
 def _trimmed_json(data: dict[str, Any], new: Mapping[int, int]) -> dict[str, Any]:
@@ -223,8 +226,11 @@ def _trimmed_json(data: dict[str, Any], new: Mapping[int, int]) -> dict[str, Any
     ]
     added = [{**entry, "id": new[entry["id"]]} for entry in added_tokens(data) if entry["id"] in new]
     out = {**data, "model": {**model, "vocab": vocabulary, "merges": merges}, "added_tokens": added}
-    if data.get("post_processor"):
-        out["post_processor"] = _processor(data["post_processor"], new)
+    processor = data.get("post_processor")
+    if isinstance(processor, dict) and isinstance(steps := processor.get("processors"), list):
+        out["post_processor"] = {**processor, "processors": [_processor(step, new) for step in steps]}
+    elif isinstance(processor, dict):
+        out["post_processor"] = _processor(processor, new)
     if isinstance(padding := data.get("padding"), dict) and type(padding.get("pad_id")) is int:
         out["padding"] = {**padding, "pad_id": new.get(padding["pad_id"], 0)}
     return out
@@ -234,37 +240,41 @@ def _pair(merge: Any) -> list[str]:
     return merge.split(" ") if isinstance(merge, str) else list(merge)
 
 
-def _processor(value: Any, new: Mapping[int, int]) -> Any:
-    """A post-processor with new ids: "ids" of templates, and [text, id] of the older kinds."""
-    if isinstance(value, list):
-        if len(value) == 2 and isinstance(value[0], str) and type(value[1]) is int:
-            return [value[0], new[value[1]]]
-        return [_processor(entry, new) for entry in value]
-    if not isinstance(value, dict):
-        return value
-    return {
-        key: [new[token] for token in inner] if _is_ids(key, inner) else _processor(inner, new)
-        for key, inner in value.items()
-    }
+def _processor(step: dict[str, Any], new: Mapping[int, int]) -> dict[str, Any]:
+    """A step of a post-processor with new ids: those of a template's tokens, or of [text, id] pairs."""
+    if lost := [token for token in _processor_ids(step) if token not in new]:
+        raise InputError(f"tokenizer.json: its post_processor adds token {lost[0]}, which is not there")
+    out = {key: [v[0], new[v[1]]] if _is_pair(v) else v for key, v in step.items()}
+    if _special(step):
+        out["special_tokens"] = {
+            name: {**entry, "ids": [new[token] for token in entry["ids"]]}
+            for name, entry in _special(step).items()
+        }
+    return out
 
 
-def _is_ids(key: str, value: Any) -> bool:
-    return key == "ids" and isinstance(value, list) and all(type(token) is int for token in value)
+def _processor_ids(step: dict[str, Any]) -> Iterator[int]:
+    """Every id that a step of a post-processor names."""
+    yield from (value[1] for value in step.values() if _is_pair(value))
+    for entry in _special(step).values():
+        yield from entry["ids"]
 
 
-def _processor_ids(value: Any) -> Iterator[int]:
-    """Every id that a post-processor names."""
-    if isinstance(value, list):
-        if len(value) == 2 and isinstance(value[0], str) and type(value[1]) is int:
-            yield value[1]
-        for entry in value:
-            yield from _processor_ids(entry)
-    elif isinstance(value, dict):
-        for key, inner in value.items():
-            if _is_ids(key, inner):
-                yield from inner
-            else:
-                yield from _processor_ids(inner)
+def _special(step: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """A template's special tokens by name, their "ids" checked."""
+    entries = step.get("special_tokens") or {}
+    wrong = InputError("tokenizer.json: malformed special_tokens in its post_processor")
+    if not isinstance(entries, dict):
+        raise wrong
+    for entry in entries.values():
+        ids = entry.get("ids") if isinstance(entry, dict) else None
+        if not isinstance(ids, list) or not all(type(token) is int for token in ids):
+            raise wrong
+    return entries
+
+
+def _is_pair(value: Any) -> bool:
+    return isinstance(value, list) and len(value) == 2 and isinstance(value[0], str) and type(value[1]) is int
 
 
 def _config_ids(folder: Path) -> Iterator[int]:
@@ -291,4 +301,7 @@ def _decoder(entries: Any) -> dict[int, dict[str, Any]]:
 
 
 def _dump(value: dict[str, Any]) -> bytes:
-    return (json.dumps(value, ensure_ascii=False, indent=1) + "\n").encode()
+    try:
+        return (json.dumps(value, ensure_ascii=False) + "\n").encode()
+    except (RecursionError, UnicodeEncodeError) as error:
+        raise InputError(f"the tokenizer's files hold what JSON cannot: {error!s:.100}") from None

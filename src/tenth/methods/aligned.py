@@ -23,7 +23,8 @@ class Aligned:
     """Targets of training.py, the original beside the student.
 
     forward: the original, its ids [B, T] -> logits [B, T, vocabulary]. originals: windows of its ids, int32
-    [count, T]. pieces: vocabulary.fallen. windows: the student's, int32 [count, longest], padded behind.
+    [count, T]. pieces: vocabulary.fallen; what the embedding has behind those ids counts as never said.
+    windows: the student's, int32 [count, longest], padded behind.
     Memory: the original, and a few [B, T, vocabulary] of float32.
     """
 
@@ -53,7 +54,7 @@ class Aligned:
         with torch.no_grad():
             before = self._forward(self._originals[rows])[:, :-1].float().softmax(-1)
             wanted = torch.zeros(*before.shape[:2], found.shape[-1], device=found.device)
-            wanted.index_add_(-1, self._first[: before.shape[-1]].to(found.device), before)
+            wanted.index_add_(-1, self._first.to(found.device), before[..., : len(self._first)])
         starts = torch.from_numpy(self._starts[rows][:, 1:]).to(found.device)
         begun = found.gather(1, (starts - 1)[..., None].expand(*starts.shape, found.shape[-1]))
         total = torch.xlogy(wanted, wanted).sum() - (wanted * begun).sum()

@@ -53,10 +53,10 @@ def chosen(folder: Path, counts: np.ndarray, size: int, allowed: frozenset[str] 
     same count the highest id first: the later merge. InputError for a size that is too small says the least.
     """
     tokens = tokens_of(folder)
-    least = len(tokens.fixed)
+    least = len(tokens.fixed) + bool(tokens.parts)  # no tokenizer is without merges
     if size < least:
         raise InputError(
-            f"a vocabulary of {size} is too small: special tokens and single bytes alone are {least}"
+            f"a vocabulary of {size} is too small: special tokens, single bytes and one more are {least}"
         )
     banned = _banned(tokens, allowed) if allowed is not None else frozenset()
     uses = np.zeros(max([*tokens.texts, len(counts)]) + 1, np.int64)
