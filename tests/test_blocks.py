@@ -50,7 +50,7 @@ def by_torch(folder: Path) -> np.ndarray:
 
 
 def by_walk(checkpoint: Checkpoint) -> np.ndarray:
-    walk = Walk(checkpoint)
+    walk = Walk(checkpoint, threads=1)
     with torch.no_grad():
         with walk.embed() as embed:
             hidden = embed(TOKENS)
