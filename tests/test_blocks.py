@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -49,7 +50,7 @@ def by_torch(folder: Path) -> np.ndarray:
 
 
 def by_walk(checkpoint: Checkpoint) -> np.ndarray:
-    walk = Walk(checkpoint)
+    walk = Walk(checkpoint, threads=1)
     with torch.no_grad():
         with walk.embed() as embed:
             hidden = embed(TOKENS)
@@ -151,11 +152,39 @@ def test_heads_that_do_not_divide_are_written_as_mistral(tmp_path: Path) -> None
     assert np.abs(by_runtime(checkpoint, tmp_path / "m.gguf") - expected).max() < 1e-3
 
 
-@pytest.mark.parametrize("family", ["qwen2", "phi", "phi3"])
-def test_graphs_that_derive_the_head_from_hidden_size(family: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("family", "message"),
+    [
+        ("qwen2", "heads x head_dim = 32 differs from hidden_size = 64"),
+        ("phi", "heads x head_dim = 32 differs from hidden_size = 64"),
+        ("phi3", r"qkv_proj.weight: heads\+kv_heads\+kv_heads is fused"),
+    ],
+)
+def test_families_that_keep_their_heads(family: str, message: str, tmp_path: Path) -> None:
     make_model(tmp_path, family)
-    with pytest.raises(InputError, match="heads x head_dim = 32 differs from hidden_size = 64"):
+    with pytest.raises(InputError, match=message):
         take(open_checkpoint(tmp_path), "kv_heads", [1])
+
+
+@pytest.mark.parametrize(("family", "variant"), [("llama", "biases"), ("qwen2", "tied"), ("phi3", "plain")])
+def test_padded_where_the_runtime_has_no_graph(family: str, variant: str, tmp_path: Path) -> None:
+    """Attention that is gone takes its biases along."""
+    make_model(tmp_path / "old", family, variant)
+    checkpoint = take(take(open_checkpoint(tmp_path / "old"), "kv_heads", [], 0), "ffn", list(range(9)), 1)
+    write_folder(checkpoint, tmp_path / "new", uniform=True)
+    expected = by_torch(tmp_path / "new")
+    assert np.abs(by_walk(checkpoint) - expected).max() < 2e-5
+    assert np.abs(by_runtime(open_checkpoint(tmp_path / "new"), tmp_path / "m.gguf") - expected).max() < 1e-3
+    for tensor in uniform(checkpoint).tensors.values():
+        whole, places = tensor.load(), np.linspace(0, tensor.shape[0], 7, dtype=int).tolist()
+        pieces = [tensor.load(start, stop) for start, stop in pairwise(places)]
+        assert np.array_equal(np.concatenate(pieces), whole)
+
+
+def test_a_norm_that_both_halves_share(tmp_path: Path) -> None:
+    make_model(tmp_path, "phi")
+    with pytest.raises(InputError, match="cannot lose its attention"):
+        take(open_checkpoint(tmp_path), "kv_heads", [], 1)
 
 
 def test_other_families_may_differ_on_the_way_only(tmp_path: Path) -> None:

@@ -72,9 +72,10 @@ class Given(LazyTensor):
 
 @dataclass(frozen=True)
 class Padded(LazyTensor):
-    """Another tensor, or none, with zeros behind its rows and columns."""
+    """Another tensor, or none, with zeros behind its columns and behind the rows of each of its parts."""
 
     whole: LazyTensor | None
+    parts: int  # fused along the rows
 
     def load(self, start: int = 0, stop: int | None = None) -> np.ndarray:
         """Rows start..stop, float32, C-contiguous."""
@@ -82,9 +83,15 @@ class Padded(LazyTensor):
         if not 0 <= start <= stop <= self.shape[0]:
             raise ValueError(f"rows {start}..{stop} of {self.shape[0]}")
         out = np.zeros((stop - start, *self.shape[1:]), np.float32)
-        if self.whole is not None and start < (last := min(stop, self.whole.shape[0])):
-            rows = self.whole.load(start, last)
-            out[(slice(len(rows)), *map(slice, rows.shape[1:]))] = rows
+        if self.whole is None:
+            return out
+        length, own = self.shape[0] // self.parts, self.whole.shape[0] // self.parts
+        for part in range(self.parts):
+            first, last = max(start, part * length), min(stop, part * length + own)
+            if first < last:
+                skipped = part * (length - own)
+                rows = self.whole.load(first - skipped, last - skipped)
+                out[(slice(first - start, last - start), *map(slice, rows.shape[1:]))] = rows
         return out
 
 
@@ -134,6 +141,8 @@ def take(checkpoint: Checkpoint, axis: Axis, index: list[int], layer: int | None
         raise InputError(f"blocks differ in {axis}: take from one layer at a time")
     size = own[key][layers[0]] if key in own else int(config[key])
     emptied = axis == "kv_heads" and layer is not None
+    if not index and emptied and "ffn_norm.weight" not in arch.table:
+        raise InputError(f"block {layer} cannot lose its attention: its feed-forward part has the same norm")
     if len(set(index)) != len(index) or not (index or emptied) or any(not 0 <= i < size for i in index):
         raise InputError(f"the index of {axis} must be distinct numbers within 0..{size - 1}")
     tensors = dict(checkpoint.tensors)
@@ -146,7 +155,7 @@ def take(checkpoint: Checkpoint, axis: Axis, index: list[int], layer: int | None
         lengths = arch.axes(config, block)
         for number, name in enumerate((entry.rows, entry.columns)):
             if name and not parts.isdisjoint(name.split("+")):
-                chosen = _chosen(entry.source, name, parts, lengths, size, index)
+                chosen = _chosen(entry.source, name, lengths, size, index)
                 tensors[entry.source] = _taken(tensors[entry.source], chosen, number)
     if key not in own:
         return _edited(checkpoint, tensors, {**checkpoint.config, key: len(index)})
@@ -155,19 +164,17 @@ def take(checkpoint: Checkpoint, axis: Axis, index: list[int], layer: int | None
     return _edited(checkpoint, tensors, _sized(checkpoint, own))
 
 
-def _chosen(
-    source: str, name: str, parts: frozenset[str], lengths: dict[Axis, int], size: int, index: list[int]
-) -> tuple[int, ...]:
-    """Places along an axis, of which each of `size` entries has the same number in every part."""
-    chosen: list[int] = []
-    start = 0
-    for part in name.split("+"):
-        if part not in parts:
-            raise InputError(f"{source}: {name} is fused with other axes and cannot be taken from")
-        unit = lengths[part] // size
-        chosen += [start + i * unit + j for i in index for j in range(unit)]
-        start += lengths[part]
-    return tuple(chosen)
+def _chosen(source: str, name: str, lengths: dict[Axis, int], size: int, index: list[int]) -> tuple[int, ...]:
+    """Places along an axis, or along one fused with itself, that has the same number for each of `size`
+    entries.
+    """
+    first, *others = name.split("+")
+    if set(others) - {first}:
+        raise InputError(f"{source}: {name} is fused with other axes and cannot be taken from")
+    length = lengths[first]
+    unit = length // size
+    starts = range(0, length * (1 + len(others)), length)
+    return tuple(start + i * unit + j for start in starts for i in index for j in range(unit))
 
 
 def _sized(checkpoint: Checkpoint, own: dict[str, list[int]]) -> Config:
@@ -191,18 +198,16 @@ def _edited(checkpoint: Checkpoint, tensors: dict[str, LazyTensor], config: Conf
 
 
 def uniform(checkpoint: Checkpoint) -> Checkpoint:
-    """The checkpoint with every block as wide as the widest: zeros are added that change no logit and save no
-    bytes.
+    """The checkpoint with every block as wide as the widest: zeros are added, which changes no logit and
+    gives the saved bytes back.
     """
     config = {key: value for key, value in checkpoint.config.items() if key != KEY}
     arch = architectures.named(config)
     tensors = dict(checkpoint.tensors)
-    for spec in arch.specs(config):
-        tensor = tensors.get(spec.source)
-        if tensor is None and len(spec.shape) == 1:  # the norm of attention that gives nothing
-            tensors[spec.source] = _given(checkpoint, spec.source, np.ones(spec.shape, np.float32))
-        elif tensor is None or tensor.shape != spec.shape:
-            tensors[spec.source] = Padded(spec.source, spec.shape, "F32", checkpoint.path, 0, tensor)
+    for spec, (_, entry, _) in zip(arch.specs(config), arch.entries(config), strict=True):
+        tensor, parts = tensors.get(spec.source), 1 + entry.rows.count("+")
+        if tensor is None or tensor.shape != spec.shape:
+            tensors[spec.source] = Padded(spec.source, spec.shape, "F32", checkpoint.path, 0, tensor, parts)
     return _edited(checkpoint, tensors, config)
 
 

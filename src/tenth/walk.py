@@ -198,8 +198,8 @@ class Walk:
         state = {}
         for name, _ in module.named_parameters():
             source = f"{prefix}.{name}"
-            if source == HEAD and source not in self.checkpoint.tensors:
-                source = self.source_of(self.embedding)  # a tied head
+            if source == HEAD and self.checkpoint.arch.tied(self.checkpoint.config):
+                source = self.source_of(self.embedding)
             if source not in self.checkpoint.tensors:
                 raise InputError(
                     f"{self.checkpoint.path}: tensor {source!r}, which transformers expects, is missing"
@@ -296,13 +296,11 @@ def _narrowed(model: Any, checkpoint: Checkpoint) -> None:
         if isinstance(module, nn.Linear) and shape and shape != tuple(module.weight.shape):
             own = nn.Linear(shape[1], shape[0], bias=module.bias is not None, device="meta")
             model.set_submodule(name, own)
+    norm, output = (arch.table[f"{role}.weight"].source for role in ("attn_norm", "attn_output"))
     for layer, kept in enumerate(arch.sizes(config)["num_key_value_heads"]):
         if not kept:
-            norm, query = (
-                arch.table[role].source.format(i=layer) for role in ("attn_norm.weight", "attn_q.weight")
-            )
-            model.set_submodule(norm.removesuffix(".weight"), nn.Identity())
-            model.set_submodule(query.rpartition(".q_proj")[0], _NoAttention())
+            model.set_submodule(norm.removesuffix(".weight").format(i=layer), nn.Identity())
+            model.set_submodule(output.rsplit(".", 2)[0].format(i=layer), _NoAttention())
 
 
 def _empty(module: nn.Module) -> None:
