@@ -373,6 +373,43 @@ def test_hostile_json_is_an_input_error(
         one_line(error)
 
 
+def test_healing_teaches_the_pieces(folders: Any, tmp_path: Path) -> None:
+    """The loss falls on windows held back; another run gives the same weights."""
+    from tenth.methods import aligned
+
+    old, kept, _ = folders("gpt-2")
+    tokens = np.array(opened(old).encode(" ".join(CORPUS) * 40).ids, np.int32)
+    np.save(tmp_path / "tokens.npy", tokens[: len(tokens) // 32 * 32].reshape(-1, 32))
+    edited, files, _ = trim(open_checkpoint(old), KINDS["gpt-2"], TEXT)
+    write_folder(edited, tmp_path / "trimmed", tokenizer=files)
+    given: dict[str, Any] = {
+        "model": str(tmp_path / "trimmed"),
+        "original": str(old),
+        "seed": 0,
+        "threads": 1,
+    }
+    given |= {"tokens": str(tmp_path / "tokens.npy"), "rate": 3e-3}
+
+    def run(name: str, amount: str, emit: Any = lambda event: None) -> dict[str, Any]:
+        return aligned.run(emit, folder=str(tmp_path / name), amount=amount, **given)
+
+    with pytest.raises(InputError, match=KEPT):
+        run("a", "9600tok")
+    np.save(tmp_path / "trimmed" / KEPT, np.array(kept, np.int64))
+    with pytest.raises(InputError, match="in tokens"):
+        run("a", "1min")
+    events: list[dict[str, Any]] = []
+    found = run("a", "9600tok", events.append)
+    assert found["after"] < 0.7 * found["before"]
+    assert events[-1]["done"] == events[-1]["total"]
+    run("b", "9600tok")
+    first, second = (open_checkpoint(tmp_path / name) for name in "ab")
+    for spec in first.specs():
+        assert np.array_equal(first.tensors[spec.source].load(), second.tensors[spec.source].load())
+    assert opened(tmp_path / "a").encode(TEXT).ids == opened(tmp_path / "trimmed").encode(TEXT).ids
+    assert not (tmp_path / "a" / "healing").exists()
+
+
 @pytest.fixture(scope="module")
 def spm(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with tokenizer.model alone."""

@@ -82,9 +82,7 @@ def fit(
     languages: Annotated[
         str | None, typer.Option(help="Keep tokens of these languages' scripts alone, such as en,de.")
     ] = None,
-    quantise: Annotated[
-        bool, typer.Option(help="--no-quantise keeps matrices in half precision.")
-    ] = True,
+    quantise: Annotated[bool, typer.Option(help="--no-quantise keeps matrices in half precision.")] = True,
     form: Annotated[
         Form,
         typer.Option("--format", help="hf also writes a Hugging Face folder, OUT/hf; blocks stay alike."),

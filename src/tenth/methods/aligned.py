@@ -9,14 +9,34 @@ tokens is one over first pieces,
 
 and the loss is KL(q || student). Inside a token that fell apart the original says nothing; the piece that the
 text has is learnt, by its negative log-probability. Both are summed and divided by the original's tokens.
+
+Peak memory: 16 bytes a weight of the student, 4 a weight of the original, and heal.activations.
 """
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
+
+from tenth.checkpoint import open_checkpoint
+from tenth.distil import whole
+from tenth.errors import InputError
+from tenth.formats.folder import write_folder
+from tenth.methods.amount import Amount
+from tenth.methods.heal import BATCH, HELD_BACK, HELD_SHARE, JUDGEMENTS, SHARE_BYTES, forward_of, parameters
+from tenth.methods.training import Schedule, train
+from tenth.methods.vocabulary import KEPT, fallen
+from tenth.surgery import replaced
+from tenth.walk import Walk
+
+RATE = 3e-4
+STEPS = 200  # wanted before one takes more windows
 
 
 class Aligned:
@@ -64,3 +84,74 @@ class Aligned:
             torch.from_numpy(batch), torch.from_numpy(place - 1), torch.from_numpy(ids.astype(np.int64))
         ]
         return (total - learnt.sum()) / starts.numel()
+
+
+def run(
+    emit: Callable[[dict[str, Any]], None], model: str, original: str, tokens: str, folder: str, amount: str,
+    seed: int, threads: int, device: str = "cpu", rate: float = RATE,
+) -> dict[str, Any]:  # fmt: skip
+    """In a child process: a model with a trimmed vocabulary, healed, as a float32 folder; resumes.
+
+    model: the trimmed folder, as vocabulary.run wrote it. tokens: a file of int32 [windows, T] in the ids of
+    the ORIGINAL; some are judged on, the others trained on. amount: in tokens. Emits {"done", "total"} in
+    windows. Returns the loss before and after in nats per token of the original, and notes for the person.
+    InputError for files that do not belong together.
+    """
+    here = Path(folder) / "healing"
+    here.mkdir(parents=True, exist_ok=True)
+    student, teacher = (Walk(open_checkpoint(Path(path)), threads, device) for path in (model, original))
+    windows, pieces = _inputs(student, teacher, tokens)
+    length, size = windows.shape[1], int(teacher.checkpoint.config["vocab_size"])
+    if device == "cuda":
+        torch.set_float32_matmul_precision("high")
+    share = max(1, SHARE_BYTES // (4 * length * size)) if device == "cuda" else 1
+    order = np.random.default_rng(seed).permutation(len(windows))
+    held = min(HELD_BACK, len(windows) // HELD_SHARE + 1)
+    count = Amount.parse(amount).tokens // length
+    if not count:
+        raise InputError(f"healing of a vocabulary is given in tokens, at least {length}: not {amount!r:.40}")
+    batch = min(BATCH, max(1, count // STEPS))
+    steps = max(1, count // batch)
+    schedule = Schedule(steps, batch, rate, max(1, steps // JUDGEMENTS), seed, share)
+    with ExitStack() as stack:
+        for walk in (student, teacher):
+            stack.enter_context(whole(walk))
+        weights = parameters(student)
+        for parameter in weights.values():
+            parameter.requires_grad_(True)
+        beside = forward_of(teacher)
+        judge = Aligned(beside, windows[order[:held]], pieces)
+        targets = Aligned(beside, windows[order[held:]], pieces)
+        outcome = train(
+            forward_of(student), list(weights.values()), targets, judge, schedule, here,
+            lambda step: emit({"done": step * batch, "total": steps * batch}),
+        )  # fmt: skip
+        values = {source: weight.detach().cpu().numpy() for source, weight in weights.items()}
+        write_folder(replaced(student.checkpoint, values), Path(folder))
+    shutil.copyfile(Path(model) / KEPT, Path(folder) / KEPT)
+    shutil.rmtree(here)
+    return {
+        "before": outcome.before, "after": outcome.after, "step": outcome.step, "steps": outcome.steps,
+        "tokens": outcome.steps * batch * length, "judged": outcome.judged, "notes": outcome.notes,
+    }  # fmt: skip
+
+
+def _inputs(student: Walk, teacher: Walk, tokens: str) -> tuple[np.ndarray, list[tuple[int, ...]]]:
+    """(windows of the original's ids, what each of those becomes), which belong to the two models."""
+    whole_size, size = (int(walk.checkpoint.config["vocab_size"]) for walk in (teacher, student))
+    file = student.checkpoint.path / KEPT
+    if not file.is_file():
+        raise InputError(
+            f"{student.checkpoint.path} has no {KEPT}; give a folder whose vocabulary was trimmed"
+        )
+    kept = np.load(file, allow_pickle=False)
+    if kept.shape != (size,) or kept.dtype != np.int64 or kept.min() < 0 or kept.max() >= whole_size:
+        raise InputError(f"{file} must hold, as int64, the id in the original of each of {size} tokens")
+    windows = np.load(tokens, allow_pickle=False)
+    if windows.ndim != 2 or windows.dtype != np.int32 or windows.shape[0] < 2 or windows.shape[1] < 2:
+        raise InputError(f"{tokens}: healing needs two windows of tokens or more, as int32 [windows, tokens]")
+    pieces = fallen(teacher.checkpoint.path, kept.tolist())
+    known = np.array([bool(part) for part in pieces])
+    if windows.min() < 0 or windows.max() >= len(known) or not known[windows].all():
+        raise InputError(f"{tokens} holds ids that are no tokens of {teacher.checkpoint.path}")
+    return windows, pieces
