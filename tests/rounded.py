@@ -96,7 +96,7 @@ class Case:
         return found
 
 
-def make_case(folder: Path, family: str, variant: str, **changes: Any) -> Case:
+def make_case(folder: Path, family: str, variant: str | None, **changes: Any) -> Case:
     model = make_model(folder, family, variant, **changes)
     rng = np.random.default_rng(3)
     windows = rng.choice(rng.permutation(200)[:40], (6, 24)).astype(np.int32)

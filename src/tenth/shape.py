@@ -117,9 +117,8 @@ def without(menu: Menu, sizes: Sizes, weights: int, free: Freedom | None = None)
         if found:
             return min(found, key=lambda shape: cost(menu, shape))
     else:
-        options = [_options(menu, sizes, block, free) for block in menu.blocks]
-        most = sorted(max(option.weights for option in block) for block in options)
-        if sum(most[1:]) >= weights:  # one block stays
+        options = [_options(menu, sizes, block, free, not i) for i, block in enumerate(menu.blocks)]
+        if sum(max(option.weights for option in block) for block in options) >= weights:
             return _restored(menu, sizes, _cheapest(options, weights), weights, free)
     raise InputError(f"{weights} weights cannot be removed from this model's blocks; ask for less")
 
@@ -145,7 +144,8 @@ def _widths(menu: Menu, multiple: int) -> list[int]:
     return [menu.channels - gone for gone in removable if gone // STEP < len(menu.blocks[0].ffn)]
 
 
-def _options(menu: Menu, sizes: Sizes, block: BlockMenu, free: Freedom) -> list[_Option]:
+def _options(menu: Menu, sizes: Sizes, block: BlockMenu, free: Freedom, first: bool) -> list[_Option]:
+    """What a block can be; the first keeps its attention, of which llama.cpp takes the length of a head."""
     options = [
         _Option(
             (menu.channels - width) * sizes.channel + (menu.groups - groups) * sizes.group,
@@ -153,10 +153,10 @@ def _options(menu: Menu, sizes: Sizes, block: BlockMenu, free: Freedom) -> list[
             width, groups,
         )
         for width in _widths(menu, free.multiple)
-        for groups in (range(menu.groups + 1) if free.heads else (menu.groups,))
+        for groups in (range(int(first), menu.groups + 1) if free.heads else (menu.groups,))
     ]  # fmt: skip
     everything = menu.channels * sizes.channel + menu.groups * sizes.group + sizes.rest
-    return [*options, _Option(everything, block.whole, 0, 0)] if free.depth else options
+    return [*options, _Option(everything, block.whole, 0, 0)] if free.depth and not first else options
 
 
 def _cheapest(options: Sequence[Sequence[_Option]], weights: int) -> list[_Option]:
@@ -206,8 +206,10 @@ def _setter(values: list[int], index: int, value: int) -> Callable[[], None]:
 
 
 def _alike(menu: Menu, sizes: Sizes, free: Freedom) -> Iterator[Shape]:
-    """Shapes whose blocks are of one size: every width and number of groups, blocks gone cheapest first."""
-    order = sorted(range(sizes.blocks), key=lambda i: menu.blocks[i].whole)
+    """Shapes whose blocks are of one size: every width and number of groups, blocks gone cheapest first; the
+    first one stays.
+    """
+    order = sorted(range(1, sizes.blocks), key=lambda i: menu.blocks[i].whole)
     for gone in range(sizes.blocks if free.depth else 1):
         dropped = set(order[:gone])
         for width in _widths(menu, free.multiple):
