@@ -7,7 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-COMMANDS = ("fit", "plan", "chat", "serve", "devices", "measure", "push", "report")
+from tenth import commands
+
 PAGE = Path(__file__).parent.parent / "docs" / "reference.md"
 
 
@@ -24,7 +25,7 @@ def text(*command: str) -> str:
 def page() -> str:
     """The whole page."""
     parts = ["# Commands\n\nMade by `scripts/cli_reference.py` from the commands' own help; do not edit.\n"]
-    parts += [f"## tenth {name}\n\n```\n{text(name)}\n```\n" for name in COMMANDS]
+    parts += [f"## tenth {name}\n\n```\n{text(name)}\n```\n" for name in commands.known()]
     return "\n".join(parts)
 
 

@@ -11,7 +11,9 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from tenth import __version__, cli, models
+from tenth import __version__, cli, commands, models
+from tenth.bundle import BUNDLE_FILES, check_destination
+from tenth.commands._options import Asked
 from tenth.console import Voice, megabytes, seconds
 from tenth.errors import BudgetError, InputError, OutputError, TenthError
 
@@ -66,7 +68,14 @@ def test_help_lists_the_commands_and_loads_nothing_heavy() -> None:
     assert done.stdout.splitlines()[-1] == "[]"
 
 
-@pytest.mark.parametrize("command", ["fit", "plan", "chat", "serve", "devices", "measure", "push", "report"])
+def test_a_verb_is_one_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "praise.py").write_text("PLACE = 15\n\ndef praise() -> None:\n    'Say well done.'\n")
+    before = list(commands.known())
+    monkeypatch.setattr(commands, "__path__", [*commands.__path__, str(tmp_path)])
+    assert list(commands.known()) == [before[0], "praise", *before[1:]]
+
+
+@pytest.mark.parametrize("command", commands.known())
 def test_every_command_takes_json(capsys: pytest.CaptureFixture[str], command: str) -> None:
     status, out, _ = in_process(capsys, command, "--help")
     assert status == 0
@@ -163,11 +172,11 @@ def test_mistakes(capsys: pytest.CaptureFixture[str], model: Path, words: list[s
 
 
 def test_the_context_is_2048_or_what_the_model_knows(model: Path) -> None:
-    assert cli.make_budget(model, None, None, "1GB", None).context == 512
+    assert Asked(memory="1GB").budget(model).context == 512
     (model / "config.json").write_text(json.dumps(CONFIG | {"max_position_embeddings": 8192}))
-    budget = cli.make_budget(model, "pixel-8", None, None, None)
+    budget = Asked("pixel-8").budget(model)
     assert (budget.context, budget.memory, budget.device, budget.share) == (2048, 800_000_000, "pixel-8", 0.1)
-    assert cli.make_budget(model, "pixel-8", "5%", None, 8192).memory == 400_000_000
+    assert Asked("pixel-8", "5%", context=8192).budget(model).memory == 400_000_000
 
 
 @pytest.mark.parametrize(
@@ -178,9 +187,9 @@ def test_the_context_is_2048_or_what_the_model_knows(model: Path) -> None:
         (["log.txt"], False, False),
         (["thesis.doc"], False, True),
         (["thesis.doc"], True, True),
-        (sorted(cli.BUNDLE_FILES), False, True),
-        (sorted(cli.BUNDLE_FILES), True, False),
-        (sorted([*cli.BUNDLE_FILES, "measure.json", "log.txt"]), True, False),
+        (sorted(BUNDLE_FILES), False, True),
+        (sorted(BUNDLE_FILES), True, False),
+        (sorted([*BUNDLE_FILES, "measure.json", "log.txt"]), True, False),
         (["model.gguf"], True, True),
     ],
 )
@@ -194,9 +203,9 @@ def test_what_may_be_written_to(
             (out / name).write_text("x")
     if refused:
         with pytest.raises(OutputError):
-            cli.check_destination(out, overwrite)
+            check_destination(out, overwrite)
     else:
-        cli.check_destination(out, overwrite)
+        check_destination(out, overwrite)
     assert not held or {file.name for file in out.iterdir()} == set(held)
 
 

@@ -20,8 +20,7 @@ from tenth.figures import figures
 
 if TYPE_CHECKING:
     from tenth.profile import Device
-    from tenth.records import Candidate, Measurement, Outlook, Plan, Reading, Scorecard
-    from tenth.remote.llama import Bench
+    from tenth.records import Bench, Candidate, Measurement, Outlook, Plan, Reading, Scorecard
 
 MB = 1_000_000
 QUIET_SECONDS = 10.0  # between two lines of one step when stderr is not a terminal

@@ -16,5 +16,4 @@ ARCHITECTURE = dataclasses.replace(
         "model.vision_tower.",
         "model.multi_modal_projector.",
     ),
-    alone={"model_type": "gemma3_text", "architectures": ["Gemma3ForCausalLM"]},
 )

@@ -15,6 +15,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
+from tenth import surgery
 from tenth.checkpoint import TOKENIZER_FILES, Checkpoint
 from tenth.errors import InputError, OutputError
 from tenth.formats.gguf import CHUNK_BYTES, to_bf16
@@ -37,7 +38,7 @@ def text_config(checkpoint: Checkpoint) -> dict[str, Any]:
         if key not in FOREIGN and not (key.endswith("_config") and isinstance(value, dict))
     }
     missing = {key: value for key, value in arch.defaults.items() if config.get(key) is None}
-    return {**config, **missing, **arch.alone}
+    return {**config, **missing, **arch.alone(config)}
 
 
 def write_folder(
@@ -47,6 +48,7 @@ def write_folder(
     tokenizer: Mapping[str, bytes] | None = None,
     progress: Callable[[float], None] | None = None,
     shard_bytes: int = SHARD_BYTES,
+    uniform: bool = False,
 ) -> int:
     """Write the model into a folder, which is made, or whose model is replaced; returns the weights' bytes.
 
@@ -54,7 +56,11 @@ def write_folder(
     of weights written so far. A slice of a tensor is in memory at a time; BF16 rounds to nearest even; the
     same arguments give the same bytes. InputError for a weight that F16 cannot hold and for the checkpoint's
     own folder, OutputError where nothing can be written; then no file of it is left.
+
+    Where blocks differ in width, only tenth loads the folder, unless `uniform`: then blocks are padded with
+    zeros to the widest, which changes no logit, and saves no bytes.
     """
+    checkpoint = surgery.uniform(checkpoint) if uniform else checkpoint
     if folder.exists() and folder.resolve() == checkpoint.path.resolve():
         raise InputError(f"{folder} is the model that is read; give another folder to write to")
     tensors = [checkpoint.tensors[spec.source] for spec in checkpoint.specs()]
