@@ -125,7 +125,7 @@ def test_a_menu_is_the_cost_of_the_least_damage(llama: Case, tmp_path: Path) -> 
     first = Shape(ffn=(WIDTH - 2 * shape.STEP, WIDTH, WIDTH), kv_heads=(GROUPS,) * BLOCKS)
     smaller = Walk(open_checkpoint(made(llama, first, tmp_path / "first")), 1)
     original = Walk(llama.checkpoint, 1)
-    fisher = torch.from_numpy(llama.stats.residual(0)).double()
+    fisher = torch.from_numpy(llama.stats.moment("model.layers.0.mlp.down_proj.weight")).double()
     total = torch.zeros_like(fisher)
     with torch.no_grad(), whole(original), whole(smaller):
         for window in llama.windows:

@@ -94,8 +94,7 @@ class _Silent:
     """A block whose attention gives nothing, for the length of the with statement."""
 
     def __init__(self, walk: Walk, index: int) -> None:
-        source = walk.checkpoint.arch.block(walk.checkpoint.config)["attn_output.weight"].source
-        name = source.format(i=index)
+        name = walk.checkpoint.arch.ends(walk.checkpoint.config, index)[0]
         self._module: Any = next(m for m, n in walk.linears(index).items() if n == name)
 
     def __enter__(self) -> None:

@@ -67,15 +67,15 @@ def price(
         if start is None:
             _embed(walk, windows, state)
         for index in range(start or 0, blocks):
-            fisher = torch.from_numpy(stats.residual(index)).to(walk.device)
             with walk.block(index):
                 ends = _Ends(walk, index)
                 with _Inputs(ends.modules) as seen:
                     state.write(index + 1, (walk.run(index, hidden) for hidden in state.read(index)))
                 costs = []
                 for module, unit in ((ends.down, 1), (ends.out, ends.out.in_features // groups)):
-                    here_site = refit.site(module.weight, seen.sums.pop(module) / windows.size)
+                    here_site = refit.site(module.weight, seen.sums.pop(module) / windows.size, windows.size)
                     rounds = ROUNDS if unit == 1 else groups
+                    fisher = ends.moment(module, stats)
                     costs.append([0.5 * c for c in refit.removal(here_site, fisher, unit, rounds).cost])
             attention = max(costs[1][-2], measured.attention[index])
             menu = BlockMenu(
@@ -121,9 +121,8 @@ def run(
         for number in range(start, len(kept)):
             index = kept[number]
             after = kept[number + 1] if number + 1 < len(kept) else blocks
-            fisher = torch.from_numpy(stats.residual(index)).to(walk.device)
             _original(walk, state, index, after)
-            _block(walk, index, after, state, wanted, fisher, share, here)
+            _block(walk, index, after, state, wanted, stats, share, here)
             for passed in range(index, after):
                 state.drop(passed)
             state.drop(_own(index))
@@ -172,12 +171,16 @@ class _Ends:
     """The two modules of a block that write into the residual stream."""
 
     def __init__(self, walk: Walk, index: int) -> None:
-        block = walk.checkpoint.arch.block(walk.checkpoint.config)
         modules = {name: module for module, name in walk.linears(index).items()}
         self.out, self.down = (
-            modules[block[role].source.format(i=index)] for role in ("attn_output.weight", "ffn_down.weight")
+            modules[name] for name in walk.checkpoint.arch.ends(walk.checkpoint.config, index)
         )
         self.modules = (self.out, self.down)
+        self._names = {module: name for name, module in modules.items()}
+
+    def moment(self, module: Any, stats: Stats) -> torch.Tensor:
+        """F of a module (refit.py)."""
+        return torch.from_numpy(stats.moment(self._names[module])).to(module.weight.device)
 
 
 class _Inputs:
@@ -236,8 +239,7 @@ def _pass(walk: Walk, index: int, hidden: torch.Tensor, ends: _Ends, last: Any) 
 
 
 def _block(
-    walk: Walk, index: int, after: int, state: Hidden, wanted: Shape, fisher: torch.Tensor, share: float,
-    here: Path,
+    walk: Walk, index: int, after: int, state: Hidden, wanted: Shape, stats: Stats, share: float, here: Path,
 ) -> None:  # fmt: skip
     """Choose and refit a block's two ends; leaves the smaller model's hidden states where block `after`
     begins.
@@ -276,8 +278,8 @@ def _block(
                 gram.addmm_(y.T, y)
                 cross.addmm_(target.T, y)
                 tokens += len(y)
-            found = refit.site(weight, gram / tokens, cross / tokens)
-            columns[module] = _columns(found, fisher, unit, keep)
+            found = refit.site(weight, gram / tokens, tokens, cross / tokens)
+            columns[module] = _columns(found, ends.moment(module, stats), unit, keep)
             values = refit.refit(found, columns[module])
             whole = torch.zeros_like(weight)
             whole[:, columns[module]] = values
