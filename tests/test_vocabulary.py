@@ -394,15 +394,15 @@ def test_healing_teaches_the_pieces(folders: Any, tmp_path: Path) -> None:
         return aligned.run(emit, folder=str(tmp_path / name), amount=amount, **given)
 
     with pytest.raises(InputError, match=KEPT):
-        run("a", "9600tok")
+        run("a", "3200tok")
     np.save(tmp_path / "trimmed" / KEPT, np.array(kept, np.int64))
     with pytest.raises(InputError, match="in tokens"):
         run("a", "1min")
     events: list[dict[str, Any]] = []
-    found = run("a", "9600tok", events.append)
+    found = run("a", "3200tok", events.append)
     assert found["after"] < 0.7 * found["before"]
     assert events[-1]["done"] == events[-1]["total"]
-    run("b", "9600tok")
+    run("b", "3200tok")
     first, second = (open_checkpoint(tmp_path / name) for name in "ab")
     for spec in first.specs():
         assert np.array_equal(first.tensors[spec.source].load(), second.tensors[spec.source].load())
