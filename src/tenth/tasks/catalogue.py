@@ -78,7 +78,7 @@ def write(name: str, task: Definition, data: Path | None, folder: Path, shelf: P
     names = []
     for member in task.members:
         label = PREFIX + (f"{name}_{member}" if member else name)
-        settings: dict[str, Any] = Field(default_factory=dict)
+        settings: dict[str, Any] = {}
         if task.source:
             settings["include"] = str(shelf / task.source.format(member=member))
         settings |= {"task": label, "tag": None, **task.settings}

@@ -89,15 +89,15 @@ def loglikelihoods(
         # At least the context's last token is evaluated again: its logits are needed.
         known = min(shared(held, before), len(before) - 1) if reuse else 0
         last = None
-        for ids, count, number in group:
-            targets = ids[count:]
+        for whole, count, number in group:
+            targets = whole[count:]
             if last is None or not reuse:
                 last = tape.extend(known, before[known:], every=False)
             rows = last
             if len(targets) > 1:
                 rows = _joined(last, tape.extend(count, targets[:-1], every=True))
             answers[number] = _sum(rows, targets)
-            held = ids[:-1] if len(targets) > 1 else before
+            held = whole[:-1] if len(targets) > 1 else before
         done += len(group)
         progress(done)
     return answers
@@ -164,13 +164,16 @@ def rolling(tape: Tape, texts: Sequence[str], progress: Progress = lambda _: Non
 def generate(
     tape: Tape, asked: Sequence[tuple[str, Sequence[str], int]], progress: Progress = lambda _: None
 ) -> list[str]:
-    """Greedy answers to (context, stops, most tokens): up to an end token, a stop or the limit."""
+    """Greedy answers to (context, stops, most tokens): up to an end token, a stop or the limit.
+
+    An answer may fill half of n_ctx at most; what then does not fit is lost from the context's beginning.
+    """
     order = sorted((tape.encode(one[0]) or [tape.start], number) for number, one in enumerate(asked))
     answers = [""] * len(asked)
     held: list[int] = []
     for done, (whole, number) in enumerate(order):
         _, stops, limit = asked[number]
-        limit = min(limit, tape.n_ctx - 1)
+        limit = min(limit, max(1, tape.n_ctx // 2))
         context = whole[-(tape.n_ctx - limit) :]
         known = min(shared(held, context), len(context) - 1)
         row = tape.extend(known, context[known:], every=False)
