@@ -189,7 +189,8 @@ def test_both_runtimes_agree(model: tuple[Path, Any]) -> None:
 def test_a_broken_folder_is_explained(tmp_path: Path) -> None:
     tiny.make_model(tmp_path)
     (tmp_path / "model.safetensors").unlink()
-    with pytest.raises(InputError, match="transformers cannot open the model"), runtimes.opened(
-        str(tmp_path), None, 1
+    with (
+        pytest.raises(InputError, match="transformers cannot open the model"),
+        runtimes.opened(str(tmp_path), None, 1),
     ):
         pass

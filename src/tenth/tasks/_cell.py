@@ -109,11 +109,9 @@ def main() -> None:
         child = os.fork()
         if not child:
             libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-            null = os.open(os.devnull, os.O_WRONLY)
             furnish(prefix)
             weaken(seconds, memory)
-            os.dup2(null, 2)  # what can be said of the cell itself is said; the program has no way there
-            os.close(null)
+            os.set_inheritable(2, False)  # for trouble with the cell alone; the program has no way there
             os.execve(python, [python, "-I", "-S", "-B", "-c", RUNNER, str(out)], {"LC_ALL": "C.UTF-8"})
     except BaseException as error:
         os.write(2, str(error).encode("utf-8", "replace")[:500])
