@@ -171,7 +171,13 @@ def test_a_file_that_is_no_model(tmp_path: Path) -> None:
     text = tmp_path / "text.gguf"
     text.write_text("no model at all, but long enough to have a header of some kind")
     model = evaluate.subject(str(text)).model
-    arguments = {"model": model, "kind": "loglikelihood", "asked": [["a", "b"]], "threads": 1}
+    arguments = {
+        "model": model,
+        "kind": "loglikelihood",
+        "asked": [["a", "b"]],
+        "labels": ["x"],
+        "threads": 1,
+    }
     with pytest.raises(NativeError, match="cannot load"):
         worker.call("tenth.tasks.scoring:run", arguments)
 

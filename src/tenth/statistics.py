@@ -24,6 +24,7 @@ from tenth.records import Record
 
 Z = 1.959963984540054  # of 95 %
 LEVEL = 0.05
+SAME = 1e-3  # shares less apart are the same: two routes of the same weights differ by some 1e-5
 _SAMPLES = 10_000
 _AT_ONCE = 1 << 22  # indices drawn at a time
 
@@ -44,7 +45,7 @@ class Comparison(Record):
     ours: Interval
     original: Interval
     difference: Interval
-    lost: int  # items that only the original gets right; of shares: where ours is lower
+    lost: int  # items that only the original gets right; of other shares: where ours is lower by SAME
     won: int
     p: float | None  # of flips as uneven as these where both are equally good; None for other shares
     chance: float
@@ -123,7 +124,7 @@ def compare(
 ) -> Comparison:
     """All of the above, and the verdict; the three have one entry per item, in the same order."""
     a, b = np.asarray(ours, np.float64), np.asarray(original, np.float64)
-    won, lost = int((a > b).sum()), int((a < b).sum())
+    won, lost = int((a - b > SAME).sum()), int((b - a > SAME).sum())
     difference, chance = paired(ours, original), math.fsum(chances) / len(chances)
     p = mcnemar(won, lost) if binary(ours) and binary(original) else None
     luck = by_chance(original, chances)
@@ -133,7 +134,8 @@ def compare(
         verdict = "not informative"
     else:
         kept = float((a.mean() - chance) / (b.mean() - chance))
-        if (p is None or p < LEVEL) and not difference.low <= 0 <= difference.high:
+        apart = abs(difference.value) > SAME and not difference.low <= 0 <= difference.high
+        if apart and (p is None or p < LEVEL):
             verdict = "better" if difference.value > 0 else "worse"
     return Comparison(
         task=task, ours=mean(ours), original=mean(original), difference=difference, lost=lost, won=won, p=p,

@@ -58,13 +58,14 @@ class Child(LM):  # type: ignore[misc]
 
     def _ask(self, kind: str, requests: list[Any], asked: list[Any]) -> list[Any]:
         arguments = {"model": self._model, "kind": kind, "asked": asked, "threads": self._threads}
+        arguments["labels"] = [request.task_name for request in requests]
         total = len(asked)
         found = worker.call(
             "tenth.tasks.scoring:run", arguments,
             lambda event: self._emit({"kind": kind, "done": event["done"], "total": total}),
         )  # fmt: skip
-        for request in requests:
-            self.seconds[request.task_name] += found["seconds"] / total
+        for label, seconds in found["seconds"].items():
+            self.seconds[label] += seconds
         answers: list[Any] = found["answers"]
         return answers
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
 from tenth.errors import NativeError
@@ -196,18 +197,37 @@ def generate(
 
 
 def run(
-    emit: Callable[[dict[str, Any]], None], model: dict[str, Any], kind: str, asked: list[Any], threads: int
+    emit: Callable[[dict[str, Any]], None],
+    model: dict[str, Any],
+    kind: str,
+    asked: list[Any],
+    labels: list[str],
+    threads: int,
 ) -> dict[str, Any]:
-    """The child's side of `harness.Child`. kind: one of the functions above; asked: its requests.
+    """The child's side of `harness.Child`. kind: one of the functions above; asked: its requests; labels: the
+    task of each.
 
-    Returns the answers, and the seconds they took, without those of loading the model.
+    Returns the answers, and by task the seconds they took, without those of loading the model.
     """
     from tenth.tasks import runtimes
 
+    functions: dict[str, Callable[..., list[Any]]] = {
+        "loglikelihood": loglikelihoods, "rolling": rolling, "generate": generate,
+    }  # fmt: skip
+    answers: list[Any] = [None] * len(asked)
+    seconds, done = {}, 0
     with runtimes.opened(**model, threads=threads) as tape:
-        functions: dict[str, Callable[..., list[Any]]] = {
-            "loglikelihood": loglikelihoods, "rolling": rolling, "generate": generate,
-        }  # fmt: skip
-        begin = time.monotonic()
-        answers = functions[kind](tape, asked, progress=lambda count: emit({"done": count}))
-        return {"answers": answers, "seconds": time.monotonic() - begin}
+        for label in dict.fromkeys(labels):
+            numbers = [number for number, of in enumerate(labels) if of == label]
+            begin = time.monotonic()
+            tell = partial(_tell, emit, done)
+            found = functions[kind](tape, [asked[n] for n in numbers], progress=tell)
+            for number, answer in zip(numbers, found, strict=True):
+                answers[number] = answer
+            seconds[label] = time.monotonic() - begin
+            done += len(numbers)
+    return {"answers": answers, "seconds": seconds}
+
+
+def _tell(emit: Callable[[dict[str, Any]], None], before: int, count: int) -> None:
+    emit({"done": before + count})
