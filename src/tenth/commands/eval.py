@@ -50,4 +50,7 @@ def eval(  # noqa: A001
         print(done.model_dump_json())
         return
     voice.evaluation(done)
-    print("\n".join(map(str, files)) if files else "nothing was written; --output FOLDER keeps it")
+    if files:
+        print("\n".join(map(str, files)))
+    else:
+        voice.say("nothing was written; --output FOLDER keeps the outcomes")

@@ -72,7 +72,7 @@ def furnish(prefix: str) -> None:
             inside.symlink_to(outside.readlink())
         elif outside.is_dir() and not inside.is_dir():
             inside.mkdir(parents=True)
-            mount(place, str(inside), None, BIND | REC)
+            mount(place, str(inside), None, BIND)  # without what is mounted below: that would be writable
             mount("none", str(inside), None, BIND | REMOUNT | RDONLY | NOSUID | NODEV)
     Path(root, "tmp").mkdir(exist_ok=True)
     mount("none", root, None, REMOUNT | RDONLY | NOSUID | NODEV)

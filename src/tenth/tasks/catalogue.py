@@ -36,7 +36,6 @@ class Definition(Record):
     chance: str
     scorer: Literal["lm-eval", "program", "f1"] = "lm-eval"
     settings: dict[str, Any] = Field(default_factory=dict)  # of lm-eval, in place of the source's
-    local: dict[str, Any] = Field(default_factory=dict)  # the same, for local files only
     unset: tuple[str, ...] = ()  # settings of the source that local files do not need
 
 
@@ -70,11 +69,8 @@ def missing(task: Definition, data: Path) -> list[str]:
 def write(name: str, task: Definition, data: Path | None, folder: Path, shelf: Path) -> list[str]:
     """Write a task's configurations for lm-eval into `folder`; returns the names that it knows them by.
 
-    data: where the files are, None for the hub; shelf: lm-eval's own tasks. Raises InputError for data that
-    are not there.
+    data: where the files are, None for the hub; shelf: lm-eval's own tasks.
     """
-    if data is not None and (lacking := missing(task, data)):
-        raise InputError(f"{data} has no {lacking[0]}, which {name} needs; leave out --data to use the hub")
     names = []
     for member in task.members:
         label = PREFIX + (f"{name}_{member}" if member else name)
@@ -100,5 +96,4 @@ def _local(task: Definition, member: str, data: Path) -> Mapping[str, Any]:
         "dataset_path": "json",
         "dataset_name": None,
         "dataset_kwargs": {"data_files": files},
-        **task.local,
     }
