@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
+from commands import Killed
 from reference import naive_gram
 from tiny import make_model
 
@@ -17,6 +19,7 @@ from tenth.calibrate import Stats
 from tenth.checkpoint import Checkpoint, open_checkpoint
 from tenth.encode import LARGEST, Rounding
 from tenth.records import TensorSpec
+from tenth.walk import Hidden
 
 KINDS = ("Q4_0", "IQ4_NL", "Q5_1", "MXFP4", "Q4_1", "Q5_0")  # rows of 64 and 96
 HEAD, EMBEDDING = "lm_head.weight", "model.embed_tokens.weight"
@@ -93,7 +96,7 @@ class Case:
         return found
 
 
-def make_case(folder: Path, family: str, variant: str, **changes: Any) -> Case:
+def make_case(folder: Path, family: str, variant: str | None, **changes: Any) -> Case:
     model = make_model(folder, family, variant, **changes)
     rng = np.random.default_rng(3)
     windows = rng.choice(rng.permutation(200)[:40], (6, 24)).astype(np.int32)
@@ -108,6 +111,39 @@ def make_small(folder: Path, variant: str = "tied") -> Case:
         folder, "llama", variant, num_hidden_layers=2, hidden_size=32, intermediate_size=32,
         num_attention_heads=2, num_key_value_heads=1, vocab_size=210,
     )  # fmt: skip
+
+
+def kill(case: Case, folder: Path, death: int, by: Any = rounding) -> None:
+    """Run until the event of that number."""
+    seen: list[dict[str, Any]] = []
+
+    def emit(event: dict[str, Any]) -> None:
+        seen.append(event)
+        if len(seen) > death:
+            raise Killed
+
+    with pytest.raises(Killed):
+        case.run(folder, emit=emit, rounds=0, by=by)
+
+
+def kill_at(case: Case, folder: Path, function: str, time: int, before: bool, by: Any = rounding) -> None:
+    """Run until just before or after that call of Hidden.<function>, which writes or removes hidden states:
+    what a SIGKILL between two files can do.
+    """
+    real, count = getattr(Hidden, function), [0]
+
+    def dying(*args: Any) -> None:
+        here = count[0] == time
+        count[0] += 1
+        if not (here and before):
+            real(*args)
+        if here:
+            raise Killed
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Hidden, function, dying)
+        with pytest.raises(Killed):
+            case.run(folder, rounds=0, by=by)
 
 
 def files(folder: Path) -> dict[str, bytes]:

@@ -330,6 +330,7 @@ def test_any_config_is_an_input_error_or_an_architecture(model_type: str, tmp_pa
             "no_rope_layers",
             "layer_types",
             "quantization_config",
+            "tenth_blocks",
         }
     )
 

@@ -1,6 +1,7 @@
 """What a device needs to run tenth, and what it must be."""
 
 import platform
+import subprocess
 import sys
 from pathlib import Path
 
@@ -41,9 +42,18 @@ def test_the_same_python_gets_what_is_installed_here(tmp_path: Path) -> None:
     found = kit.files(ours(), tmp_path)
     assert {name.split("/")[0] for name in found} >= {"tenth", "numpy", "pydantic", "typer", "xllamacpp"}
     assert all(path.is_file() for path in found.values())
+    assert "scipy" not in {name.split("/")[0] for name in found}, "a device decides nothing"
     assert not [name for name in found if "__pycache__" in name or "tiny-7m" in name or name.startswith("..")]
     assert not {name.split("/")[0] for name in found} & {"torch", "transformers"}
     assert list(tmp_path.iterdir()) == [], "nothing was fetched"
+
+
+def test_what_runs_on_a_device_does_without_what_is_not_sent() -> None:
+    code = (
+        "import sys\nfor name in ('scipy', 'torch', 'transformers'): sys.modules[name] = None\n"
+        "import tenth.chat, tenth.serve, tenth.measure, tenth.report, tenth.meters.check, tenth.meters.depth"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
 
 
 def test_wheels_that_cannot_be_fetched_leave_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -127,6 +127,23 @@ def test_a_plan_keeps_what_was_asked_by_its_own_estimates(device: str) -> None:
     assert figures(problem, budget, known, Demands(max_joules=least))["joules"] <= least * 1.0001
 
 
+@pytest.mark.parametrize(("kind", "words", "factor"), [("Q4_0", "measured", 1.25), ("TQ2_0", "class", 1.7)])
+def test_what_is_said_of_a_figure_goes_with_its_range(kind: str, words: str, factor: float) -> None:
+    """One tensor of a measured type does not make it a figure of this very device."""
+    problem = llama(layers=6)
+    small = smallest_decision(problem)
+    types = {name: kind if role != "output" else "Q4_0" for name, role in _roles(problem).items()}
+    found = outlook.estimates(problem, replace(small, types=types), S23, Demands())
+    decode = next(each for each in found if each.name == "decode")
+    assert decode.high / decode.value == pytest.approx(factor)
+    assert decode.conditions.endswith(f"{words} bandwidths")
+    assert decode.kind == ("predicted" if words == "measured" else "estimated")
+
+
+def _roles(problem: Problem) -> dict[str, str]:
+    return {spec.name: spec.role for spec in problem.specs if spec.linear}
+
+
 def test_hours_of_battery_are_kept() -> None:
     problem = llama(layers=6)
     budget = 2 * smallest_decision(problem).memory.total

@@ -24,8 +24,8 @@ from tenth.errors import InputError, NativeError
 from tenth.measure import Options, usual_depths
 from tenth.meters import depth
 from tenth.meters.check import sample
-from tenth.records import Measurement, Reading, Runtime, Sample, Scorecard
-from tenth.report import read_measurement
+from tenth.records import Demands, Estimate, Measurement, Outlook, Runtime, Sample, Scorecard
+from tenth.report import read_measurements
 
 QUICK = Options(depths=(0, 128), repeats=2, counter="none")
 WATTS = 5.0
@@ -96,9 +96,8 @@ def test_a_whole_measurement_with_an_energy_counter(tmp_path: Path, recorded: Sa
     assert len(found.checks) == 3
     assert found.over_time
     assert (
-        read_measurement(folder, Scorecard.model_validate_json((folder / "scorecard.json").read_text()))
-        == found
-    )
+        read_measurements(folder, Scorecard.model_validate_json((folder / "scorecard.json").read_text()))
+    ) == {"this device": found}
     page = (folder / "report.html").read_text()
     for heading in ("On this device", "writing speed over time", "counter rapl"):
         assert heading in page
@@ -128,13 +127,23 @@ def test_the_command_prints_one_object_and_a_table(folder: Path, capsys: pytest.
 
 
 def test_without_a_counter_an_estimate_stands_in_or_nothing(folder: Path) -> None:
-    guess = Reading(name="energy_decode", value=0.3, unit="J/token", kind="estimated", conditions="a model")
-    found = measure.measure(folder, QUICK, Voice(), [guess])
-    assert found.reading("energy_decode") == guess
-    assert found.energy.startswith("estimated")
     bare = measure.measure(folder, QUICK, Voice())
     assert bare.reading("energy_decode") is None
     assert bare.energy.startswith("not measured")
+    guess = Estimate(
+        name="joules", value=0.3, low=0.2, high=0.5, unit="J/token", kind="predicted", conditions="5 W"
+    )
+    outlook = Outlook(
+        device="toaster", backend="cpu", demands=Demands(), binding=[], platform="", estimates=[guess]
+    )
+    found = measure.measure(write_bundle(folder.parent / "planned", outlook=outlook), QUICK, Voice())
+    reading = found.reading("energy_decode")
+    assert reading is not None
+    assert (reading.value, reading.unit, reading.kind) == (0.3, "J/token", "estimated")
+    assert reading.conditions == "for toaster, not measured: 5 W; 0.2 to 0.5 J/token"
+    assert found.reading("energy_prefill") is None, "not made up where the plan has none"
+    assert found.energy.startswith("estimated for toaster")
+    assert "for toaster, not measured" in (folder.parent / "planned" / "report.html").read_text()
 
 
 @pytest.mark.parametrize(
@@ -204,10 +213,14 @@ def test_a_measurement_of_another_file_is_refused(folder: Path) -> None:
     measure.measure(folder, QUICK, Voice())
     card = Scorecard.model_validate_json((folder / "scorecard.json").read_text())
     with pytest.raises(InputError, match=r"about another model\.gguf"):
-        read_measurement(folder, card.model_copy(update={"sha256": "0" * 64}))
+        read_measurements(folder, card.model_copy(update={"sha256": "0" * 64}))
     (folder / "measure.json").write_text('{"version": 2}')
     with pytest.raises(InputError, match="is not a measurement"):
-        read_measurement(folder, card)
+        read_measurements(folder, card)
+    (folder / "measure.json").unlink()
+    (folder / "measure-pi.json").write_text("[]")
+    with pytest.raises(InputError, match=r"measure-pi\.json is not a measurement"):
+        read_measurements(folder, card)
 
 
 @given(st.integers(1, 200_000))

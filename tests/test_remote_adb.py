@@ -18,8 +18,8 @@ from sshd import free_port
 
 from tenth.console import Voice
 from tenth.errors import DeviceError, InputError
+from tenth.records import Bench
 from tenth.remote import run as running
-from tenth.remote.llama import Bench
 
 pytestmark = pytest.mark.skipif(
     shutil.which("adb") is None, reason="no adb here (Debian: apt-get install adb)"
@@ -80,6 +80,7 @@ def measure(bundle: Path, phone: adbd.Phone, llama: Path | None) -> Bench:
     measured, files = running.measure(bundle, place, (), Voice(), depths=(0, 64), repeats=3)
     assert isinstance(measured, Bench)
     assert Bench.model_validate_json(files[0].read_bytes()) == measured
+    assert f"<h2>On {files[0].stem.removeprefix('measure-')}</h2>" in files[-1].read_text()
     return measured
 
 

@@ -21,10 +21,9 @@ from hypothesis import strategies as st
 from tenth import remote
 from tenth.console import Voice
 from tenth.errors import DeviceError, InputError
-from tenth.records import Measurement
+from tenth.records import Bench, Measurement
 from tenth.remote import _base
 from tenth.remote import run as running
-from tenth.remote.llama import Bench
 
 server = pytest.mark.skipif(sshd.SSHD is None, reason="no sshd here (Debian: apt-get install openssh-server)")
 root = pytest.mark.skipif(os.geteuid() != 0, reason="a small disk and a namespace can only be made by root")
@@ -92,6 +91,7 @@ def test_a_bundle_is_measured_there_and_nothing_stays(
     assert measured.depths[0].decode.value > 0
     assert measured == Measurement.model_validate_json((bundle / "measure-device.json").read_bytes())
     assert (bundle / "measure-device.log").stat().st_size > 0
+    assert "<h2>On device</h2>" in (bundle / "report.html").read_text()
     assert not (bundle / "measure.json").exists(), "that is for this machine"
     assert list(tmp_path.iterdir()) == [], "the folders made on the way are gone too"
     soon(lambda: not processes(str(tmp_path)), "no process is left")

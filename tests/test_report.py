@@ -13,6 +13,7 @@ from tenth.curves import curve
 from tenth.errors import InputError
 from tenth.pictures import Point, megabytes
 from tenth.records import (
+    Bench,
     Budget,
     Candidate,
     Depth,
@@ -363,7 +364,9 @@ def make_measurement(**changes: Any) -> Measurement:
 def test_a_measurement_is_shown_with_all_that_travels_with_it() -> None:
     plain = report.render(make_plan(), make_card(0.0121))
     assert "On this device" not in plain
-    reader = Reader(report.render(make_plan(), make_card(0.0121), measured=make_measurement()))
+    reader = Reader(
+        report.render(make_plan(), make_card(0.0121), measured={"this device": make_measurement()})
+    )
     for expected in (
         "On this device", "A76, 3 threads on 4 cores", "2026-11-25 10:26 UTC", "average 0.31 before, 2.97",
         "41 °C before, 73 °C after", "governor ondemand", "512: 90.7 ± 1.7", "1900: 89.7 ± 1.7",
@@ -375,6 +378,20 @@ def test_a_measurement_is_shown_with_all_that_travels_with_it() -> None:
     assert "reading speed (prefill), 1,900 deep" not in reader.said
 
 
+def test_a_measurement_by_llama_cpps_own_programs_stands_beside_it() -> None:
+    base = make_measurement()
+    bench = Bench(
+        tenth="0.1.0", runtime="llama.cpp b7000", model="ref", sha256="ab" * 32, device="Maker Model 5",
+        readings=base.readings, depths=base.depths[:2], energy="not measured: plugged in", notes=[HOSTILE],
+    )  # fmt: skip
+    page = report.render(make_plan(), make_card(0.0121), measured={"this device": base, "R5CT": bench})
+    said = Reader(page).said
+    for expected in ("On this device", "On R5CT", "Maker Model 5, llama.cpp b7000", "not measured: plugged"):
+        assert expected in said, expected
+    assert said.count("512: 90.7 ± 1.7") == 8, "decode and prefill of each, wide and narrow"
+    assert "<script" not in page
+
+
 def test_a_hostile_measurement_is_escaped_and_a_short_one_drawn() -> None:
     base = make_measurement()
     machine = base.machine.model_copy(update={"processor": HOSTILE, "governor": HOSTILE, "date": HOSTILE})
@@ -383,7 +400,7 @@ def test_a_hostile_measurement_is_escaped_and_a_short_one_drawn() -> None:
         machine=machine, offline=offline, energy=HOSTILE, without=HOSTILE, checks=[HOSTILE], notes=[HOSTILE],
         over_time=[], depths=base.depths[:1],
     )  # fmt: skip
-    page = report.render(make_plan(), make_card(0.0121), measured=odd)
+    page = report.render(make_plan(), make_card(0.0121), measured={HOSTILE: odd})
     assert "<script" not in page
     assert "writing speed over time" not in Reader(page).said
 

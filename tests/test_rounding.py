@@ -10,10 +10,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from commands import Killed
 from gguf import GGUFReader
 from reference import naive_feedback
-from rounded import ROUNDS, Case, files, make_case, make_small
+from rounded import ROUNDS, Case, files, kill, kill_at, make_case, make_small
 
 from tenth import effort, feedback, rounding
 from tenth.effort import Effort
@@ -178,19 +177,6 @@ def finished(small: Case, tmp_path_factory: pytest.TempPathFactory) -> dict[str,
     return files(folder)
 
 
-def kill(small: Case, folder: Path, death: int) -> None:
-    """Run until the event of that number."""
-    seen: list[dict[str, Any]] = []
-
-    def emit(event: dict[str, Any]) -> None:
-        seen.append(event)
-        if len(seen) > death:
-            raise Killed
-
-    with pytest.raises(Killed):
-        small.run(folder, emit=emit, rounds=0)
-
-
 def test_killed_at_any_event_and_resumed_is_the_same(
     small: Case, finished: dict[str, bytes], tmp_path: Path
 ) -> None:
@@ -222,26 +208,9 @@ def test_killed_again_and_again_and_resumed_is_the_same(
     ],
 )
 def test_killed_between_two_files_and_resumed_is_the_same(
-    function: str, time: int, before: bool, small: Case, finished: dict[str, bytes], tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:  # fmt: skip
-    """Death just before or after hidden states were written or removed: what a SIGKILL can do."""
-    from tenth.walk import Hidden
-
-    real, count = getattr(Hidden, function), [0]
-
-    def dying(*args: Any) -> None:
-        here = count[0] == time
-        count[0] += 1
-        if not (here and before):
-            real(*args)
-        if here:
-            raise Killed
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Hidden, function, dying)
-        with pytest.raises(Killed):
-            small.run(tmp_path, rounds=0)
+    function: str, time: int, before: bool, small: Case, finished: dict[str, bytes], tmp_path: Path
+) -> None:
+    kill_at(small, tmp_path, function, time, before)
     small.run(tmp_path, rounds=0)
     assert files(tmp_path) == finished
 

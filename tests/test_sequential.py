@@ -9,15 +9,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from commands import Killed
 from reference import naive_feedback, naive_gram
-from rounded import ROUNDS, Case, files, make_case, make_small
+from rounded import ROUNDS, Case, files, kill, kill_at, make_case, make_small
 
 from tenth import feedback, sequential
 from tenth.encode import Rounding
 from tenth.grids import GRIDS
 from tenth.rounding import Rounded, path_of
-from tenth.walk import Hidden
 
 MODELS = [("llama", "tied"), ("llama", "head_dim"), ("phi3", "plain"), ("gemma2", "softcaps")]
 COARSE = "Q4_0"
@@ -156,23 +154,9 @@ def finished(small: Case, tmp_path_factory: pytest.TempPathFactory) -> dict[str,
     [*(("write", i) for i in range(6)), *(("drop", i) for i in range(4)), ("clear", 0)],
 )
 def test_killed_between_two_files_and_resumed_is_the_same(
-    function: str, time: int, before: bool, small: Case, finished: dict[str, bytes], tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:  # fmt: skip
-    real, count = getattr(Hidden, function), [0]
-
-    def dying(*args: Any) -> None:
-        here = count[0] == time
-        count[0] += 1
-        if not (here and before):
-            real(*args)
-        if here:
-            raise Killed
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Hidden, function, dying)
-        with pytest.raises(Killed):
-            small.run(tmp_path, rounds=0, by=sequential)
+    function: str, time: int, before: bool, small: Case, finished: dict[str, bytes], tmp_path: Path
+) -> None:
+    kill_at(small, tmp_path, function, time, before, by=sequential)
     small.run(tmp_path, rounds=0, by=sequential)
     assert files(tmp_path) == finished
 
@@ -181,14 +165,6 @@ def test_killed_between_two_files_and_resumed_is_the_same(
 def test_killed_at_any_event_and_resumed_is_the_same(
     death: int, small: Case, finished: dict[str, bytes], tmp_path: Path
 ) -> None:
-    seen: list[dict[str, Any]] = []
-
-    def emit(event: dict[str, Any]) -> None:
-        seen.append(event)
-        if len(seen) > death:
-            raise Killed
-
-    with pytest.raises(Killed):
-        small.run(tmp_path, emit=emit, rounds=0, by=sequential)
+    kill(small, tmp_path, death, by=sequential)
     small.run(tmp_path, rounds=0, by=sequential)
     assert files(tmp_path) == finished

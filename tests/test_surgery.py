@@ -44,7 +44,11 @@ def test_bad_index_is_refused(index: list[int], tmp_path: Path) -> None:
 def test_what_config_cannot_say_is_refused(tmp_path: Path) -> None:
     make_model(tmp_path)
     for wrong in (
-        lambda c: take(c, "ffn", [0], layer=1),
+        lambda c: take(c, "vocab", [0], layer=1),
+        lambda c: take(c, "ffn", [0], layer=2),
+        lambda c: take(c, "ffn", [], layer=1),
+        lambda c: take(c, "kv_heads", [2]),
+        lambda c: take(c, "kv_heads", []),
         lambda c: take(c, "hidden", [0]),
         lambda c: keep_layers(c, [1, 0]),
     ):

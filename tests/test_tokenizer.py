@@ -245,32 +245,49 @@ PLACES = [
 ]
 
 
-@settings(max_examples=200, deadline=None, database=None)
-@given(
-    st.recursive(
-        st.none() | st.booleans() | st.integers() | st.text(max_size=4),
-        lambda inner: (
-            st.lists(inner, max_size=3)
-            | st.dictionaries(
-                st.sampled_from(["type", "id", "content", "pretokenizers", "single", "SpecialToken"]), inner
-            )
-        ),
-        max_leaves=8,
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text(max_size=4),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(
+            st.sampled_from(
+                [
+                    "type",
+                    "id",
+                    "content",
+                    "pretokenizers",
+                    "single",
+                    "SpecialToken",
+                    "special_tokens",
+                    "ids",
+                    "sep",
+                ]
+            ),
+            inner,
+        )
     ),
-    st.sampled_from(PLACES),
-    st.sampled_from(["gpt-2", "llama"]),
+    max_leaves=8,
 )
+
+
+def put_json(folder: Path, place: str, value: Any) -> None:
+    """Set a key of a file of the folder, "file/key" or "file/outer/key"."""
+    *outer, key = place.split("/")
+    file = folder / outer[0]
+    data = json.loads(file.read_text()) if file.is_file() else {}
+    inner = data[outer[1]] if len(outer) > 1 else data
+    inner[key] = value
+    file.write_text(json.dumps(data))
+
+
+@settings(max_examples=200, deadline=None, database=None)
+@given(JSON, st.sampled_from(PLACES), st.sampled_from(["gpt-2", "llama"]))
 def test_hostile_json_is_an_input_error(
     tmp_path_factory: pytest.TempPathFactory, value: Any, place: str, kind: str
 ) -> None:
     folder = tmp_path_factory.mktemp("hostile")
     write_tokenizer(folder, kind)
-    *outer, key = place.split("/")
-    file = folder / outer[0]
-    data = json.loads(file.read_text())
-    inner = data[outer[1]] if len(outer) > 1 else data
-    inner[key] = value
-    file.write_text(json.dumps(data))
+    put_json(folder, place, value)
     try:
         tokenizer_metadata(folder, {"vocab_size": 640})
     except InputError as error:

@@ -16,10 +16,11 @@ if TYPE_CHECKING:
 
 BUNDLE_FILES = {"model.gguf", "plan.json", "scorecard.json", "report.html"}
 LOG = "log.txt"
+FOLDER = "hf"  # the model as a Hugging Face folder, where one was asked for
 MEASUREMENT = "measure.json"  # of tenth measure
 REMOTE = "measure-"  # begins the names of what tenth measure --on brings back: measure-<device>.json and .log
 # A killed run leaves OUT.partial with nothing but these, whole or named *.partial themselves.
-STEMS = {Path(name).stem for name in (*BUNDLE_FILES, LOG)} | {"baseline"}
+STEMS = {Path(name).stem for name in (*BUNDLE_FILES, LOG)} | {"baseline", "bits", "smaller", FOLDER}
 
 
 def check_destination(out: Path, overwrite: bool) -> None:
@@ -30,7 +31,8 @@ def check_destination(out: Path, overwrite: bool) -> None:
         return
     if not out.is_dir():
         raise OutputError(f"{out} is a file; give -o a folder that does not exist yet")
-    held = {entry.name for entry in out.iterdir() if not entry.name.startswith(REMOTE)} - {LOG, MEASUREMENT}
+    held = {entry.name for entry in out.iterdir() if not entry.name.startswith(REMOTE)}
+    held -= {LOG, MEASUREMENT, FOLDER}
     if held == BUNDLE_FILES:
         if not overwrite:
             raise OutputError(f"{out} holds a finished result; give another -o, or --overwrite to replace it")

@@ -21,7 +21,8 @@ llama.cpp also rounds the ACTIVATIONS to 8 bits before a product with a quantise
 (K-, I- and ternary types) or 32 (legacy types). That noise is independent of the bits chosen and is the floor
 that Q8_0 stands on. We keep what predicts it: `grad2`, the per-position second moment of the output's
 gradient, and `noise`, the mean square error of rounding each input column for both block lengths.
-For error feedback (rounding.py) we keep each position's `energy`, the squared gradient of the site's output.
+For error feedback (rounding.py) we keep each position's `energy`, the squared gradient of the site's output;
+for the removal of structure (refit.py) the second moment E[g g^T] of the gradient behind each block.
 
 Peak memory: one block as float32, its largest weight gradient, and one window of hidden states; hidden states
 at block boundaries are on disk.
@@ -85,6 +86,13 @@ class Stats:
         with np.load(self._files[source], allow_pickle=False) as data:
             energy: np.ndarray = data[f"{source}/energy"]
             return energy
+
+    def residual(self, index: int) -> np.ndarray:
+        """float32 [hidden, hidden]: E[g g^T] of the gradient where block `index` ends, per position."""
+        key = f"block-{index}"
+        with np.load(self._files[key], allow_pickle=False) as data:
+            moment: np.ndarray = data[f"{key}/residual"]
+            return moment
 
     def __getitem__(self, source: str) -> SiteStats:
         """Stats of the Hugging Face weight name; KeyError for an unknown one."""
@@ -239,6 +247,7 @@ def _block(walk: Any, index: int, state: Any, here: Path) -> None:
     with walk.block(index):
         linears = walk.linears(index)
         sites = {m: _Site(m.out_features, m.in_features, walk.device) for m in linears}
+        residual = torch.zeros(walk.width, walk.width, device=walk.device)
         seen: dict[Any, Any] = {}
         hooks = [
             m.register_forward_hook(lambda m, args, out: seen.update({m: (args[0].detach(), out)}))
@@ -248,6 +257,7 @@ def _block(walk: Any, index: int, state: Any, here: Path) -> None:
         def gradients() -> Any:
             for hidden, gradient in zip(state.read(index), state.read(f"gradient-{index + 1}"), strict=True):
                 seen.clear()
+                residual.addmm_(gradient[0].T, gradient[0])
                 hidden.requires_grad_(True)
                 out = walk.run(index, hidden)
                 outputs = [seen[m][1] for m in linears]
@@ -261,6 +271,8 @@ def _block(walk: Any, index: int, state: Any, here: Path) -> None:
         for hook in hooks:
             hook.remove()
         arrays = [site.arrays(linears[module], state.length) for module, site in sites.items()]
+        moment = residual / (state.windows * state.length)
+        arrays.append({f"block-{index}/residual": moment.cpu().numpy()})
         _save(path, {key: value for part in arrays for key, value in part.items()})
     state.drop(f"gradient-{index + 1}")  # only now: a killed run starts this block again from it
 

@@ -78,6 +78,7 @@ class Checkpoint:
         InputError names a tensor that is missing, has another shape, is stored in a type that holds no plain
         floats, or is in the folder without a place in the architecture.
         """
+        self.arch.fits(self.config)
         specs = self.arch.specs(self.config)
         for spec in specs:
             tensor = self.tensors.get(spec.source)

@@ -20,8 +20,7 @@ from tenth.figures import figures
 
 if TYPE_CHECKING:
     from tenth.profile import Device
-    from tenth.records import Candidate, Measurement, Outlook, Plan, Reading, Scorecard
-    from tenth.remote.llama import Bench
+    from tenth.records import Bench, Candidate, Measurement, Outlook, Plan, Reading, Scorecard
     from tenth.statistics import Interval
     from tenth.tasks.results import Evaluation
 

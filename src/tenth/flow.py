@@ -1,125 +1,82 @@
 """The whole pipeline on one screen.
 
 folder -> checkpoint -> texts -> calibration -> prices -> decide -> round, write -> prove -> measure -> report
-                             `-> reference                ^______ constants corrected ______|
+  |            ^            `-> reference        |          ^______ constants corrected ______|
+  `- tokens    |                                 `- where bits are few: menu -> shape
+     removed   `------------------------------------ heal <- remove, refit <-'
 """
 
 from __future__ import annotations
 
 import hashlib
 import platform
-from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
-from functools import partial
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from tenth import __version__, bundle, cost, native, prior, text
-from tenth.arch import Architecture
+from tenth import __version__, bundle, native
 from tenth.checkpoint import Checkpoint, open_checkpoint, open_config
-from tenth.effort import EFFORTS, WORTH_TRAINING, Effort, expected
 from tenth.encode import bits_per_weight
-from tenth.errors import InputError
-from tenth.formats.tokenizer import tokenizer_metadata
+from tenth.errors import BudgetError, InputError
+from tenth.fitting import FitOptions, Fitted, Known, check, guess, know, ways
+from tenth.formats.folder import write_folder
 from tenth.meters.check import sample
 from tenth.meters.quality import original
 from tenth.outlook import asked, outlook
 from tenth.plan import Decision, Problem, decide
 from tenth.profile import Device
-from tenth.proving import Lesson, Lessons, prove_until_it_fits
-from tenth.records import Budget, Candidate, Demands, Plan, Scorecard
+from tenth.proving import Lessons
+from tenth.records import Budget, Candidate, Demands, Plan, Scorecard, Structure
 from tenth.stages import Reporter, Stages, default_work
+from tenth.surgery import uniform
 
-
-@dataclass(frozen=True)
-class FitOptions:
-    """What a person asked for."""
-
-    model: Path
-    destination: Path
-    budget: Budget
-    text: Path | None = None
-    eval_text: Path | None = None
-    effort: str = "normal"  # of EFFORTS
-    windows: int | None = None  # of text to calibrate on, instead of the effort's
-    seed: int = 0
-    work: Path | None = None
-    threads: int = 0
-    compute: str = "cpu"  # or "cuda": where torch calibrates and rounds
-    overwrite: bool = False  # a finished bundle at the destination
-    baselines: int = 2  # stock recipes to measure beside it, and plain Q4_0; 0: none of them
-    device: Device | None = None  # that the budget is a share of
-    demands: Demands = field(default_factory=Demands)  # of that device
+__all__ = ["FitOptions", "fit", "plan"]
 
 
 def fit(options: FitOptions, reporter: Reporter) -> Scorecard:
     """Fit a model into a budget and write the bundle; the folder appears whole or not at all.
 
-    Raises InputError, BudgetError (nothing fits), OutputError (cannot be written) or NativeError (the runtime
-    failed).
+    Of several models, and of bits alone and a smaller model, the one with the fewest bits per byte of
+    held-out text is kept. Raises InputError, BudgetError (nothing fits), OutputError (cannot be written) or
+    NativeError (the runtime failed).
     """
-    checkpoint, budget = open_checkpoint(options.model), options.budget
-    for path in (options.text, options.eval_text):
-        text.read(path)  # an unusable one is better heard of now
+    work = options.work or default_work()
     with bundle.new(options.destination, options.overwrite) as folder:
-        work, log, gguf = options.work or default_work(), folder / bundle.LOG, folder / "model.gguf"
-        merges = _merges(checkpoint)
-        problem = _guess(checkpoint.config, checkpoint.arch, budget, merges, options.threads)
-        if options.device:
-            problem = asked(problem, options.device, options.demands)
-        decide(problem, budget.memory)  # where nothing can fit, this says so before the long work
-
-        stages = Stages(checkpoint, work, reporter, log, options.threads, options.compute)
-        length, effort = min(text.LENGTH, budget.context), _effort(options)
-        weights = sum(spec.count for spec in checkpoint.specs())
-        minutes = expected(effort, weights, length, options.threads, options.compute) / 60
-        reporter.say(
-            f"effort {options.effort}: calibrating and rounding will take about {minutes:.0f} min here"
-        )
-        texts = stages.texts(options.text, options.eval_text, length, effort, options.seed)
-        stages.check_weights()
-        calibration = stages.calibration(texts, options.seed)
-        reference = stages.reference(texts)
-        prices = stages.prices(calibration)
-        kv = stages.kv_damages(texts, checkpoint.arch.head_dim(checkpoint.config))
-
-        lessons = Lessons(work, stages.model_hash)
-        lesson = Lesson(
-            memory=budget.memory, context=budget.context, threads=options.threads, merges=merges,
-            prices=stages.used["prices"].name, kv=stages.used["kv"].name, allowed=budget.memory,
-            demands=_demanded(options.device, options.demands),
+        log, gguf = folder / bundle.LOG, folder / "model.gguf"
+        sources = [_source(options, path, work, reporter, log) for path in (options.model, *options.others)]
+        best: Fitted | None = None
+        beside: list[Candidate] = []
+        for checkpoint, structure in sources:
+            whole = know(options, checkpoint, work, reporter, log, structure=structure)
+            for found in _possible(options, whole, folder, best is None and checkpoint is sources[-1][0]):
+                if best is None or found.bits_per_byte < best.bits_per_byte:
+                    best, found, base = found, best, whole
+                    best.gguf.replace(gguf)
+                else:
+                    found.gguf.unlink()
+                if found is not None:
+                    beside.append(found.candidate)
+        assert best is not None
+        ours = best.candidate.model_copy(update={"name": "tenth"})
+        baselines = base.stages.baselines(
+            base.problem, best.decision, options.budget.memory, base.reference, base.calibration, folder,
+            options.baselines,
         )  # fmt: skip
-
-        def store(decision: Decision, training: bool = False) -> None:
-            rounded = stages.rounded(texts, calibration, decision.types, effort)
-            if training:
-                rounded = stages.trained(texts, rounded, decision.types, effort, options.seed)
-            stages.write(decision.types, calibration, gguf, "store the model", rounded)
-
-        problem = replace(problem, prices=prices, kv=kv)
-        problem, decision, proof = prove_until_it_fits(stages, problem, lesson, lessons, gguf, store)
-        if effort.steps and decision.damage > WORTH_TRAINING:
-            train = partial(store, training=True)
-            problem, decision, proof = prove_until_it_fits(stages, problem, lesson, lessons, gguf, train)
-        ours = Candidate(
-            name="tenth", file_bytes=gguf.stat().st_size, fits=proof.fits, memory=decision.memory,
-            readings=stages.measure(gguf, "our file", reference, decision.runtime),
-        )  # fmt: skip
-        baselines = stages.baselines(
-            problem, decision, budget.memory, reference, calibration, folder, options.baselines
-        )
+        if options.folder is not None:
+            reporter.say(f"writing the Hugging Face folder, {options.folder}")
+            write_folder(uniform(best.known.checkpoint), folder / bundle.FOLDER, options.folder)
         card = Scorecard(
-            tenth=__version__, runtime=native.build(), machine=_machine(), model=checkpoint.name,
-            sha256=_sha256(gguf), proof=proof, original=original(reference), candidates=[ours, *baselines],
-            notes=[*_notes(options, effort), *checkpoint.notes()],
-            sample=sample(gguf, decision.runtime, log),
+            tenth=__version__, runtime=native.build(), machine=_machine(), model=best.known.checkpoint.name,
+            sha256=_sha256(gguf), proof=best.proof, original=original(base.reference),
+            candidates=[ours, *beside, *baselines], notes=_notes(options, best),
+            sample=sample(gguf, best.decision.runtime, log),
         )  # fmt: skip
         plan = _plan(
-            problem, decision, options.device, options.demands, budget=budget, model=checkpoint.name,
-            model_hash=stages.model_hash,
-            architecture=checkpoint.arch.model_type, file_bytes=ours.file_bytes,
-            damage_source="measured",
+            best.problem, best.decision, options.device, options.demands, budget=options.budget,
+            model=best.known.checkpoint.name, model_hash=best.known.stages.model_hash,
+            architecture=best.known.checkpoint.arch.model_type, file_bytes=ours.file_bytes,
+            damage_source="measured", structure=best.known.structure,
         )  # fmt: skip
         bundle.write(folder, plan, card)
     return card
@@ -131,12 +88,13 @@ def plan(
 ) -> Plan:  # fmt: skip
     """The decision without doing it, from config.json alone, or from what a fit measured in its work folder.
 
-    Where no fit did, the damages are those of another model (prior.py). demands: of the device. Raises
-    InputError, BudgetError.
+    Of bits alone: what removing parts of the model would give is known only to a fit. Where no fit measured
+    the damages, they are those of another model (prior.py). demands: of the device. Raises InputError,
+    BudgetError.
     """
     config, architecture = open_config(model)
     demands = demands or Demands()
-    problem, allowed, digest = _guess(config, architecture, budget), budget.memory, ""
+    problem, allowed, digest = guess(config, architecture, budget), budget.memory, ""
     with suppress(InputError):  # a folder without weights, or not with all of them
         digest = open_checkpoint(model).hash()
     lessons = Lessons(work or default_work(), digest)
@@ -158,32 +116,35 @@ def plan(
     )  # fmt: skip
 
 
-def _guess(
-    config: Mapping[str, Any], arch: Architecture, budget: Budget, merges: int | None = None, threads: int = 0
-) -> Problem:
-    """The problem with another model's damages."""
-    specs = arch.specs(dict(config))
-    return Problem(
-        config, arch.gguf_arch, specs, prior.prices(specs), prior.kv(), budget.context, cost.Constants(),
-        merges, threads,
-    )  # fmt: skip
+def _source(
+    options: FitOptions, path: Path, work: Path, reporter: Reporter, log: Path
+) -> tuple[Checkpoint, Structure | None]:
+    """The model to fit, with fewer tokens where that is asked for; the work folder is not made before it is
+    clear that something can fit.
+    """
+    checkpoint = open_checkpoint(path)
+    before = int(checkpoint.config["vocab_size"])
+    if options.vocabulary is None and not options.languages:
+        check(options, checkpoint)
+        return checkpoint, None
+    stages = Stages(checkpoint, work, reporter, log, options.threads, options.compute)
+    folder = stages.trimmed(options.text, options.vocabulary or before, options.languages)
+    trimmed = replace(open_checkpoint(folder), name=checkpoint.name)
+    check(options, trimmed)
+    weights = sum(spec.count for spec in checkpoint.specs())
+    after = int(trimmed.config["vocab_size"])
+    return trimmed, Structure(parameters=weights, vocabulary=(before, after))
 
 
-def _effort(options: FitOptions) -> Effort:
-    effort = EFFORTS[options.effort]
-    return effort if options.windows is None else replace(effort, windows=options.windows)
-
-
-def _merges(checkpoint: Checkpoint) -> int:
-    """BPE merges that llama.cpp will hold beside the vocabulary."""
-    keys = tokenizer_metadata(checkpoint.path, checkpoint.config).keys
-    return len(keys.get("tokenizer.ggml.merges", ()))
-
-
-def _demanded(device: Device | None, demands: Demands) -> str:
-    """What tells two fits apart that ask different things of a device; empty where nothing is asked."""
-    limited = demands.min_speed or demands.max_joules or demands.battery_hours or demands.prefer == "speed"
-    return f"{device.name} {demands.model_dump_json(exclude={'grid'})}" if device and limited else ""
+def _possible(options: FitOptions, known: Known, folder: Path, last: bool) -> list[Fitted]:
+    """The files of a model; none where nothing of it fits and there are others."""
+    try:
+        return list(ways(options, known, folder))
+    except BudgetError as error:
+        if last:
+            raise
+        known.stages.reporter.say(f"{known.checkpoint.name}: {error}")
+        return []
 
 
 def _plan(
@@ -200,14 +161,16 @@ def _plan(
     )  # fmt: skip
 
 
-def _notes(options: FitOptions, effort: Effort) -> list[str]:
+def _notes(options: FitOptions, best: Fitted) -> list[str]:
     end = f"the end of {options.text}" if options.text else "the end of the bundled text"
+    effort = options.tried
     rounding = "rounded to nearest" if effort.rounds is None else "rounded with error feedback"
     return [
         f"effort {options.effort}: calibrated on up to {effort.windows} windows, {rounding}",
         f"judged on {options.eval_text or end}, which calibration did not see",
         "baselines run with the settings of our plan (context, n_ubatch, KV types),"
         " which is kinder to them than the defaults",
+        *best.known.checkpoint.notes(),
     ]
 
 

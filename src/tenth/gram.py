@@ -57,15 +57,14 @@ class Grams:
         return scaled(self._sums.pop(module), fisher)
 
     def _add(self, module: Any, args: tuple[Any, ...]) -> None:
-        x = self._weighted(module, args[0])
+        x = _rows(args) * self._next_root(module)
         self._sums[module].addmm_(x.T, x)
 
-    def _weighted(self, module: Any, inputs: torch.Tensor) -> torch.Tensor:
-        """Inputs [T, in] of the module's next window times the roots of its energies."""
+    def _next_root(self, module: Any) -> torch.Tensor:
+        """Roots of the energies of the module's next window, [T, 1]."""
         window = self._seen[module]
         self._seen[module] += 1
-        x = inputs.detach().reshape(-1, inputs.shape[-1])
-        return x * torch.from_numpy(self._energies[module][window]).to(x.device).sqrt()[:, None]
+        return torch.from_numpy(self._energies[module][window]).to(module.weight.device).sqrt()[:, None]
 
 
 class Pairs(Grams):
@@ -89,13 +88,18 @@ class Pairs(Grams):
 
     def _add(self, module: Any, args: tuple[Any, ...]) -> None:
         if module not in self._original:
-            self._original[module] = args[0].detach().reshape(-1, args[0].shape[-1])
+            self._original[module] = _rows(args)
             return
-        x = self._original.pop(module)
-        y = self._weighted(module, args[0])
-        root = torch.from_numpy(self._energies[module][self._seen[module] - 1]).to(x.device).sqrt()[:, None]
+        root = self._next_root(module)
+        x, y = self._original.pop(module) * root, _rows(args) * root
         self._sums[module].addmm_(y.T, y)
-        self._lost[module].addmm_((x * root - y).T, y)
+        self._lost[module].addmm_((x - y).T, y)
+
+
+def _rows(args: tuple[Any, ...]) -> torch.Tensor:
+    """What a module was given, [T, in]."""
+    inputs: torch.Tensor = args[0].detach()
+    return inputs.reshape(-1, inputs.shape[-1])
 
 
 def scaled(gram: torch.Tensor, fisher: np.ndarray) -> torch.Tensor:

@@ -47,12 +47,10 @@ class Options:
     root: Path = counters.ROOT  # where the system's files are
 
 
-def measure(
-    folder: Path, options: Options, reporter: Reporter, estimate: Sequence[Reading] = ()
-) -> Measurement:
+def measure(folder: Path, options: Options, reporter: Reporter) -> Measurement:
     """Run the bundle in `folder` and write its measure.json and report.html.
 
-    estimate: readings of kind "estimated", which stand in for energy where no counter can be used. Raises
+    Where no energy counter can be used, the plan's estimates for its device stand in, named so. Raises
     InputError (no bundle, a changed file, a depth beyond its context, a counter asked for that cannot be
     used), NativeError (llama.cpp fails, or its answers differ), OutputError.
     """
@@ -94,13 +92,13 @@ def measure(
     checks = _check(found, common, folder, reporter)
     isolated, more = _offline(card.sample, common, folder, reporter)
     readings = _readings(found, bundle.plan)
-    readings += ledger.readings() if ledger else list(estimate)
+    readings += ledger.readings() if ledger else energy.planned(bundle.plan)
     readings.append(_connections(isolated))
     where = machine.describe(runtime.threads, load, heat)
     measurement = Measurement(
         tenth=__version__, runtime=found["build"], model=card.model, sha256=card.sha256, machine=where,
         readings=readings, depths=_by_depth(found), over_time=found.get("sustained", {}).get("series", []),
-        energy=_energy(source, estimate), without=without,
+        energy=_energy(source, bundle.plan), without=without,
         checks=checks + more, offline=isolated, notes=_notes(where),
     )  # fmt: skip
     write_text(folder / MEASUREMENT, measurement.model_dump_json(indent=1))
@@ -255,10 +253,12 @@ def _connections(seen: Offline) -> Reading:
     )
 
 
-def _energy(source: counters.Source | None, estimate: Sequence[Reading]) -> str:
+def _energy(source: counters.Source | None, plan: Plan) -> str:
     if source:
         return f"counter {source.name}: {source.scope}"
-    return "estimated: no counter can be used" if estimate else "not measured: no counter can be used"
+    if plan.outlook and energy.planned(plan):
+        return f"estimated for {plan.outlook.device}, as planned: no counter can be used"
+    return "not measured: no counter can be used, and the plan names no device to estimate it for"
 
 
 def _notes(where: Machine) -> list[str]:

@@ -1,4 +1,4 @@
-"""The report's section on how the bundle ran on one device (measure.json)."""
+"""The report's section on how the bundle ran on one device (measure.json, measure-<device>.json)."""
 
 from __future__ import annotations
 
@@ -6,19 +6,23 @@ from html import escape
 
 from tenth import tables
 from tenth.curves import Spot, curve
-from tenth.records import Depth, Measurement, Plan, Reading
+from tenth.records import Bench, Depth, Measurement, Plan, Reading
 
 WIDE, HALF, NARROW, TALL = 836, 408, 350, 230
 
 
-def section(measured: Measurement, plan: Plan) -> str:
-    """Pictures of speed over depth and time, the readings, and how they were checked."""
+def section(device: str, measured: Measurement | Bench, plan: Plan) -> str:
+    """Pictures of speed over depth and time, the readings, and how they were checked.
+
+    device: its name on the page, such as "this device".
+    """
     decode = [_spot(depth, depth.decode) for depth in measured.depths]
     prefill = [_spot(depth, depth.prefill) for depth in measured.depths if depth.prefill]
     pictures = _pictures(decode, "writing speed (decode), tokens/s", "ours") + _pictures(
         prefill, "reading speed (prefill), tokens/s", "rival"
     )
-    time = [(x, y, 0.0) for x, y in measured.over_time]
+    series = measured.over_time if isinstance(measured, Measurement) else []
+    time = [(x, y, 0.0) for x, y in series]
     below, title = "seconds without a pause", "writing speed over time, tokens/s"
     over_time = (
         _figure(
@@ -36,7 +40,7 @@ def section(measured: Measurement, plan: Plan) -> str:
     )
     rows += "".join(tables.reading_row(reading) for reading in measured.readings)
     return (
-        '<section class="long"><h2>On this device</h2>'
+        f'<section class="long"><h2>On {escape(device)}</h2>'
         f'<p class="why">{escape(_where(measured))}. Decoding is one token at a time; the deeper the '
         "context, the more of the KV cache is read for each.</p>"
         f'<div class="pair">{pictures}</div><div class="below">{over_time}</div>{_details(measured, plan)}'
@@ -59,7 +63,9 @@ def _figure(wide: str, narrow: str) -> str:
     return f'<div><div class="wide">{wide}</div><div class="narrow">{narrow}</div></div>'
 
 
-def _where(measured: Measurement) -> str:
+def _where(measured: Measurement | Bench) -> str:
+    if isinstance(measured, Bench):
+        return f"{measured.device}, {measured.runtime}"
     machine = measured.machine
     parts = [
         machine.processor, f"{machine.threads} threads on {machine.cores} cores", machine.system,
@@ -68,7 +74,16 @@ def _where(measured: Measurement) -> str:
     return ", ".join(part for part in parts if part)
 
 
-def _details(measured: Measurement, plan: Plan) -> str:
+def _details(measured: Measurement | Bench, plan: Plan) -> str:
+    rows = [("Energy", measured.energy), ("Notes", "; ".join(measured.notes))]
+    if isinstance(measured, Measurement):
+        rows = _conditions(measured, plan) + rows
+    items = "".join(f"<dt>{name}</dt><dd>{escape(text)}</dd>" for name, text in rows if text)
+    return f'<dl style="margin:16px 0 18px">{items}</dl>'
+
+
+def _conditions(measured: Measurement, plan: Plan) -> list[tuple[str, str]]:
+    """What only tenth itself sees."""
     machine, offline = measured.machine, measured.offline
     peak = measured.reading("peak")
     off = f"{peak.value / plan.memory.total - 1:+.2%} against the prediction" if peak else ""
@@ -88,14 +103,10 @@ def _details(measured: Measurement, plan: Plan) -> str:
     files += ", ".join(offline.outside) or "none"
     tried = f"{offline.connections} attempted connections ({offline.network}; {offline.method})"
     blind = f". Not seen: {offline.blind}" if offline.blind else ""
-    without = f" ({measured.without})" if measured.without else ""
-    rows = [
+    return [
         ("Machine", "; ".join(part for part in state if part)),
         ("Peak memory", off),
         ("Answers", "; ".join(measured.checks)),
         ("Offline", f"{tried}. Files opened: {files}{blind}."),
-        ("Energy", f"{measured.energy}{without}"),
-        ("Notes", "; ".join(measured.notes)),
+        ("Counters not used", measured.without),
     ]
-    items = "".join(f"<dt>{name}</dt><dd>{escape(text)}</dd>" for name, text in rows if text)
-    return f'<dl style="margin:16px 0 18px">{items}</dl>'

@@ -164,7 +164,7 @@ def estimates(problem: Problem, decision: Decision, device: Device, demands: Dem
     for kind, size in problem.kv_read(decision.runtime, depth).items():
         read[kind] = read.get(kind, 0.0) + size
     decode = speed.decode(rates, read)
-    own = any(kind in rates.measured for kind in read)
+    own = speed.decode_known(rates, read)
     how = f"{demands.backend}, after {depth:,} tokens, {'measured' if own else 'class'} bandwidths"
     out: list[Estimate] = []
 
@@ -184,11 +184,11 @@ def estimates(problem: Problem, decision: Decision, device: Device, demands: Dem
     prompt = speed.prefill(rates, specs, types, slow)
     if prompt:
         add("prefill", prompt, "tokens/s", f"{demands.backend}, batches of {decision.runtime.n_ubatch}",
-            known=bool(rates.prefill_measured))  # fmt: skip
+            known=speed.prefill_known(rates, speed.prompt_weights(specs, types)))  # fmt: skip
     for other in sorted(set(device.backends) - {demands.backend}):
         there = speed.rates(device, other)
         add(f"decode_{other}", speed.decode(there, read), "tokens/s", f"the same file on {other}",
-            known=any(kind in there.measured for kind in read))  # fmt: skip
+            known=speed.decode_known(there, read))  # fmt: skip
     load = decision.memory.weights / device.storage.value
     add(
         "load", Interval(value=load, low=load / 2, high=load * 2), "s", "file over storage speed", known=False

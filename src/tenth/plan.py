@@ -12,28 +12,23 @@ repacking); z is the repacked copy; a limit is on what a token costs in seconds 
 over what it reads. A second solve keeps the damage within SLACK of the least and takes the quickest way to
 run that then fits; where speed is preferred, it gives up FASTER of the damage, or UNFELT, for the fewest
 seconds per decoded token. The numbers come from outside: damages from price.py and kv.py (nats per token,
-additive), bytes from cost.py. Solved by HiGHS (scipy.optimize.milp).
+additive), bytes from cost.py. program.py asks the solver.
 """
 
 from __future__ import annotations
 
-import ctypes
-import os
-import sys
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal, TypeVar
 
 import numpy as np
-import scipy.sparse as sp
-from scipy.optimize import Bounds, LinearConstraint, milp
 
 from tenth import cost
 from tenth.encode import bits_per_weight, holds
 from tenth.errors import BudgetError
 from tenth.formats.gguf import ALIGNMENT, tensor_bytes
 from tenth.limits import Cost, Limit
+from tenth.program import Program, Tables
 from tenth.records import MB, MemoryParts, Runtime, TensorSpec
 from tenth.speed import multiplied
 
@@ -41,7 +36,6 @@ _Key = TypeVar("_Key")
 SLACK = 0.02  # of the least damage, given up for speed
 FASTER = 0.5  # the same where speed is preferred, and at least as much as nobody notices:
 UNFELT = 0.005  # nats per token
-GAP = 1e-4  # relative, at which the solver may stop
 # Prefill time against n_ubatch 512, measured on ref-46m on two AVX2 cores (docs/benchmarks.md).
 SLOWNESS = {8: 2.40, 16: 1.67, 32: 1.71, 64: 0.99, 128: 0.87, 256: 0.84, 512: 1.0}
 UNPACKED = 0.07  # added where the interleaved kernels are not used; mean over the same rows
@@ -95,23 +89,6 @@ class Decision:
     runtime: Runtime
     memory: MemoryParts
     damage: float
-
-
-@dataclass(frozen=True)
-class Tables:
-    """The program's coefficients, one entry per option."""
-
-    groups: list[list[TensorSpec]]  # tensors that are alike in shape and prices: one variable counts them
-    options: list[tuple[int, str]]  # (group number, type)
-    size: np.ndarray  # bytes in the file of one tensor, float64
-    copy: np.ndarray  # bytes of a repacked copy
-    damage: np.ndarray
-    runtimes: list[Runtime]
-    fixed: np.ndarray  # bytes that do not depend on the types
-    kv_damage: np.ndarray
-    slowness: np.ndarray
-    costs: np.ndarray  # [limits, options and runtimes], as shares of the most that is allowed
-    seconds: np.ndarray | None  # [options and runtimes], of a decoded token; where speed is preferred
 
 
 def decide(problem: Problem, budget: int) -> Decision:
@@ -274,66 +251,6 @@ def _not_beaten(amounts: Mapping[_Key, tuple[float, ...]]) -> dict[_Key, tuple[f
     return kept
 
 
-class Program:
-    """The constraints of one question to the solver."""
-
-    def __init__(self, tables: Tables, budget: float, relaxed: bool = False) -> None:
-        options, runtimes = len(tables.options), len(tables.runtimes)
-        owners = np.array([number for number, _ in tables.options])
-        counts = np.array([len(group) for group in tables.groups], float)
-        pick = sp.csr_matrix((np.ones(options), (owners, np.arange(options))))
-        one = sp.block_diag([pick, np.ones((1, runtimes)), sp.csr_matrix((0, 1))], format="csr")
-        repacked = np.array([runtime.repack for runtime in tables.runtimes], float)
-        most = counts[owners]
-        ceiling = float(tables.copy @ most) or 1.0
-        whole = float(tables.size @ most)
-        every = np.concatenate([counts, [1.0]])
-        # In MB, so that the solver's absolute tolerances mean one byte.
-        memory = np.concatenate([tables.size, tables.fixed, [MB]])[None] / MB
-        copies = np.concatenate([tables.copy, ceiling * repacked, [-MB]])[None] / MB
-        unpacked = tables.size / 2 - tables.copy
-        mostly = np.concatenate([unpacked, whole * repacked, [0.0]])[None] / MB
-        self.constraints = [
-            LinearConstraint(one, every, every),
-            LinearConstraint(memory, -np.inf, budget / MB),
-            LinearConstraint(copies, -np.inf, ceiling / MB),
-            # Repacking is worth its name where most of the weights gain by it.
-            LinearConstraint(mostly, -np.inf, whole / MB),
-        ]
-        if len(tables.costs):
-            rows = np.hstack([tables.costs, np.zeros((len(tables.costs), 1))])
-            self.constraints.append(LinearConstraint(rows, -np.inf, 1.0 - 1e-7))
-        self.integral = np.concatenate([np.full(options, float(not relaxed)), np.ones(runtimes), [0]])
-        self.bounds = Bounds(0, np.concatenate([most, np.ones(runtimes), [np.inf]]))
-        self.scale = max(float(tables.damage.max()), 1e-12)  # nats per unit of harm
-        self.harm = np.concatenate([tables.damage, tables.kv_damage, [0.0]]) / self.scale
-
-    def solve(self, objective: np.ndarray, extra: Sequence[LinearConstraint] = ()) -> np.ndarray | None:
-        """How many tensors take each option, 0/1 for each runtime, the copy; None where nothing fits."""
-        with _stdout_on_stderr():  # HiGHS has remarks of its own
-            found = milp(
-                objective, constraints=[*self.constraints, *extra], integrality=self.integral,
-                bounds=self.bounds, options={"mip_rel_gap": GAP, "time_limit": 60.0},
-            )  # fmt: skip
-        if found.x is None:
-            return None
-        return np.where(self.integral > 0, np.round(found.x), np.asarray(found.x, float))
-
-
-@contextmanager
-def _stdout_on_stderr() -> Iterator[None]:
-    """What native code prints goes to stderr: stdout may carry JSON."""
-    sys.stdout.flush()
-    kept = os.dup(1)
-    os.dup2(2, 1)
-    try:
-        yield
-    finally:
-        ctypes.CDLL(None).fflush(None)
-        os.dup2(kept, 1)
-        os.close(kept)
-
-
 def _solve(tables: Tables, budget: float) -> np.ndarray | None:
     """How many tensors take each option, then 0/1 for each runtime; None where nothing fits."""
     program = Program(tables, budget)
@@ -351,8 +268,7 @@ def _solve(tables: Tables, budget: float) -> np.ndarray | None:
         quick = quick / max(float(quick @ best), 1e-12)
         quick[len(tables.options) : -1] += 1e-2 * tables.slowness
     quick = quick + 1e-3 * program.harm / max(most, 1e-12)
-    enough = LinearConstraint(program.harm[None] / max(most, 1e-12), -np.inf, 1.0)
-    quicker = program.solve(quick, [enough])
+    quicker = program.solve(quick, enough=program.harm / max(most, 1e-12))
     return best if quicker is None else quicker
 
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 MB = 1_000_000
 FORMAT_VERSION = 1
@@ -158,6 +158,36 @@ class Outlook(Record):
         return next((found for found in self.estimates if found.name == name), None)
 
 
+class Shape(Record):
+    """Sizes of every block of the original; a block with neither channels nor KV heads is gone."""
+
+    ffn: tuple[int, ...]  # feed-forward channels
+    kv_heads: tuple[int, ...]  # each with its query heads; none: no attention
+
+    @model_validator(mode="after")
+    def _together(self) -> Shape:
+        if len(self.ffn) != len(self.kv_heads) or not any(self.ffn) or min(self.ffn + self.kv_heads) < 0:
+            raise ValueError("a shape has one width and one number of KV heads for each block, not all zero")
+        return self
+
+    @property
+    def kept(self) -> list[int]:
+        """Blocks that stay."""
+        return [i for i, sizes in enumerate(zip(self.ffn, self.kv_heads, strict=True)) if any(sizes)]
+
+
+class Structure(Record):
+    """What was removed before the bits were chosen."""
+
+    parameters: int = Field(gt=0)  # of the original
+    shape: Shape | None = None  # None where no block was touched
+    channels: int = 0  # of the original's blocks
+    kv_heads: int = 0
+    vocabulary: tuple[int, int] | None = None  # tokens before and after
+    damage: float | None = None  # measured KL in nats per token, before quantisation
+    healed: str = ""  # with how much, and what it did
+
+
 class Plan(Record):
     """The storage of every tensor and the runtime settings; `apply` follows it, a person may edit it."""
 
@@ -176,6 +206,7 @@ class Plan(Record):
     damage_source: Literal["measured", "prior"]
     speed_note: str = ""
     outlook: Outlook | None = None  # where a device was named
+    structure: Structure | None = None  # where something was removed
 
 
 Kind = Literal["measured", "predicted", "estimated"]
@@ -305,6 +336,21 @@ class Measurement(Record):
     def reading(self, name: str) -> Reading | None:
         """The reading of that name, or None."""
         return next((r for r in self.readings if r.name == name), None)
+
+
+class Bench(Record):
+    """How a bundle ran in llama.cpp's own programs on one device: OUT/measure-<device>.json."""
+
+    version: Literal[1] = 1
+    tenth: str
+    runtime: str  # llama.cpp as it calls itself
+    model: str
+    sha256: str  # of model.gguf, as the scorecard has it
+    device: str
+    readings: list[Reading]
+    depths: list[Depth]
+    energy: str  # the counter, or why there is none
+    notes: list[str]
 
 
 class Sample(Record):

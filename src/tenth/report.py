@@ -6,25 +6,26 @@ its own and forbids itself all of them; names from outside (models, notes, condi
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 from importlib import resources
 from pathlib import Path
 from typing import TypeVar
 
-from pydantic import ValidationError
+from pydantic import TypeAdapter, ValidationError
 
 from tenth import frontier, ondevice, pictures, scatter, tables
-from tenth.bundle import MEASUREMENT
+from tenth.bundle import MEASUREMENT, REMOTE
 from tenth.errors import InputError, OutputError
 from tenth.figures import figures
 from tenth.pictures import Point, megabytes
-from tenth.records import Candidate, Measurement, Plan, Record, Scorecard
+from tenth.records import Bench, Candidate, Measurement, Plan, Scorecard
 from tenth.scatter import drawable
 from tenth.tables import PART_WORDS, figure, reading_of, shown, spread, word
 
-R = TypeVar("R", bound=Record)
+R = TypeVar("R")
+Measured = Measurement | Bench
 WIDE, NARROW = 880, 350
 MAX_CARD_BYTES = 16 * 1024 * 1024
 
@@ -86,11 +87,11 @@ def quality_verdict(card: Scorecard) -> Verdict:
 
 
 def render(
-    plan: Plan, card: Scorecard, extra: Sequence[Point] = (), measured: Measurement | None = None
+    plan: Plan, card: Scorecard, extra: Sequence[Point] = (), measured: Mapping[str, Measured] | None = None
 ) -> str:
     """The page as one string of HTML.
 
-    extra: small points in the picture of quality against size. measured: how the bundle ran on a device.
+    extra: small points in the picture of quality against size. measured: device -> how the bundle ran there.
     """
     style = (resources.files("tenth") / "report.css").read_text(encoding="utf-8")
     quality = quality_verdict(card)
@@ -103,7 +104,7 @@ def render(
         _tiles(plan, card),
         _memory_section(plan, card),
         _bits_section(plan),
-        ondevice.section(measured, plan) if measured else "",
+        *(ondevice.section(device, found, plan) for device, found in (measured or {}).items()),
         _quality_section(card, extra),
         _device_section(plan),
         tables.comparison(card),
@@ -127,29 +128,35 @@ def read_bundle(folder: Path) -> tuple[Plan, Scorecard]:
     """plan.json and scorecard.json of a finished bundle; InputError when they are missing or wrong."""
     from tenth.serve import read_plan
 
-    card = _record(folder / "scorecard.json", Scorecard, "scorecard", "tenth fit")
+    card = _record(folder / "scorecard.json", TypeAdapter(Scorecard), "scorecard", "tenth fit")
     return read_plan(folder / "plan.json"), card
 
 
-def read_measurement(folder: Path, card: Scorecard) -> Measurement | None:
-    """measure.json of a bundle, or None; InputError when it is wrong or about another model.gguf."""
-    file = folder / MEASUREMENT
-    if not file.exists():
-        return None
-    measured = _record(file, Measurement, "measurement", "tenth measure")
-    if measured.sha256 != card.sha256:
-        raise InputError(f"{file} is about another model.gguf; run tenth measure again, or remove it")
-    return measured
+def read_measurements(folder: Path, card: Scorecard) -> dict[str, Measured]:
+    """Device -> what measure.json ("this device") and each measure-<device>.json of a bundle say.
+
+    InputError when one is wrong or about another model.gguf.
+    """
+    here = folder / MEASUREMENT
+    files = {"this device": here} if here.exists() else {}
+    files |= {file.stem.removeprefix(REMOTE): file for file in sorted(folder.glob(f"{REMOTE}*.json"))}
+    adapter: TypeAdapter[Measured] = TypeAdapter(Measurement | Bench)
+    found = {}
+    for device, file in files.items():
+        found[device] = _record(file, adapter, "measurement", "tenth measure")
+        if found[device].sha256 != card.sha256:
+            raise InputError(f"{file} is about another model.gguf; run tenth measure again, or remove it")
+    return found
 
 
-def _record(file: Path, kind: type[R], what: str, maker: str) -> R:
+def _record(file: Path, adapter: TypeAdapter[R], what: str, maker: str) -> R:
     """A record out of a file of a bundle; InputError when it is missing or wrong."""
     if not file.is_file():
         raise InputError(f"{file.parent} is not a finished bundle (no {file.name}); make one with {maker}")
     if file.stat().st_size > MAX_CARD_BYTES:
         raise InputError(f"{file} is larger than {MAX_CARD_BYTES} bytes; it is not a {what}")
     try:
-        return kind.model_validate_json(file.read_bytes())
+        return adapter.validate_json(file.read_bytes())
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"]) or "the file"
@@ -157,10 +164,10 @@ def _record(file: Path, kind: type[R], what: str, maker: str) -> R:
 
 
 def write(folder: Path, extra: Sequence[Point] = ()) -> Path:
-    """Draw folder/report.html from its plan, scorecard and measurement, if any. InputError, OutputError."""
+    """Draw folder/report.html from its plan, scorecard and measurements. InputError, OutputError."""
     page = folder / "report.html"
     plan, card = read_bundle(folder)
-    drawn = render(plan, card, extra, read_measurement(folder, card))
+    drawn = render(plan, card, extra, read_measurements(folder, card))
     partial = page.with_suffix(".partial")
     try:
         partial.write_text(drawn, encoding="utf-8")

@@ -198,12 +198,20 @@ def prompt_weights(specs: Sequence[TensorSpec], types: Mapping[str, str]) -> dic
 def decode(rates: Rates, read: Mapping[str, float]) -> Interval:
     """Tokens/s of decoding one sequence, right after the prompt."""
     seconds = rates.seconds(read)
-    known = sum(size * rates.decode[kind] for kind, size in read.items() if kind in rates.measured)
-    if known >= 0.5 * (seconds - rates.overhead) and rates.measured:
-        low, high = KNOWN.get(rates.backend, KNOWN_GPU)
-    else:
-        low, high = CLASS
+    low, high = KNOWN.get(rates.backend, KNOWN_GPU) if decode_known(rates, read) else CLASS
     return Interval(value=1 / seconds, low=low / seconds, high=high / seconds)
+
+
+def decode_known(rates: Rates, read: Mapping[str, float]) -> bool:
+    """Whether types that this very device was measured with take half of the reading time, or more."""
+    known = sum(size * rates.decode[kind] for kind, size in read.items() if kind in rates.measured)
+    return bool(rates.measured) and known >= 0.5 * (rates.seconds(read) - rates.overhead)
+
+
+def prefill_known(rates: Rates, weights: Mapping[str, float]) -> bool:
+    """The same for the prompt: whether half of its weights are of such types, or more."""
+    known = sum(count for kind, count in weights.items() if kind in rates.prefill_measured)
+    return bool(rates.prefill_measured) and known >= 0.5 * sum(weights.values())
 
 
 def prefill(
@@ -214,6 +222,5 @@ def prefill(
         return None
     weights = prompt_weights(specs, types)
     seconds = slowness * sum(count * rates.prefill[kind] for kind, count in weights.items())
-    known = sum(count for kind, count in weights.items() if kind in rates.prefill_measured)
-    low, high = PREFILL_KNOWN if known >= 0.5 * sum(weights.values()) else PREFILL_CLASS
+    low, high = PREFILL_KNOWN if prefill_known(rates, weights) else PREFILL_CLASS
     return Interval(value=1 / seconds, low=low / seconds, high=high / seconds)

@@ -17,14 +17,21 @@ from tenth.formats.gguf import tensor_bytes
 from tenth.meters.memory import prove
 from tenth.meters.quality import quality
 from tenth.meters.speed import speed
+from tenth.methods.amount import Amount
 from tenth.plan import Decision, Problem
-from tenth.records import MB, Candidate, Proof, Reading, Runtime
+from tenth.records import MB, Candidate, Proof, Reading, Runtime, Shape
+from tenth.shape import Menu
 from tenth.store import Store, write_text
 
-METRICS = 2  # raised whenever a stage's meaning changes, so that old results are not used
+METRICS = 3  # raised whenever a stage's meaning changes, so that old results are not used
 JUDGE_WINDOWS, LEAST_WINDOWS = 48, 12  # of held-out text
 JUDGE_WORK = 15_000 * MB  # weights x windows: large models are judged on fewer
 SPEED_REPEATS = 3
+HEAL_RATE = {
+    "cpu": 20_000,
+    "cuda": 1_000_000,
+}  # tokens of text read for a second of healing: more than it takes
+HEAL_TOKENS = 50_000_000  # at most, where healing is given as a time
 
 
 class Reporter(Protocol):
@@ -156,6 +163,69 @@ class Stages:
         damages: dict[str, float] = json.loads((folder / "kv.json").read_text())
         return damages
 
+    def menu(self, texts: Texts, calibration: Path) -> Menu:
+        """What removing each part of the model would cost (structure.py)."""
+        given = {**self._common, **self._device, **self._windows(texts), "calibration": str(calibration)}
+
+        def build(folder: Path) -> None:
+            self._child("price every removal", "tenth.structure:price", {**given, "folder": str(folder)})
+
+        folder = self._stage("menu", {"from": calibration.name, "texts": texts.folder.name}, build)
+        return Menu.model_validate_json((folder / "menu.json").read_bytes())
+
+    def shaped(self, texts: Texts, calibration: Path, shape: Shape) -> Path:
+        """A folder with the model in that shape, what stays refitted (structure.py)."""
+        chosen = {"chosen": shape.model_dump(mode="json")}
+        given = {**self._common, **self._device, **self._windows(texts), "calibration": str(calibration)}
+
+        def build(folder: Path) -> None:
+            arguments = {**given, **chosen, "folder": str(folder)}
+            self._child("remove and refit", "tenth.structure:run", arguments)
+
+        made_from = {"from": calibration.name, "texts": texts.folder.name, **chosen}
+        return self._stage("shaped", made_from, build)
+
+    def healed(
+        self, smaller: Path, texts: Texts, text: Path | None, amount: str, seed: int
+    ) -> tuple[Path, dict[str, Any]]:
+        """A folder with the smaller model trained towards this one, and how that went (methods/heal.py)."""
+        wanted = Amount.parse(amount)
+        tokens = wanted.tokens or min(HEAL_TOKENS, round(wanted.seconds * HEAL_RATE[self._device["device"]]))
+        given: dict[str, Any] = {"length": texts.length, "seed": seed}
+
+        def build(folder: Path) -> None:
+            destination = folder / "windows.npy"
+            if not destination.exists():
+                arguments = {
+                    "model": str(smaller), "text": str(text) if text else None, "wanted": tokens,
+                    "held_out": str(texts.held_out), "destination": str(destination), **given,
+                }  # fmt: skip
+                self._child("read the text to heal on", "tenth.methods.corpus:run", arguments)
+            arguments = {
+                **self._device, "model": str(smaller), "original": self._common["model"],
+                "tokens": str(destination), "folder": str(folder), "amount": amount,
+                "memory": _free_memory(), "seed": seed, "threads": self._common["threads"],
+            }  # fmt: skip
+            found = self._child(f"heal, {amount}", "tenth.methods.heal:run", arguments)
+            write_text(folder / "healed.json", json.dumps(found))
+            destination.unlink()
+
+        made_from = {"smaller": smaller.name, "texts": texts.folder.name, "amount": amount, **given}
+        made_from["stamp"] = _stamp(text)
+        folder = self._stage("healed", made_from, build)
+        found: dict[str, Any] = json.loads((folder / "healed.json").read_bytes())
+        return folder, found
+
+    def trimmed(self, text: Path | None, size: int, languages: Sequence[str]) -> Path:
+        """A folder with the model and at most `size` tokens (methods/vocabulary.py)."""
+        given = {"text": str(text) if text else None, "size": size, "languages": list(languages)}
+
+        def build(folder: Path) -> None:
+            arguments = {"model": self._common["model"], **given, "folder": str(folder)}
+            self._child("trim the vocabulary", "tenth.methods.vocabulary:run", arguments)
+
+        return self._stage("trimmed", {**given, "stamp": _stamp(text)}, build)
+
     def rounded(
         self, texts: Texts, calibration: Path, types: Mapping[str, str], effort: Effort
     ) -> list[Path]:
@@ -274,6 +344,9 @@ class Stages:
         best = sorted(fitting, key=predicted)[:count]
         measured = [candidate(name, stock[name], True) for name in best]
         return [*measured, candidate("Q4_0", self.stock("Q4_0", importance=False), False)]
+
+    def _windows(self, texts: Texts) -> dict[str, list[str]]:
+        return {"tokens": [str(texts.calibration), str(texts.further)]}
 
     def _stage(self, name: str, inputs: Mapping[str, Any], build: Callable[[Path], None]) -> Path:
         """The finished folder of a stage of this model, built now where it is not there."""

@@ -13,7 +13,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from tenth.limits import Cost, Limit
-from tenth.plan import Problem, Program, coefficients
+from tenth.plan import Problem, coefficients
+from tenth.program import Program
 
 FELT = 0.01  # of the damage: a limit binds if the damage would fall by more without it
 STEPS = 5  # points of a curve

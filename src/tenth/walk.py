@@ -23,6 +23,7 @@ from torch import nn
 
 from tenth.checkpoint import HEAD, Checkpoint
 from tenth.errors import InputError
+from tenth.formats.folder import text_config
 from tenth.store import atomic
 
 Call = tuple[tuple[Any, ...], dict[str, Any]]  # what a block gets beside the hidden states
@@ -197,8 +198,8 @@ class Walk:
         state = {}
         for name, _ in module.named_parameters():
             source = f"{prefix}.{name}"
-            if source == HEAD and source not in self.checkpoint.tensors:
-                source = self.source_of(self.embedding)  # a tied head
+            if source == HEAD and self.checkpoint.arch.tied(self.checkpoint.config):
+                source = self.source_of(self.embedding)
             if source not in self.checkpoint.tensors:
                 raise InputError(
                     f"{self.checkpoint.path}: tensor {source!r}, which transformers expects, is missing"
@@ -258,10 +259,8 @@ def _skeleton(checkpoint: Checkpoint, device: torch.device) -> Any:
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        config = transformers.AutoConfig.from_pretrained(
-            checkpoint.path, trust_remote_code=False, local_files_only=True
-        )
-        config = config.get_text_config()
+        settings = text_config(checkpoint)
+        config = transformers.CONFIG_MAPPING[settings["model_type"]].from_dict(settings)
         # The other kernels leave soft-capping out.
         capped = getattr(config, "attn_logit_softcapping", None)
         with torch.device("meta"):
@@ -271,6 +270,7 @@ def _skeleton(checkpoint: Checkpoint, device: torch.device) -> Any:
                 attn_implementation="eager" if capped else "sdpa",
                 trust_remote_code=False,
             )
+    _narrowed(model, checkpoint)
     for module in model.modules():
         held = [name for name, buffer in module.named_buffers(recurse=False) if buffer.is_meta]
         for name in held:
@@ -278,6 +278,29 @@ def _skeleton(checkpoint: Checkpoint, device: torch.device) -> Any:
         if held:
             model._init_weights(module)  # transformers' own way to restore what is computed, not stored
     return model.eval()
+
+
+class _NoAttention(nn.Module):
+    """Stands where a block without KV heads has its attention: adds nothing."""
+
+    def forward(self, hidden_states: torch.Tensor, **_: Any) -> tuple[torch.Tensor, None]:
+        return torch.zeros_like(hidden_states), None
+
+
+def _narrowed(model: Any, checkpoint: Checkpoint) -> None:
+    """Give blocks that are narrower than config.json's widest their own linear modules."""
+    arch, config = checkpoint.arch, checkpoint.config
+    shapes = {spec.source: spec.shape for spec in arch.specs(config)}
+    for name, module in list(model.named_modules()):
+        shape = shapes.get(f"{name}.weight")
+        if isinstance(module, nn.Linear) and shape and shape != tuple(module.weight.shape):
+            own = nn.Linear(shape[1], shape[0], bias=module.bias is not None, device="meta")
+            model.set_submodule(name, own)
+    norm, output = (arch.table[f"{role}.weight"].source for role in ("attn_norm", "attn_output"))
+    for layer, kept in enumerate(arch.sizes(config)["num_key_value_heads"]):
+        if not kept:
+            model.set_submodule(norm.removesuffix(".weight").format(i=layer), nn.Identity())
+            model.set_submodule(output.rsplit(".", 2)[0].format(i=layer), _NoAttention())
 
 
 def _empty(module: nn.Module) -> None:

@@ -30,6 +30,12 @@ def load(config: dict[str, Any]) -> Architecture:
         )
     if model_type not in names():
         raise unknown("architecture", model_type, names())
-    architecture: Architecture = importlib.import_module(f"{__name__}.{model_type}").ARCHITECTURE
+    architecture = named(config)
     architecture.check(config)
     return architecture
+
+
+def named(config: dict[str, Any]) -> Architecture:
+    """The architecture of a config that was checked, or is being edited: without another check."""
+    family: Architecture = importlib.import_module(f"{__name__}.{config['model_type']}").ARCHITECTURE
+    return family.of(config)

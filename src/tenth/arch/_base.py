@@ -8,13 +8,14 @@ widens a model goes by axis names only.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from tenth.arch import _rope
+from tenth.arch import _blocks, _rope
 from tenth.arch._config import Config, flag, integer, number, only
 from tenth.errors import InputError
 from tenth.records import TensorSpec
@@ -66,6 +67,7 @@ class Architecture:
     gguf_arch: str
     table: Mapping[str, Entry] = field(default_factory=lambda: dict(LLAMA_BLOCK))  # of one block
     final: Mapping[str, Entry] = field(default_factory=lambda: {"output_norm.weight": NORM})
+    sequential: bool = True  # o_proj's and down_proj's outputs enter the residual stream as they are, in turn
     interleaved: bool = (
         False  # llama.cpp rotates neighbouring pairs in this family: rows of q and k are reordered
     )
@@ -78,14 +80,23 @@ class Architecture:
     prefixes: tuple[str, ...] = ()  # of tensor names in multimodal checkpoints; removed
     ignored: tuple[str, ...] = ()  # beginnings of tensor names that the text model does without
 
+    def of(self, config: Config) -> Architecture:
+        """The architecture with the graph that this config needs: another one where blocks differ in width.
+
+        Without a refusal: `fits` has it.
+        """
+        if config.get(_blocks.KEY) is not None and self.gguf_arch == _blocks.SAME:
+            return dataclasses.replace(self, gguf_arch=_blocks.GRAPH)
+        return self
+
     # -- sizes -----------------------------------------------------------------------------------------------
 
     def complete(self, config: Config) -> Config:
         """The config with the family's defaults where keys are missing."""
         return {**self.defaults, **{key: value for key, value in config.items() if value is not None}}
 
-    def heads(self, config: Config) -> tuple[int, int]:
-        """(query heads, key-value heads)."""
+    def heads(self, config: Config, layer: int | None = None) -> tuple[int, int]:
+        """(query heads, key-value heads) of one block, or of the widest."""
         config = self.complete(config)
         heads = integer(config, "num_attention_heads", high=4096)
         shared = integer(config, "num_key_value_heads", heads, high=4096)
@@ -93,7 +104,19 @@ class Architecture:
             raise InputError(
                 f"config.json: {heads} attention heads are not a multiple of {shared} key-value heads"
             )
-        return heads, shared
+        if layer is None or _blocks.KEY not in config:
+            return heads, shared
+        own = self.sizes(config)["num_key_value_heads"][layer]
+        return heads // shared * own, own
+
+    def sizes(self, config: Config) -> dict[str, list[int]]:
+        """Each block's "intermediate_size" and "num_key_value_heads"."""
+        config = self.complete(config)
+        widest = {
+            "intermediate_size": integer(config, "intermediate_size"),
+            "num_key_value_heads": self.heads(config)[1],
+        }
+        return _blocks.sizes(config, self.layers(config), widest)
 
     def head_dim(self, config: Config) -> int:
         """Length of one head."""
@@ -113,15 +136,19 @@ class Architecture:
         """Number of blocks; llama.cpp holds at most 512."""
         return integer(self.complete(config), "num_hidden_layers", high=512)
 
-    def axes(self, config: Config) -> dict[Axis, int]:
-        """Size of every named axis; "heads" and "kv_heads" count rows, not heads."""
+    def axes(self, config: Config, layer: int | None = None) -> dict[Axis, int]:
+        """Size of every named axis of one block, or of the widest; "heads" and "kv_heads" count rows, not
+        heads.
+        """
         config = self.complete(config)
-        heads, shared = self.heads(config)
-        size = self.head_dim(config)
+        heads, shared = self.heads(config, layer)
+        size, ffn = self.head_dim(config), integer(config, "intermediate_size")
+        if layer is not None and _blocks.KEY in config:
+            ffn = self.sizes(config)["intermediate_size"][layer]
         return {
             "vocab": integer(config, "vocab_size"),
             "hidden": integer(config, "hidden_size"),
-            "ffn": integer(config, "intermediate_size"),
+            "ffn": ffn,
             "heads": heads * size,
             "kv_heads": shared * size,
             "head_dim": size,
@@ -171,29 +198,41 @@ class Architecture:
         """The table of one block under this config."""
         return dict(self.table)
 
+    def entries(self, config: Config) -> list[tuple[str, Entry, int | None]]:
+        """(role, line of the table with the layer filled in, layer) of every tensor, in file order."""
+        config = self.complete(config)
+        block, attention = self.block(config), self.sizes(config)["num_key_value_heads"]
+        lines: list[tuple[str, Entry, int | None]] = [("token_embd.weight", EMBEDDING, None)]
+        for i in range(self.layers(config)):
+            lines += [
+                (role, entry._replace(source=entry.source.format(i=i)), i)
+                for role, entry in block.items()
+                if attention[i] or not role.startswith("attn_")
+            ]
+        lines += [(role, entry, None) for role, entry in self.final.items()]
+        return lines if self.tied(config) else [*lines, ("output.weight", HEAD, None)]
+
     def specs(self, config: Config) -> list[TensorSpec]:
         """Every tensor of the GGUF, in file order."""
         config = self.complete(config)
-        axes, block = self.axes(config), self.block(config)
-        entries: list[tuple[str, Entry, int | None]] = [("token_embd.weight", EMBEDDING, None)]
-        for i in range(self.layers(config)):
-            entries += [(role, entry, i) for role, entry in block.items()]
-        entries += [(role, entry, None) for role, entry in self.final.items()]
-        if not self.tied(config):
-            entries.append(("output.weight", HEAD, None))
-        return [self._spec(role, entry, layer, axes, config) for role, entry, layer in entries]
+        axes, heads = self.axes(config), self.heads(config)
+        own: dict[int | None, tuple[dict[Axis, int], tuple[int, int]]] = {}
+        if _blocks.KEY in config:
+            own = {i: (self.axes(config, i), self.heads(config, i)) for i in range(self.layers(config))}
+        return [
+            self._spec(role, entry, layer, *own.get(layer, (axes, heads)))
+            for role, entry, layer in self.entries(config)
+        ]
 
     def _spec(
-        self, role: str, entry: Entry, layer: int | None, axes: dict[Axis, int], config: Config
+        self, role: str, entry: Entry, layer: int | None, axes: dict[Axis, int], heads: tuple[int, int]
     ) -> TensorSpec:
         shape = tuple(sum(axes[a] for a in axis.split("+")) for axis in (entry.rows, entry.columns) if axis)
         stem, _, kind = role.rpartition(".")
-        turned = (
-            {"attn_q": self.heads(config)[0], "attn_k": self.heads(config)[1]} if self.interleaved else {}
-        )
+        turned = {"attn_q": heads[0], "attn_k": heads[1]} if self.interleaved else {}
         return TensorSpec(
             name=role if layer is None else f"blk.{layer}.{role}",
-            source=entry.source if layer is None else entry.source.format(i=layer),
+            source=entry.source,
             shape=shape,
             role=stem if kind == "weight" else f"{stem}_{kind}",
             layer=layer,
@@ -211,13 +250,20 @@ class Architecture:
         config = self.complete(config)
         axes, a = self.axes(config), self.gguf_arch
         heads, shared = self.heads(config)
+        ffn: int | list[int] = axes["ffn"]
+        queries: int | list[int] = heads
+        keys: int | list[int] = shared
+        if _blocks.KEY in config:
+            own = self.sizes(config)
+            ffn, keys = own["intermediate_size"], own["num_key_value_heads"]
+            queries = [heads // shared * count for count in keys]
         return {
             f"{a}.block_count": self.layers(config),
             f"{a}.context_length": self.context_limit(config)[0],
             f"{a}.embedding_length": axes["hidden"],
-            f"{a}.feed_forward_length": axes["ffn"],
-            f"{a}.attention.head_count": heads,
-            f"{a}.attention.head_count_kv": shared,
+            f"{a}.feed_forward_length": ffn,
+            f"{a}.attention.head_count": queries,
+            f"{a}.attention.head_count_kv": keys,
             f"{a}.attention.key_length": axes["head_dim"],
             f"{a}.attention.value_length": axes["head_dim"],
             f"{a}.vocab_size": axes["vocab"],
@@ -242,6 +288,14 @@ class Architecture:
         """Small float32 tensors computed from the config (rotary factors)."""
         config = self.complete(config)
         return _rope.tensors(config, self.rope(config), self.rotary(config))
+
+    def spelled(self, config: Config) -> Config:
+        """The config with what a block is by its number written out as a list, where it can be."""
+        return config
+
+    def alone(self, config: Config) -> dict[str, Any]:  # noqa: ARG002
+        """Keys of config.json that are other ones where the text model stands in a folder of its own."""
+        return {}
 
     def block_path(self) -> str:
         """Module path of the block list in transformers' model."""
@@ -276,9 +330,25 @@ class Architecture:
                 f" GGUF; supported: {', '.join(self.rope_kinds)}"
             )
         self.refuse(config)
+        self.fits(config)
         self.specs(config)
         self.metadata(config)
         self.extra_tensors(config)
+
+    def fits(self, config: Config) -> None:
+        """InputError where blocks differ in width and the runtime has no graph for that."""
+        config = self.complete(config)
+        if _blocks.KEY not in config:
+            return
+        if self.gguf_arch != _blocks.GRAPH:
+            raise InputError(
+                "blocks of different widths run in llama.cpp's deci graph alone, which is Llama's;"
+                f" a {self.model_type} model needs the same in every block"
+            )
+        if any(role.endswith(".bias") for role in self.block(config)):
+            raise InputError("blocks of different widths run in llama.cpp's deci graph, which has no biases")
+        if not self.sizes(config)["num_key_value_heads"][0]:
+            raise InputError("block 0 must keep attention: llama.cpp takes the length of a head from it")
 
     def refuse(self, config: Config) -> None:
         """The family's own refusals."""

@@ -46,6 +46,12 @@ class Gemma(Architecture):
             raise InputError(f"config.json: layer_types must be {layers} of {' or '.join(known)}")
         return [kind == "sliding_attention" for kind in kinds]
 
+    def spelled(self, config: Config) -> Config:
+        """Which layers have the window."""
+        kinds = ["sliding_attention" if sliding else "full_attention" for sliding in self.sliding(config)]
+        rest = {key: value for key, value in config.items() if key != "sliding_window_pattern"}
+        return {**rest, "layer_types": kinds}
+
     def special(self, config: Config) -> dict[str, Any]:
         """The window, and which layers have it."""
         sliding = self.sliding(config)
@@ -60,7 +66,7 @@ class Gemma(Architecture):
         }
 
     def refuse(self, config: Config) -> None:
-        """The scale of the queries is fixed in the graph."""
+        """The scale of the queries is fixed in the graph; head counts, in transformers."""
         axes, heads = self.axes(config), self.heads(config)[0]
         fixed = (
             axes["hidden"] // heads if self.layers(config) == self.hidden_scale_layers else axes["head_dim"]
@@ -69,6 +75,11 @@ class Gemma(Architecture):
             raise InputError(
                 f"config.json: query_pre_attn_scalar = {config['query_pre_attn_scalar']}, but llama.cpp's"
                 f" {self.gguf_arch} graph scales by {fixed}"
+            )
+        if axes["hidden"] % heads:
+            raise InputError(
+                f"config.json: hidden_size {axes['hidden']} is not a multiple of {heads} heads,"
+                " which transformers' Gemma does not allow"
             )
         self.no_biases(config, "attention_bias")
 
@@ -100,6 +111,7 @@ class Gemma2(Gemma):
 ARCHITECTURE = Gemma2(
     model_type="gemma2",
     gguf_arch="gemma2",
+    sequential=False,
     table=BLOCK,
     rope_kinds=("default", "dynamic"),
     activations=("gelu_pytorch_tanh",),

@@ -56,6 +56,10 @@ class Gemma3(Gemma):
             )
         return keys
 
+    def alone(self, config: Config) -> dict[str, Any]:  # noqa: ARG002
+        """The text model's own names."""
+        return {"model_type": "gemma3_text", "architectures": ["Gemma3ForCausalLM"]}
+
     def refuse(self, config: Config) -> None:
         """Bidirectional attention and capped attention scores have no place."""
         super().refuse(config)
@@ -72,6 +76,7 @@ class Gemma3(Gemma):
 ARCHITECTURE = Gemma3(
     model_type="gemma3_text",
     gguf_arch="gemma3",
+    sequential=False,
     table={**BLOCK, **QK_NORM},
     rope_kinds=("default", "dynamic", "linear"),
     activations=("gelu_pytorch_tanh",),

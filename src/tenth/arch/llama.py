@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from tenth.arch._base import QKV_BIAS, Architecture, Entry
 from tenth.arch._config import Config, flag, only
+from tenth.errors import InputError
 
 OUTPUT_BIAS = {"attn_output.bias": Entry("model.layers.{i}.self_attn.o_proj.bias", "hidden")}
 FFN_BIAS = {
@@ -24,6 +27,19 @@ class Llama(Architecture):
     def window(self, config: Config) -> int | None:  # noqa: ARG002
         """None: the family has full attention."""
         return None
+
+    def alone(self, config: Config) -> dict[str, Any]:
+        """Mistral's names where heads do not divide hidden_size, which transformers' Llama refuses; without a
+        window Mistral computes the same.
+        """
+        if self.axes(config)["hidden"] % self.heads(config)[0] == 0:
+            return {}
+        if any(role.endswith(".bias") for role in self.block(config)):
+            raise InputError(
+                f"config.json: {self.heads(config)[0]} heads do not divide hidden_size, which transformers'"
+                " Llama does not allow, and Mistral has no biases"
+            )
+        return {"model_type": "mistral", "architectures": ["MistralForCausalLM"], "sliding_window": None}
 
     def refuse(self, config: Config) -> None:
         """llama.cpp insists on whole heads being rotated."""

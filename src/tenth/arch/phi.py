@@ -58,6 +58,7 @@ class Phi(Architecture):
 ARCHITECTURE = Phi(
     model_type="phi",
     gguf_arch="phi2",
+    sequential=False,
     table=BLOCK,
     final=FINAL,
     rope_kinds=("default", "dynamic", "linear"),

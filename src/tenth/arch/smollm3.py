@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from tenth.arch._base import Architecture
 from tenth.arch._config import Config, flag, integer, only
 from tenth.errors import InputError
@@ -16,6 +18,16 @@ class SmolLM3(Architecture):
         """Only where it is switched on."""
         return super().window(config) if flag(config, "use_sliding_window") else None
 
+    def rotated(self, config: Config) -> Any:
+        """For each layer 1, or 0 where it goes without."""
+        step = integer(config, "no_rope_layer_interval", STEP, high=1 << 16)
+        return config.get("no_rope_layers") or [int((i + 1) % step != 0) for i in range(self.layers(config))]
+
+    def spelled(self, config: Config) -> Config:
+        """Which layers have rotary positions."""
+        rest = {key: value for key, value in config.items() if key != "no_rope_layer_interval"}
+        return {**rest, "no_rope_layers": self.rotated(config)}
+
     def refuse(self, config: Config) -> None:
         """The pattern, and biases."""
         self.no_biases(config, "attention_bias", "mlp_bias")
@@ -26,10 +38,7 @@ class SmolLM3(Architecture):
             1.0,
             "llama.cpp rotates whole heads here",
         )
-        layers = self.layers(config)
-        step = integer(config, "no_rope_layer_interval", STEP, high=1 << 16)
-        given = config.get("no_rope_layers") or [int((i + 1) % step != 0) for i in range(layers)]
-        if given != [int((i + 1) % STEP != 0) for i in range(layers)]:
+        if self.rotated(config) != [int((i + 1) % STEP != 0) for i in range(self.layers(config))]:
             raise InputError(
                 f"config.json: no_rope_layers must skip every {STEP}th layer, as"
                 " llama.cpp's smollm3 graph does"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from enum import StrEnum
 from functools import wraps
@@ -22,6 +22,9 @@ DEFAULT_CONTEXT = 2048
 Number = float | None  # as typed
 
 Model = Annotated[str, typer.Argument(help="A Hugging Face folder, a hub name, or the word: bundled.")]
+Models = Annotated[
+    list[str], typer.Argument(help="As MODEL; of several the best fit is taken.", metavar="MODEL...")
+]
 Out = Annotated[Path, typer.Argument(help="A folder made by tenth fit.")]
 Share = Annotated[str | None, typer.Option(help="Share of the device's memory; 10% unless told otherwise.")]
 Work = Annotated[
@@ -97,14 +100,14 @@ class Asked:
             prefer=self.prefer.value, backend=self.backend, grid=self.grid,
         )  # fmt: skip
 
-    def budget(self, folder: Path) -> Budget:
-        """The Budget for the model in `folder`; InputError for a context that it was not made for."""
+    def budget(self, folders: Sequence[Path]) -> Budget:
+        """The Budget for the models in `folders`; InputError for a context that one was not made for."""
         from tenth.checkpoint import open_config
         from tenth.records import Budget
 
         size, name, part = self.amount()
-        config, architecture = open_config(folder)
-        longest, reason = architecture.context_limit(config)
+        limits = [architecture.context_limit(config) for config, architecture in map(open_config, folders)]
+        longest, reason = min(limits)
         context = min(DEFAULT_CONTEXT, longest) if self.context is None else self.context
         if context < 1:
             raise InputError(f"--context {context} is not a number of tokens; give 1 or more")

@@ -15,7 +15,7 @@ def plan(model: Model, asked: Asked, work: Work = None, as_json: Json = False) -
     asked.amount()
     device, demands = asked.demands()
     folder = models.resolve(model, config_only=True)
-    budget = asked.budget(folder)
+    budget = asked.budget([folder])
 
     from rich.console import Console
 

@@ -9,20 +9,18 @@ to each other; that is checked.
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterable
+from collections.abc import Container
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from tenth.errors import InputError
-from tenth.formats import pretokenizers
+from tenth.formats import pretokenizers, special
+from tenth.formats.bpe import SPACE, added_tokens, bpe, merges_of, parts_of
 from tenth.formats.hf import read_json
 
 NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = 1, 2, 3, 4, 5, 6  # llama.h, llama_token_type
-SPACE = "\u2581"  # SentencePiece's visible space
 UNREACHABLE = -1e9  # score of a token that no merge makes
-# Ends of a turn, by the names under which chat models publish them, most specific first.
-TURN_ENDS = ("<|eot_id|>", "<|im_end|>", "<end_of_turn>", "<|end|>", "<|endoftext|>", "<|end_of_text|>")
 Keys = dict[str, Any]
 
 
@@ -46,6 +44,10 @@ class Vocabulary:
         """Set the token with this id."""
         self.texts[token], self.types[token], self.scores[token] = text, kind, score
 
+    def is_control(self, token: int) -> bool:
+        """Whether it is never text."""
+        return self.types[token] == CONTROL
+
 
 def tokenizer_metadata(folder: Path, config: dict[str, Any]) -> TokenizerInfo:
     """The tokenizer's GGUF keys. InputError for one that llama.cpp cannot reproduce, naming what stands in
@@ -65,8 +67,8 @@ def tokenizer_metadata(folder: Path, config: dict[str, Any]) -> TokenizerInfo:
             f"{folder} holds neither tokenizer.json nor tokenizer.model; give a complete model folder"
         )
     _tokens(info.keys, vocabulary, config)
-    _special(info.keys, vocabulary, added_bos_eos, folder, settings, config)
-    if template := _chat_template(folder, settings):
+    special.add_ids(info.keys, vocabulary, added_bos_eos, folder, settings, config)
+    if template := special.chat_template(folder, settings):
         info.keys["tokenizer.chat_template"] = template
     return info
 
@@ -76,30 +78,14 @@ def tokenizer_metadata(folder: Path, config: dict[str, Any]) -> TokenizerInfo:
 
 def _from_json(data: dict[str, Any]) -> tuple[TokenizerInfo, Vocabulary, tuple[str | None, str | None]]:
     """(keys so far, vocabulary, tokens that its template puts in front and behind)."""
-    model = data.get("model")
-    if not isinstance(model, dict) or not isinstance(model.get("vocab"), dict | list):
-        raise InputError("tokenizer.json: no model with a vocabulary in it")
-    kind = model.get("type", "BPE")
-    if kind != "BPE" or not isinstance(model["vocab"], dict):
-        raise InputError(
-            f"tokenizer.json: a {kind} model; only BPE (byte-level or SentencePiece) can be converted"
-        )
-    for key in ("dropout", "continuing_subword_prefix", "end_of_word_suffix"):
-        if model.get(key):
-            raise InputError(
-                f"tokenizer.json: {key} = {model[key]!r:.40}, which llama.cpp's BPE does not have"
-            )
-    if not model["vocab"]:
-        raise InputError("tokenizer.json: its vocabulary is empty")
+    model, ids = bpe(data)
     vocabulary = Vocabulary({}, {}, {})
-    for text, token in model["vocab"].items():
-        if type(token) is not int or not 0 <= token < 1 << 24 or token in vocabulary.texts:
-            raise InputError(f"tokenizer.json: token {text!r:.60} has a bad or repeated id {token!r:.20}")
+    for text, token in ids.items():
         vocabulary.add(token, text, NORMAL)
-    merges = _merges(model)
+    merges = merges_of(model)
     convert = _sentencepiece if model.get("byte_fallback") else _byte_level
     info = convert(data, model, merges, vocabulary)
-    for entry in _added(data):
+    for entry in added_tokens(data):
         token, text = entry["id"], entry["content"]
         score = vocabulary.scores.get(token, UNREACHABLE)
         if text == model.get("unk_token") and convert is _sentencepiece:
@@ -118,36 +104,6 @@ def _from_json(data: dict[str, Any]) -> tuple[TokenizerInfo, Vocabulary, tuple[s
     return info, vocabulary, _template(data.get("post_processor"))
 
 
-def _merges(model: dict[str, Any]) -> list[tuple[str, str]]:
-    """Pairs in order of rank, from "a b" or ["a", "b"]."""
-    found = []
-    listed = model.get("merges")
-    for entry in listed if isinstance(listed, list) else []:
-        pair = entry.split(" ") if isinstance(entry, str) else entry
-        if not isinstance(pair, list) or len(pair) != 2 or not all(isinstance(p, str) and p for p in pair):
-            raise InputError(f"tokenizer.json: {entry!r:.60} is no merge")
-        found.append((pair[0], pair[1]))
-    if not found:
-        raise InputError("tokenizer.json: a BPE without merges")
-    return found
-
-
-def _added(data: dict[str, Any]) -> list[dict[str, Any]]:
-    entries = data.get("added_tokens") or []
-    if not isinstance(entries, list):
-        raise InputError("tokenizer.json: added_tokens must be a list")
-    for entry in entries:
-        if (
-            not isinstance(entry, dict)
-            or type(entry.get("id")) is not int
-            or not isinstance(entry.get("content"), str)
-        ):
-            raise InputError("tokenizer.json: a malformed entry in added_tokens")
-        if not 0 <= entry["id"] < 1 << 24 or not entry["content"]:
-            raise InputError(f"tokenizer.json: added token {entry['content']!r:.60} is empty or has a bad id")
-    return list(entries)
-
-
 def _byte_level(
     data: dict[str, Any], model: dict[str, Any], merges: list[tuple[str, str]], vocabulary: Vocabulary
 ) -> TokenizerInfo:
@@ -157,7 +113,9 @@ def _byte_level(
     match = pretokenizers.recognise(steps, ignore, merges)
     notes = [match.note] if match.note else []
     if match.ignore_merges != ignore:
-        reached = {left + right for left, right in merges} | {entry["content"] for entry in _added(data)}
+        reached = {left + right for left, right in merges} | {
+            entry["content"] for entry in added_tokens(data)
+        }
         if lost := [text for text in vocabulary.texts.values() if len(text) > 1 and text not in reached]:
             raise InputError(
                 f"tokenizer.json: ignore_merges = {ignore} and token {lost[0]!r:.60} is made by no merge;"
@@ -183,7 +141,7 @@ def _sentencepiece(
     if model.get("ignore_merges"):
         raise InputError("tokenizer.json: ignore_merges with byte_fallback; llama.cpp has no such tokenizer")
     prefix, notes = _space_prefix(data)
-    added = {entry["content"] for entry in _added(data)}
+    added = {entry["content"] for entry in added_tokens(data)}
     for token, score in _scores(merges, vocabulary, added).items():
         vocabulary.scores[token] = score
     for token, text in vocabulary.texts.items():
@@ -240,7 +198,7 @@ def _space_prefix(data: dict[str, Any]) -> tuple[bool, list[str]]:
     """(whether a space is put in front of text, notes), from the normalizer and the pre-tokenizer."""
     prefix, visible = False, False
     notes: list[str] = []
-    for part in _parts(data.get("normalizer"), "normalizers"):
+    for part in parts_of(data.get("normalizer"), "normalizers"):
         if part.get("type") == "Prepend" and part.get("prepend") == SPACE:
             prefix = True
         elif (
@@ -251,7 +209,7 @@ def _space_prefix(data: dict[str, Any]) -> tuple[bool, list[str]]:
             visible = True
         else:
             raise InputError(f"tokenizer.json: llama.cpp has no normalizer like {str(part)[:120]!r}")
-    for part in _parts(data.get("pre_tokenizer"), "pretokenizers"):
+    for part in parts_of(data.get("pre_tokenizer"), "pretokenizers"):
         if (
             part.get("type") == "Metaspace"
             and part.get("replacement") == SPACE
@@ -275,20 +233,9 @@ def _space_prefix(data: dict[str, Any]) -> tuple[bool, list[str]]:
     return prefix, notes
 
 
-def _parts(definition: Any, inner: str) -> Iterable[dict[str, Any]]:
-    if definition is None:
-        return []
-    if isinstance(definition, dict) and definition.get("type") == "Sequence":
-        definition = definition.get(inner)
-    parts = definition if isinstance(definition, list) else [definition]
-    if not all(isinstance(part, dict) for part in parts):
-        raise InputError(f"tokenizer.json: malformed {inner}")
-    return list(parts)
-
-
 def _template(processor: Any) -> tuple[str | None, str | None]:
     """(token that the post-processor puts in front, behind), None where it puts none."""
-    for part in _parts(processor, "processors"):
+    for part in parts_of(processor, "processors"):
         if (
             part.get("type") == "TemplateProcessing"
             and isinstance(part.get("single"), list)
@@ -298,7 +245,7 @@ def _template(processor: Any) -> tuple[str | None, str | None]:
                 e.get("SpecialToken") if isinstance(e, dict) else None
                 for e in (part["single"][0], part["single"][-1])
             ]
-            first, last = (_text(e, "id") for e in ends)
+            first, last = (special.text_of(e, "id") for e in ends)
             return first, last
     return None, None
 
@@ -328,78 +275,3 @@ def _tokens(keys: Keys, vocabulary: Vocabulary, config: dict[str, Any]) -> None:
     keys["tokenizer.ggml.token_type"] = [vocabulary.types[i] for i in range(size)]
     if keys["tokenizer.ggml.model"] == "llama":
         keys["tokenizer.ggml.scores"] = [vocabulary.scores[i] for i in range(size)]
-
-
-def _special(
-    keys: Keys,
-    vocabulary: Vocabulary,
-    added: tuple[str | None, str | None],
-    folder: Path,
-    settings: dict[str, Any],
-    config: dict[str, Any],
-) -> None:
-    """Ids of special tokens, and whether text begins and ends with one."""
-    named = (
-        read_json(folder / "special_tokens_map.json")
-        if (folder / "special_tokens_map.json").is_file()
-        else {}
-    )
-    generation = (
-        read_json(folder / "generation_config.json") if (folder / "generation_config.json").is_file() else {}
-    )
-    ids = {text: token for token, text in vocabulary.texts.items()}
-    found: dict[str, int] = {}
-    for role in ("bos", "eos", "unk", "pad"):
-        text = _text(settings.get(f"{role}_token")) or _text(named.get(f"{role}_token"))
-        numbers = _ids(config.get(f"{role}_token_id"), vocabulary)
-        if text in ids:
-            found[role] = ids[text]
-        elif numbers:
-            found[role] = numbers[0]
-    for side, role in enumerate(("bos", "eos")):
-        token = added[side]
-        wanted = settings.get(f"add_{role}_token")
-        switch = wanted if isinstance(wanted, bool) else token is not None
-        if switch and token in ids:
-            found[role] = ids[token]
-        keys[f"tokenizer.ggml.add_{role}_token"] = switch and role in found
-    ends = {*_ids(generation.get("eos_token_id"), vocabulary), *_ids(config.get("eos_token_id"), vocabulary)}
-    named_ends = [ids[text] for text in TURN_ENDS if text in ids and vocabulary.types[ids[text]] == CONTROL]
-    turn_ends = named_ends or sorted(ends)
-    if turn_ends:
-        found.setdefault("eos", turn_ends[0])
-        found["eot"] = turn_ends[0]
-    for role, key in (("bos", "bos"), ("eos", "eos"), ("unk", "unknown"), ("pad", "padding"), ("eot", "eot")):
-        if role in found:
-            keys[f"tokenizer.ggml.{key}_token_id"] = found[role]
-    if "<|eom_id|>" in ids:
-        keys["tokenizer.ggml.eom_token_id"] = ids["<|eom_id|>"]
-
-
-def _text(value: Any, key: str = "content") -> str | None:
-    """A token's text, given as such or as an object that has it under key."""
-    value = value.get(key) if isinstance(value, dict) else value
-    return value if isinstance(value, str) else None
-
-
-def _ids(value: Any, vocabulary: Vocabulary) -> list[int]:
-    """Token ids, given as one or as a list; what is no id of this vocabulary is left out."""
-    values = value if isinstance(value, list) else [value]
-    return [v for v in values if type(v) is int and v in vocabulary.texts]
-
-
-def _chat_template(folder: Path, settings: dict[str, Any]) -> str | None:
-    """The chat template (Jinja), from chat_template.jinja or tokenizer_config.json; of several, the default
-    one.
-    """
-    file = folder / "chat_template.jinja"
-    if file.is_file():
-        try:
-            return file.read_bytes()[:4_000_000].decode("utf-8")
-        except UnicodeDecodeError:
-            raise InputError(f"{file} is not UTF-8 text") from None
-    template = settings.get("chat_template")
-    if isinstance(template, list):
-        by_name = {t.get("name"): t.get("template") for t in template if isinstance(t, dict)}
-        template = by_name.get("default", next(iter(by_name.values()), None))
-    return template if isinstance(template, str) else None

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from tenth.counters import Meter, Source
-from tenth.records import Reading
+from tenth.records import Plan, Reading
 
 PERIODS = 20
 _LEAST = 2.0  # seconds
@@ -80,6 +80,24 @@ class Ledger:
             ):
                 found.append(of(reading, values, unit, detail))
         return found
+
+
+def planned(plan: Plan) -> list[Reading]:
+    """energy_decode and energy_prefill (J/token), "estimated", as the plan expects them of its device; none
+    where it was made for no device.
+    """
+    names = {"energy_decode": "joules", "energy_prefill": "joules_prefill"}
+    outlook = plan.outlook
+    found = {name: outlook.estimate(of) for name, of in names.items()} if outlook else {}
+    return [
+        Reading(
+            name=name, value=each.value, unit=each.unit, kind="estimated",
+            conditions=f"for {outlook.device}, not measured: {each.conditions}; {each.low:.2g} to"
+            f" {each.high:.2g} J/token",
+        )
+        for name, each in found.items()
+        if outlook and each
+    ]  # fmt: skip
 
 
 def of(name: str, values: list[float], unit: str, conditions: str) -> Reading:

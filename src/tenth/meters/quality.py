@@ -117,6 +117,17 @@ def original(reference: Path) -> list[Reading]:
     return _readings(_nll_figures(np.array(nll), data.bytes), conditions)
 
 
+def between(reference: Path, other: Path) -> float:
+    """KL in nats per token of another model's stored answers on the same windows to the reference's."""
+    import numpy as np
+
+    wanted, found = Reference.open(reference), Reference.open(other)
+    if not np.array_equal(wanted.tokens, found.tokens):
+        raise InputError(f"{reference} and {other} are of other texts; nothing compares")
+    pairs = zip(wanted.logprobs, found.logprobs, strict=True)
+    return float(np.mean([divergence(log_softmax(p), log_softmax(q)).mean() for p, q in pairs]))
+
+
 def log_softmax(x: np.ndarray) -> np.ndarray:
     """Along the last axis, in float32 with the sum in float64. x: [n, vocabulary]."""
     import numpy as np

@@ -1,4 +1,5 @@
-"""What a device needs to run tenth: the package and its base dependencies, as one folder for PYTHONPATH.
+"""What a device needs to run tenth: the package and its base dependencies, as one folder for PYTHONPATH; what
+only planning takes (scipy) stays here.
 
 Where this machine has the device's architecture, Python and a C library no newer than its, these are the
 files installed here, and nothing is fetched. Else pip fetches wheels for the device into the cache, once.
@@ -25,7 +26,8 @@ from tenth.stages import default_work
 OLDEST = (3, 11)  # Python
 _MACHINES = {"x86_64": "x86_64", "amd64": "x86_64", "aarch64": "aarch64", "arm64": "aarch64"}
 _OLDEST_GLIBC = 17  # of the manylinux wheels of the runtime
-_NOT_NEEDED = ("__pycache__", "tiny-7m")  # the bundled model is for fitting
+_NOT_NEEDED = ("__pycache__", "tests", "tiny-7m")  # the bundled model is for fitting
+_PLANNING = ("scipy",)  # packages that only a decision takes
 _MANYLINUX = re.compile(r"manylinux(?:_2_(\d+)|(2014))_(\w+)")
 
 
@@ -102,14 +104,19 @@ def _tree(folder: Path) -> Iterator[tuple[str, Path]]:
 
 
 def _requirements() -> list[str]:
-    """tenth's base dependencies as pip takes them."""
+    """The base dependencies of what runs on a device, as pip takes them."""
     try:
         lines = installed.requires("tenth") or []
     except installed.PackageNotFoundError:
         raise InputError(
             "tenth is not installed here, so its dependencies are unknown; pip install it first"
         ) from None
-    return sorted(line for line in lines if "extra ==" not in line)
+    return sorted(line for line in lines if "extra ==" not in line and _name(line) not in _PLANNING)
+
+
+def _name(requirement: str) -> str:
+    """ "Typing_Extensions>=4" -> typing-extensions."""
+    return re.sub(r"[-_.]+", "-", re.split(r"[^\w.-]", requirement)[0]).lower()
 
 
 def _installed(wanted: Platform) -> dict[str, Path]:
@@ -123,9 +130,9 @@ def _installed(wanted: Platform) -> dict[str, Path]:
     if ours != (wanted.machine, wanted.python, "cpython", "linux") or sys.abiflags:
         return {}
     found: dict[str, Path] = {}
-    todo, seen = [re.split(r"[^\w.-]", line)[0] for line in _requirements()], set()
+    todo, seen = [_name(line) for line in _requirements()], set()
     while todo:
-        name = re.sub(r"[-_.]+", "-", todo.pop()).lower()
+        name = todo.pop()
         if name in seen:
             continue
         seen.add(name)
@@ -137,9 +144,9 @@ def _installed(wanted: Platform) -> dict[str, Path]:
             return {}
         for file in package.files:
             path = Path(str(file.locate()))
-            if not set(file.parts) & {"..", "__pycache__"} and path.is_file():
+            if not set(file.parts) & {"..", *_NOT_NEEDED} and path.is_file():
                 found[file.as_posix()] = path
-        todo += [re.split(r"[^\w.-]", line)[0] for line in package.requires or [] if "extra ==" not in line]
+        todo += [_name(line) for line in package.requires or [] if "extra ==" not in line]
     return found
 
 

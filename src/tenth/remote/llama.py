@@ -18,8 +18,8 @@ from typing import Any
 from tenth import __version__
 from tenth.counters import Unavailable, battery
 from tenth.errors import DeviceError, InputError
-from tenth.meters.energy import of
-from tenth.records import Depth, Plan, Reading, Record, Runtime
+from tenth.meters.energy import of, planned
+from tenth.records import Bench, Depth, Plan, Reading, Record, Runtime
 from tenth.remote._base import Folder
 
 PROGRAMS = ("llama-bench", "llama-cli", "llama-completion")
@@ -39,21 +39,6 @@ while grep -q '^State:[[:space:]]*[^Z]' /proc/$p/status 2> /dev/null; do
   sleep 0.2
 done
 wait $p"""
-
-
-class Bench(Record):
-    """How a bundle ran in llama.cpp's own programs on one device: OUT/measure-<device>.json."""
-
-    version: int = 1
-    tenth: str
-    runtime: str  # llama.cpp as it calls itself
-    model: str
-    sha256: str  # of model.gguf, as the scorecard has it
-    device: str
-    readings: list[Reading]
-    depths: list[Depth]
-    energy: str  # the counter, or why there is none
-    notes: list[str]
 
 
 class _Run(Record, extra="ignore"):
@@ -165,6 +150,8 @@ def measure(
     readings = _memory(there, program)
     log = there.get("log.txt", _LIMIT)
     energy, more = _energy(there, line, program, words, decode, found[0].decode.value)
+    if not more and plan.outlook and (more := planned(plan)):
+        energy += f"; estimated for {plan.outlook.device}, as planned"
     bench = Bench(
         tenth=__version__, runtime=runtime, model=plan.model, sha256=sha256, device=device,
         readings=readings + more, depths=found, energy=energy, notes=notes,

@@ -21,7 +21,7 @@ from tenth import bundle as bundles
 from tenth import report
 from tenth.errors import DeviceError, InputError
 from tenth.measure import usual_depths
-from tenth.records import MB, Measurement
+from tenth.records import MB, Bench, Measurement
 from tenth.remote import Folder, Target, connect, kit, llama, parse
 from tenth.serve import Bundle, open_bundle
 from tenth.stages import Reporter
@@ -119,8 +119,8 @@ def measure(
     reporter: Reporter,
     depths: Sequence[int] = (),
     repeats: int = 3,
-) -> tuple[Measurement | llama.Bench, list[Path]]:
-    """(what the device measured, the files it left in OUT here); nothing stays on the device.
+) -> tuple[Measurement | Bench, list[Path]]:
+    """(what the device measured, the files it left in OUT here, report.html last); nothing stays there.
 
     verb: the words after `tenth` there, "OUT" for the bundle's folder, as in ("measure", "OUT", "--json").
     Where llama.cpp's own programs measure, depths and repeats are used instead. Raises as `push` does, and
@@ -141,7 +141,7 @@ def measure(
             )
         if python:
             answer = run_there(there, verb, reporter)
-            measured: Measurement | llama.Bench = _validated(answer, target)
+            measured: Measurement | Bench = _validated(answer, target)
             log = there.get("bundle/log.txt", _LOG)
         else:
             if "--minutes" in verb:
@@ -158,7 +158,7 @@ def measure(
     for path, data in zip(kept, (measured.model_dump_json(indent=1).encode(), log), strict=True):
         with atomic(path) as partial:
             partial.write_bytes(data)
-    return measured, kept
+    return measured, [*kept, report.write(out)]
 
 
 def look(there: Folder) -> Facts:

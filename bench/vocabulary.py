@@ -1,0 +1,115 @@
+"""What a smaller vocabulary costs, in bits per byte of the same text, without healing.
+
+    python bench/vocabulary.py MODEL --eval-text FILE ... [--text FILE] [--sizes 12288,8192,4096]
+
+Prints one JSON line a text and size. The texts are cut at white space into chunks of at most --bytes bytes;
+both models start each with an empty context (their token for the beginning or end of a text) and must predict
+every byte of it, so the bits are those of the same bytes. float32, transformers' own modules. `rise` is the
+relative rise of bits per byte, `error` its standard error over chunks; `lost` counts texts (the chunks, and
+hostile ones) whose decoded tokens are not the text.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from tenth.checkpoint import Checkpoint, open_checkpoint
+from tenth.distil import log_probabilities, whole
+from tenth.formats.folder import write_folder
+from tenth.methods.vocabulary import trim
+from tenth.text import read
+from tenth.tokens import Tokenizer, tokenizer
+from tenth.walk import Walk
+
+ITEM = 2  # bytes of a weight of the embedding, as published in half precision
+HOSTILE = [
+    "", " ", "\n\n \n", "\t\r\n", "\x01\x02\x1b[0m\x7f", "  two  spaces  ", "naïve café e\u0301",
+    "🙂👍🏽👨\u200d👩\u200d👧🇩🇪", "你好，世界。こんにちは！한국어", "שלום مرحبا नमस्ते สวัสดี",
+    "\u202e\u200d\ufeff\u2581", "\U0010ffff\ufffd", "<|im_start|>user\nhi<|im_end|>",
+    "if x:\n\treturn {'a': [1, 2]}", "1234567890" * 20, "a" * 300, "\u0301" * 40,
+]  # fmt: skip
+
+
+def chunks(text: str, most: int) -> Iterator[str]:
+    """Pieces of at most `most` bytes that begin at white space; one long word may be longer."""
+    piece: list[str] = []
+    size = 0
+    for word in re.findall(r"\s*\S+|\s+$", text):
+        length = len(word.encode())
+        if piece and size + length > most:
+            yield "".join(piece)
+            piece, size = [], 0
+        piece.append(word)
+        size += length
+    if piece:
+        yield "".join(piece)
+
+
+def nats(checkpoint: Checkpoint, tokens: Tokenizer, texts: list[str]) -> tuple[np.ndarray, int]:
+    """(negative log-probability of each text, tokens of all)."""
+    ends = [checkpoint.config.get(key) for key in ("bos_token_id", "eos_token_id")]
+    start = next(e for end in ends for e in (end if isinstance(end, list) else [end]) if e is not None)
+    walk = Walk(checkpoint)
+    found, count = [], 0
+    with torch.no_grad(), whole(walk):
+        for text in texts:
+            ids = np.concatenate([np.array([start], np.int32), tokens.encode(text)])
+            logprobs = log_probabilities(walk, ids[None])[0]
+            found.append(-float(logprobs.gather(1, walk.ids(ids[1:])[:, None]).double().sum()))
+            count += len(ids) - 1
+    return np.array(found), count
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("model", type=Path)
+    parser.add_argument("--text", type=Path)
+    parser.add_argument("--eval-text", type=Path, nargs="+", required=True)
+    parser.add_argument("--sizes", default="12288,8192,4096")
+    parser.add_argument("--bytes", type=int, default=2000)
+    parser.add_argument("--every", type=int, default=1, help="judge on one chunk in so many")
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--out", type=Path, default=Path("out/bench-vocabulary"))
+    given = parser.parse_args()
+    torch.set_num_threads(given.threads)
+    original, counted = open_checkpoint(given.model), read(given.text)
+    row_bytes = ITEM * int(original.config["hidden_size"])
+    before = {
+        path: [c for i, c in enumerate(chunks(read(path), given.bytes)) if i % given.every == 0]
+        for path in given.eval_text
+    }
+    old = tokenizer(given.model)
+    known = {path: nats(original, old, texts) for path, texts in before.items()}
+    for size in map(int, given.sizes.split(",")):
+        edited, files, kept = trim(original, size, counted)
+        write_folder(edited, given.out, tokenizer=files)
+        checkpoint, tokens = open_checkpoint(given.out), tokenizer(given.out)
+        for path, texts in before.items():
+            (was, count), (now, more) = known[path], nats(checkpoint, tokens, texts)
+            total = sum(len(text.encode()) for text in texts)
+            rise = now.sum() / was.sum() - 1
+            error = np.std(now - (1 + rise) * was, ddof=1) * math.sqrt(len(was)) / was.sum()
+            hostile = [text for text in (*texts, *HOSTILE) if tokens.decode(tokens.encode(text)) != text]
+            row = {
+                "bench": "vocabulary", "model": given.model.name, "size": len(kept), "text": path.name,
+                "chunks": len(texts), "bytes": total,
+                "bits_per_byte_before": round(was.sum() / math.log(2) / total, 4),
+                "bits_per_byte": round(now.sum() / math.log(2) / total, 4),
+                "rise": round(rise, 4), "error": round(float(error), 4),
+                "tokens_per_byte_before": round(count / total, 4), "tokens_per_byte": round(more / total, 4),
+                "embedding_bytes_before": row_bytes * int(original.config["vocab_size"]),
+                "embedding_bytes": row_bytes * len(kept), "lost": len(hostile),
+            }  # fmt: skip
+            print(json.dumps(row), flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""What makes a model smaller by structure, and what heals it; a method a file."""

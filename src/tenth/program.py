@@ -1,0 +1,105 @@
+"""The numbers of the integer program of plan.py, and the solver: HiGHS (scipy.optimize.milp).
+
+scipy is imported where it is used: what runs on a device decides nothing, and does without.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import numpy as np
+
+from tenth.records import MB, Runtime, TensorSpec
+
+GAP = 1e-4  # relative, at which the solver may stop
+
+
+@dataclass(frozen=True)
+class Tables:
+    """The program's coefficients, one entry per option."""
+
+    groups: list[list[TensorSpec]]  # tensors that are alike in shape and prices: one variable counts them
+    options: list[tuple[int, str]]  # (group number, type)
+    size: np.ndarray  # bytes in the file of one tensor, float64
+    copy: np.ndarray  # bytes of a repacked copy
+    damage: np.ndarray
+    runtimes: list[Runtime]
+    fixed: np.ndarray  # bytes that do not depend on the types
+    kv_damage: np.ndarray
+    slowness: np.ndarray
+    costs: np.ndarray  # [limits, options and runtimes], as shares of the most that is allowed
+    seconds: np.ndarray | None  # [options and runtimes], of a decoded token; where speed is preferred
+
+
+class Program:
+    """The constraints of one question to the solver."""
+
+    def __init__(self, tables: Tables, budget: float, relaxed: bool = False) -> None:
+        from scipy import sparse as sp
+        from scipy.optimize import Bounds, LinearConstraint
+
+        options, runtimes = len(tables.options), len(tables.runtimes)
+        owners = np.array([number for number, _ in tables.options])
+        counts = np.array([len(group) for group in tables.groups], float)
+        pick = sp.csr_matrix((np.ones(options), (owners, np.arange(options))))
+        one = sp.block_diag([pick, np.ones((1, runtimes)), sp.csr_matrix((0, 1))], format="csr")
+        repacked = np.array([runtime.repack for runtime in tables.runtimes], float)
+        most = counts[owners]
+        ceiling = float(tables.copy @ most) or 1.0
+        whole = float(tables.size @ most)
+        every = np.concatenate([counts, [1.0]])
+        # In MB, so that the solver's absolute tolerances mean one byte.
+        memory = np.concatenate([tables.size, tables.fixed, [MB]])[None] / MB
+        copies = np.concatenate([tables.copy, ceiling * repacked, [-MB]])[None] / MB
+        unpacked = tables.size / 2 - tables.copy
+        mostly = np.concatenate([unpacked, whole * repacked, [0.0]])[None] / MB
+        self.constraints = [
+            LinearConstraint(one, every, every),
+            LinearConstraint(memory, -np.inf, budget / MB),
+            LinearConstraint(copies, -np.inf, ceiling / MB),
+            # Repacking is worth its name where most of the weights gain by it.
+            LinearConstraint(mostly, -np.inf, whole / MB),
+        ]
+        if len(tables.costs):
+            rows = np.hstack([tables.costs, np.zeros((len(tables.costs), 1))])
+            self.constraints.append(LinearConstraint(rows, -np.inf, 1.0 - 1e-7))
+        self.integral = np.concatenate([np.full(options, float(not relaxed)), np.ones(runtimes), [0]])
+        self.bounds = Bounds(0, np.concatenate([most, np.ones(runtimes), [np.inf]]))
+        self.scale = max(float(tables.damage.max()), 1e-12)  # nats per unit of harm
+        self.harm = np.concatenate([tables.damage, tables.kv_damage, [0.0]]) / self.scale
+
+    def solve(self, objective: np.ndarray, enough: np.ndarray | None = None) -> np.ndarray | None:
+        """How many tensors take each option, 0/1 for each runtime, the copy; None where nothing fits.
+
+        enough: a row that may come to 1 at most.
+        """
+        from scipy.optimize import LinearConstraint, milp
+
+        extra = [] if enough is None else [LinearConstraint(enough[None], -np.inf, 1.0)]
+        with _stdout_on_stderr():  # HiGHS has remarks of its own
+            found = milp(
+                objective, constraints=[*self.constraints, *extra], integrality=self.integral,
+                bounds=self.bounds, options={"mip_rel_gap": GAP, "time_limit": 60.0},
+            )  # fmt: skip
+        if found.x is None:
+            return None
+        return np.where(self.integral > 0, np.round(found.x), np.asarray(found.x, float))
+
+
+@contextmanager
+def _stdout_on_stderr() -> Iterator[None]:
+    """What native code prints goes to stderr: stdout may carry JSON."""
+    sys.stdout.flush()
+    kept = os.dup(1)
+    os.dup2(2, 1)
+    try:
+        yield
+    finally:
+        ctypes.CDLL(None).fflush(None)
+        os.dup2(kept, 1)
+        os.close(kept)
