@@ -152,15 +152,13 @@ def know(
     stages.check_weights()
     calibration = stages.calibration(texts, options.seed)
     reference = original.reference if original else stages.reference(texts)
-    prices = stages.prices(calibration)
-    if not options.quantise:
-        prices = {name: {"F16": kinds["F16"]} for name, kinds in prices.items()}
+    prices = stages.prices(calibration, None if options.quantise else ["F16"])
     kv = stages.kv_damages(texts, checkpoint.arch.head_dim(checkpoint.config))
     problem = replace(_first(options, checkpoint), prices=prices, kv=kv)
     lesson = Lesson(
         memory=budget.memory, context=budget.context, threads=options.threads, merges=problem.merges or 0,
         prices=stages.used["prices"].name, kv=stages.used["kv"].name, allowed=budget.memory,
-        demands=_demanded(options),
+        demands=_demanded(options), quantised=options.quantise,
     )  # fmt: skip
     return Known(checkpoint, stages, texts, calibration, reference, problem, lesson, structure)
 
@@ -311,8 +309,7 @@ def _first(options: FitOptions, checkpoint: Checkpoint) -> Problem:
 
 
 def _demanded(options: FitOptions) -> str:
-    """What tells two fits apart that ask different things; empty where nothing special is asked."""
+    """What tells two fits apart that ask different things of a device; empty where nothing is asked."""
     demands, device = options.demands, options.device
     limited = demands.min_speed or demands.max_joules or demands.battery_hours or demands.prefer == "speed"
-    asks = [f"{device.name} {demands.model_dump_json(exclude={'grid'})}"] if device and limited else []
-    return " ".join([*asks, *([] if options.quantise else ["F16"])])
+    return f"{device.name} {demands.model_dump_json(exclude={'grid'})}" if device and limited else ""

@@ -76,8 +76,9 @@ def price(
 
 
 def run(
-    emit: Callable[[dict[str, Any]], None], model: str, calibration: str, destination: str, threads: int
-) -> dict[str, Any]:
+    emit: Callable[[dict[str, Any]], None], model: str, calibration: str, destination: str, threads: int,
+    types: Sequence[str] = TYPES,
+) -> dict[str, Any]:  # fmt: skip
     """In a child process: price every linear tensor of the model folder; resumes by tensor.
 
     Writes destination (JSON lines, one tensor each). Emits {"done": weights, "total": weights}.
@@ -93,7 +94,7 @@ def run(
     def one(spec: TensorSpec) -> tuple[TensorSpec, dict[str, float]]:
         site = stats[spec.source]
         rows, stands = sampled_rows(site, spec.columns)
-        return spec, price(load_rows(checkpoint.tensors[spec.source], rows), rows, stands, site, TYPES)
+        return spec, price(load_rows(checkpoint.tensors[spec.source], rows), rows, stands, site, types)
 
     with ThreadPoolExecutor(threads or cores()) as pool, path.open("a", encoding="utf-8") as file:
         for spec, prices in pool.map(one, [spec for spec in specs if spec.name not in finished]):

@@ -41,6 +41,7 @@ class Lesson(Record):
     prices: str  # names of stages in the work folder
     kv: str
     demands: str = ""  # of the device, which lead to another plan
+    quantised: bool = True  # else every matrix is F16, and no other type is priced
     allowed: int = Field(gt=0)  # bytes that the planner may use: the budget, less what a proof exceeded it by
     constants: Constants = Constants()
     attempt: int = Field(default=1, ge=1)
@@ -102,7 +103,8 @@ class Lessons:
 
         None where there is none whose measurements are still in the work folder.
         """
-        usable = [lesson for lesson in self.all() if all(path.is_file() for path in self._paths(lesson))]
+        known = [lesson for lesson in self.all() if lesson.quantised]
+        usable = [lesson for lesson in known if all(path.is_file() for path in self._paths(lesson))]
         wanted = (budget.memory, budget.context)
         same = [lesson for lesson in usable if (lesson.memory, lesson.context) == wanted]
         if same:

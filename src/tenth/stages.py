@@ -137,14 +137,15 @@ class Stages:
 
         return self._stage("calibration", {"texts": texts.folder.name, "seed": seed}, build)
 
-    def prices(self, calibration: Path) -> price.Prices:
-        """What every type costs every tensor, in nats per token (price.py)."""
+    def prices(self, calibration: Path, types: Sequence[str] | None = None) -> price.Prices:
+        """What every type, or those alone, costs every tensor, in nats per token (price.py)."""
+        asked = {"types": list(types)} if types else {}
 
         def build(folder: Path) -> None:
             given = {"calibration": str(calibration), "destination": str(folder / "prices.jsonl")}
-            self._child("price every storage type", "tenth.price:run", {**self._common, **given})
+            self._child("price every storage type", "tenth.price:run", {**self._common, **given, **asked})
 
-        return price.load(self._stage("prices", {"from": calibration.name}, build) / "prices.jsonl")
+        return price.load(self._stage("prices", {"from": calibration.name, **asked}, build) / "prices.jsonl")
 
     def kv_damages(self, texts: Texts, head: int) -> dict[str, float]:
         """What every KV-cache type costs, in nats per token (kv.py)."""

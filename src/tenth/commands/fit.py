@@ -138,7 +138,9 @@ def read_heal(amount: str | None) -> str | None:
     """The amount, if it is one."""
     from tenth.methods.amount import Amount
 
-    return str(Amount.parse(amount)) if amount is not None else None
+    if amount is not None:
+        Amount.parse(amount)
+    return amount
 
 
 def read_tokens(words: str | None) -> int | None:
