@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tenth.board import cell
+from tenth import cell
 from tenth.worker import ChildDied
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="seccomp and Landlock are Linux's")

@@ -49,17 +49,20 @@ def call(
     arguments: dict[str, Any],
     limits: Limits,
     isolation: Isolation,
-    log: Path,
+    log: Path | None,
     readable: Sequence[Path] = (),
     writable: Path | None = None,
+    on_event: worker.Emit | None = None,
 ) -> Any:
     """`worker.call` of a function in the cell. Raises what that raises, `GreedError` for too much memory."""
     seen: dict[str, Any] = {}
 
-    def on_event(event: dict[str, Any]) -> None:
-        seen.update(event)
+    def listen(event: dict[str, Any]) -> None:
         for line in event.get("isolation", ()):
             isolation.note(line)
+        if on_event and not event.keys() & {"isolation", "group", "peak"}:
+            on_event(event)
+        seen.update(event)
 
     request = {
         "function": function, "arguments": arguments, "memory": limits.memory, "seconds": limits.seconds,
@@ -67,7 +70,7 @@ def call(
         "writable": None if writable is None else str(writable), "threads": arguments.get("threads", 0),
     }  # fmt: skip
     try:
-        return worker.call("tenth.board.cell:enter", request, on_event, log, ENVIRONMENT, limits.seconds)
+        return worker.call("tenth.cell:enter", request, listen, log, ENVIRONMENT, limits.seconds)
     except worker.ChildDied as death:
         group = Path(seen["group"]) if "group" in seen else None
         hits = seal.Cgroup(group, int(seen["version"])).hits() if group else 0
