@@ -26,6 +26,7 @@ from tenth.errors import InputError
 from tenth.formats.folder import write_folder
 from tenth.methods import heal, training
 from tenth.methods.amount import Amount
+from tenth.methods.local import reconstruct
 from tenth.methods.lora import adapt
 from tenth.methods.targets import SAMPLES, Live, Sampled, sample
 from tenth.methods.training import Schedule
@@ -280,13 +281,13 @@ def test_a_killed_run_ends_the_same_bit_for_bit(tied: Case, tmp_path: Path) -> N
     assert not (tmp_path / "killed" / "config.json").exists()
     resumed = tied.run(tmp_path / "killed", "1200tok", lambda event: steps.append(event["done"]))
     straight = tied.run(tmp_path / "straight", "1200tok")
-    assert steps[0] > 20
+    assert steps[0] > 30
     assert resumed == straight
     assert files(tmp_path / "killed") == files(tmp_path / "straight")
 
 
-@pytest.mark.parametrize("stop", [3, 9, 25])
-def test_a_run_killed_while_it_samples_ends_the_same(stop: int, tied: Case, tmp_path: Path) -> None:
+@pytest.mark.parametrize("stop", [9, 20, 40], ids=["in a block", "sampling", "training"])
+def test_a_run_killed_anywhere_ends_the_same(stop: int, tied: Case, tmp_path: Path) -> None:
     def emit(event: dict[str, Any]) -> None:
         if event["done"] >= stop:
             raise Killed
@@ -301,17 +302,43 @@ def test_a_run_killed_while_it_samples_ends_the_same(stop: int, tied: Case, tmp_
     assert files(tmp_path / "killed") == files(tmp_path / "straight")
 
 
+def test_every_block_comes_nearer_to_the_original_s_before_the_whole_does(case: Case, tmp_path: Path) -> None:
+    windows = np.load(case.tokens)[:40]
+
+    def errors(student: Walk, teacher: Walk) -> list[float]:
+        with torch.no_grad():
+            found, wanted, out = student.embedded(windows), teacher.embedded(windows), []
+            for index in range(len(student.blocks)):
+                found, wanted = student.run(index, found), teacher.run(index, wanted)
+                out.append(float((found - wanted).square().mean()))
+        return out
+
+    with filled(case.edited) as student, filled(case.original) as teacher:
+        weights, before = heal.parameters(student), errors(student, teacher)
+        for weight in weights.values():
+            weight.requires_grad_(True)
+        kept = {name: weight.detach().clone() for name, weight in weights.items()}
+        seen: list[int] = []
+        reconstruct(student, teacher, True, windows, None, Schedule(160, 1, 3e-3, 160), tmp_path, seen.append)
+        after = errors(student, teacher)
+        for old, new in zip(before, after, strict=True):
+            assert new < 0.7 * old
+        assert seen == [1, 2]
+        for name, weight in weights.items():
+            assert torch.equal(weight, kept[name]) == ("layers" not in name), name
+
+
 @pytest.mark.parametrize(("rate", "said"), [(3.0, "on held-back windows"), (1e30, "not finite")])
 def test_a_diverging_run_stops_keeps_the_best_and_says_so(
     rate: float, said: str, tied: Case, tmp_path: Path
 ) -> None:
     found = tied.run(tmp_path, "6ktok", rate=rate)
-    assert found["steps"] < 500
-    assert found["step"] == 0
     assert found["after"] == found["before"]
-    assert len(found["notes"]) == 1
-    assert said in found["notes"][0]
-    assert f"step {found['steps']} of 500" in found["notes"][0]
+    stopped, left_out = found["notes"]
+    assert said in stopped
+    assert f"step {found['steps']} of {500 - found['local']}" in stopped
+    assert "did not help" in left_out
+    assert found["steps"] < 200
     before, after = (open_checkpoint(folder).tensors for folder in (tied.edited, tmp_path))
     for name, tensor in before.items():
         np.testing.assert_array_equal(after[name].load(), tensor.load())
@@ -346,7 +373,7 @@ def test_minutes_are_planned_once(tied: Case, tmp_path: Path) -> None:
     plan = json.loads((tmp_path / "healing" / "plan.json").read_text())
     found = tied.run(tmp_path, "1s", seen.append)
     assert found["steps"] == plan["steps"]
-    assert {event["total"] for event in seen} == {plan["steps"] * plan["batch"]}
+    assert {event["total"] for event in seen} == {plan["local"] + plan["steps"] * plan["batch"]}
     assert seen[-1]["done"] == seen[-1]["total"]
 
 

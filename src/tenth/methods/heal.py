@@ -1,13 +1,14 @@
 """Healing: what structural edits hurt is trained back towards the original's distribution.
 
-Forward KL at temperature 1 on mixed windows of a text, with nothing beside it. All weights are trained in
-float32, or adapters of low rank on the matrices of the blocks (lora.py) where the moments of all find no
-room. The original is computed beside the student, which has no sampling noise, where it finds room, else its
-samples are put on disk first (targets.py); in the first epoch both cost the same time.
+First block by block (local.py), then as a whole (training.py): forward KL at temperature 1 on mixed windows
+of a text, with nothing beside it. All weights are trained in float32, or adapters of low rank on the matrices
+of the blocks (lora.py) where the moments of all find no room. The original is computed beside the student,
+which has no sampling noise, where it finds room, else its samples are put on disk first (targets.py); in the
+first epoch both cost the same time.
 
 Peak memory: of training, 16 bytes a trained and 4 a frozen weight, 4 a weight of an original beside the
-student, and `activations`; of sampling, the student's weights and what Sampled.fill says; of writing, no
-more than of training. Disk: 16 bytes a trained weight, the samples, and the healed folder.
+student, and `activations`; of what comes before and of writing, no more than that, or the weights and what
+`Sampled.fill` says. Disk: 16 bytes a trained weight, the samples, and the healed folder.
 """
 
 from __future__ import annotations
@@ -30,15 +31,17 @@ from tenth.distil import whole
 from tenth.errors import InputError
 from tenth.formats.folder import write_folder
 from tenth.methods.amount import Amount
+from tenth.methods.local import reconstruct
 from tenth.methods.lora import adapt
 from tenth.methods.targets import Live, Sampled, chosen, translated
-from tenth.methods.training import Forward, Schedule, Targets, gradient, train
+from tenth.methods.training import Forward, Schedule, Targets, evaluate, gradient, train
 from tenth.records import MB
 from tenth.store import write_text
 from tenth.surgery import replaced
 from tenth.walk import Walk
 
 RATE, LORA_RATE = 3e-4, 2e-3
+LOCAL, LOCAL_RATE = 0.3, 3.0  # of the tokens, by blocks, at so many times the rate; adapters go without
 RANK = 16  # of adapters, where none is given
 HELD_BACK, HELD_SHARE = 16, 16  # windows to judge on: at most so many, and one in so many of those given
 STEPS, BATCH = 1000, 32  # steps wanted before one takes more windows; windows of a step at most
@@ -59,8 +62,9 @@ def run(
     others trained on, again and again while `amount` (amount.py) lasts. memory: bytes that may be used; on a
     GPU, what is free there. kept: a file of int64, the original's id of each of the model's; None where
     they are the same. lora: rank of the adapters, 0 for all weights, None to decide by memory. Emits {"done",
-    "total"} in windows. Returns the KL before and after in nats per token on the windows judged on, and
-    notes for the person. InputError for files that do not belong together, and too little memory.
+    "total"} in windows. Returns the KL before and after in nats per token on the windows judged on, windows
+    spent block by block, steps and the best of them, and notes for the person. InputError for files that do
+    not belong together, and too little memory.
     """
     start, here = time.monotonic(), Path(folder) / "healing"
     here.mkdir(exist_ok=True)
@@ -102,31 +106,53 @@ def run(
             count = wanted.tokens // length
             if wanted.seconds:
                 each = _seconds(forward, learnt, judge, share)
-                left = wanted.seconds - (time.monotonic() - start)
-                count = _windows_within(left, each, once, len(learning))
-            return asdict(_schedule(count, held, rate or (LORA_RATE if rank else RATE), seed, share))
+                count = _windows_within(
+                    wanted.seconds - (time.monotonic() - start), each, once, len(learning)
+                )
+            states = 12 * length * student.width  # bytes of a window in `reconstruct`
+            room = 8 * sum(weight.numel() for weight in learnt) // states  # where moments will be
+            local = 0 if rank else min(int(LOCAL * count), len(learning), room)
+            made = _schedule(count - local, held, rate or (LORA_RATE if rank else RATE), seed, share)
+            return {"local": local, **asdict(made)}
 
-        schedule = Schedule(**_once(here / "plan.json", planned))
-        learning = learning[: schedule.steps * schedule.batch]
-        first = 0.0 if live else FORWARD * len(learning)  # the work of sampling, in windows trained on
-        total = first + schedule.steps * schedule.batch
+        plan = _once(here / "plan.json", planned)
+        local, schedule = plan.pop("local"), Schedule(**plan)
+        batches = schedule.steps * schedule.batch
+        rest = np.roll(learning, -local, 0)[:batches]
+        sampled = 0.0 if live else FORWARD * len(rest)  # the work of it, in windows trained on
+        total = local + sampled + batches
+        before = _once(here / "before.json", lambda: evaluate(forward, judge, share))
+        if local and not (here / "state.npz").exists():
+            blocks = len(student.blocks)
+            reconstruct(
+                student, teacher, live, learning[:local], ids,
+                Schedule(local, 1, LOCAL_RATE * schedule.rate, local, seed), here,
+                lambda n: emit({"done": local * n / blocks, "total": total}),
+            )  # fmt: skip
         outcome = train(
             forward,
             learnt,
-            targets("learning", learning, lambda n: emit({"done": FORWARD * n, "total": total})),
+            targets("learning", rest, lambda n: emit({"done": local + FORWARD * n, "total": total})),
             judge,
             schedule,
             here,
-            lambda step: emit({"done": first + step * schedule.batch, "total": total}),
+            lambda step: emit({"done": local + sampled + step * schedule.batch, "total": total}),
+            before,
         )
         for adapter in adapters:
             adapter.merge()
         values = {source: weight.detach().cpu().numpy() for source, weight in weights.items()}
+        if outcome.after >= before:
+            values = {}
+            outcome.notes.append(
+                f"healing did not help (KL {before:.4f}, then {outcome.after:.4f}) and is left out"
+            )
         write_folder(replaced(student.checkpoint, values), Path(folder))
     shutil.rmtree(here)
     return {
-        "before": outcome.before, "after": outcome.after, "step": outcome.step, "steps": outcome.steps,
-        "tokens": outcome.steps * schedule.batch * length, "judged": outcome.judged, "lora": rank,
+        "before": before, "after": min(before, outcome.after), "judged": outcome.judged,
+        "local": local, "step": outcome.step, "steps": outcome.steps,
+        "tokens": (local + outcome.steps * schedule.batch) * length, "lora": rank,
         "original": "computed beside it" if live else "sampled", "notes": outcome.notes,
     }  # fmt: skip
 

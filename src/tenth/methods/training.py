@@ -91,16 +91,18 @@ def train(
     schedule: Schedule,
     folder: Path,
     emit: Callable[[int], None] | None = None,
+    before: float = math.nan,
 ) -> Outcome:
     """Train the parameters that `forward` computes with; they end as the best ones judged.
 
     folder: keeps state.npz and best.npz, from which the same call resumes; the caller removes them. emit:
-    called with the steps made.
+    called with the steps made. before: the KL of what was to be healed, if something was done to it already.
     """
     state = _State(parameters, folder)
     if not state.judged:
         state.judge(evaluate(forward, judge, schedule.share))
-    reason = state.diverged()
+    before = state.judged[0][1] if math.isnan(before) else before
+    reason = state.diverged(before)
     while state.step < schedule.steps and not reason:
         rows = schedule.rows(state.step, len(targets.windows))
         loss = gradient(forward, parameters, targets, rows, schedule.share)
@@ -111,21 +113,26 @@ def train(
         state.move(schedule.at(state.step))
         if state.step % schedule.every == 0 or state.step == schedule.steps:
             state.judge(evaluate(forward, judge, schedule.share))
-            reason = state.diverged()
+            reason = state.diverged(before)
         elif state.due():
             state.save()
         if emit is not None:
             emit(state.step)
     for parameter in parameters:
         parameter.grad = None
-    outcome = state.finish()
+    outcome = state.finish(before)
     if reason:
         outcome.notes.append(
             f"healing stopped at step {outcome.steps} of {schedule.steps}: {reason};"
             f" the weights of step {outcome.step} are kept"
-            f" (KL {outcome.after:.4f}, before healing {outcome.before:.4f})"
+            f" (KL {outcome.after:.4f}, before healing {before:.4f})"
         )
     return outcome
+
+
+def adam(parameters: Sequence[torch.nn.Parameter]) -> torch.optim.AdamW:
+    """The optimiser, without weight decay; the rate is set at each step."""
+    return torch.optim.AdamW(parameters, lr=0.0, betas=BETAS, eps=EPSILON, weight_decay=0.0, fused=True)
 
 
 def gradient(
@@ -162,9 +169,7 @@ class _State:
         self._parameters, self._folder = parameters, folder
         self.step = 0
         self.judged: list[tuple[int, float]] = []
-        self._optimiser = torch.optim.AdamW(
-            parameters, lr=0.0, betas=BETAS, eps=EPSILON, weight_decay=0.0, fused=True
-        )
+        self._optimiser = adam(parameters)
         self._pause, self._saved = SAVE_SECONDS, time.monotonic()
         if (folder / "state.npz").exists():
             self._load()
@@ -183,14 +188,14 @@ class _State:
             self._write("best.npz", {}, {"weight": self._parameters})
             self.save()
 
-    def diverged(self) -> str:
+    def diverged(self, before: float) -> str:
         """Why the run should stop; empty while it should not."""
         last = [value for _, value in self.judged[-PATIENCE - 1 :]]
         if len(last) > PATIENCE:
             said = ", ".join(f"{value:.4f}" for value in last)
             if all(b > a for a, b in pairwise(last)) and last[-1] > (1 + RISE) * last[0]:
                 return f"the KL on held-back windows rose {PATIENCE} times in a row ({said})"
-            if min(last[1:]) > self.judged[0][1]:
+            if min(last[1:]) > before:
                 return f"the KL on held-back windows was worse than before healing {PATIENCE} times ({said})"
         return ""
 
@@ -210,12 +215,12 @@ class _State:
         self._saved = time.monotonic()
         self._pause = max(SAVE_SECONDS, 10 * (self._saved - start))
 
-    def finish(self) -> Outcome:
+    def finish(self, before: float) -> Outcome:
         """Give the parameters the best weights."""
         with np.load(self._folder / "best.npz", allow_pickle=False) as data:
             _fill(self._parameters, data, "weight")
         step, least = min(self.judged, key=lambda pair: pair[1])
-        return Outcome(self.judged[0][1], least, step, self.step, self.judged)
+        return Outcome(before, least, step, self.step, self.judged)
 
     def _write(
         self, name: str, scalars: Mapping[str, Any], groups: Mapping[str, Sequence[torch.Tensor]]
