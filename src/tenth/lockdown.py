@@ -96,7 +96,9 @@ def _limit(seconds: float, file_bytes: int) -> str:
     ):
         hard = resource.getrlimit(what)[1]
         value = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
-        resource.setrlimit(what, (value, value))
+        # At the soft limit of time comes SIGXCPU, which tells; at the hard one SIGKILL, which does not.
+        more = 5 if what == resource.RLIMIT_CPU and hard == resource.RLIM_INFINITY else 0
+        resource.setrlimit(what, (value, value + more))
     return f"limits: {seconds:.0f} s of processor time, files of {file_bytes:,} bytes"
 
 
