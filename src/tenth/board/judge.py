@@ -100,6 +100,7 @@ def judge(task: Task) -> Verdict:
         manifest=submission.manifest, artifact=submission.artifact, manifest_hash=submission.manifest_hash,
         conditions=task.conditions, status="disqualified" if reason else "ranked", reason=reason,
         log_line=_last_line(log) if reason else "", readings=case.readings, probes=case.probes,
+        passages=case.passages,
         tasks=case.tasks, isolation=case.isolation.said, log=log.name, command=task.command,
         machine=f"{machine.processor()}, {native.cores()} cores, {task.threads or native.cores()} threads",
         date=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
@@ -116,6 +117,7 @@ class Case:
         self.task, self.submission, self.scratch, self.log = task, submission, scratch, log
         self.readings: list[Reading] = []
         self.probes: list[Probe] = []
+        self.passages: list[float] = []
         self.tasks: list[TaskScore] = []
         self.isolation = cell.Isolation()
         self._begin = time.monotonic()
@@ -253,8 +255,11 @@ class Case:
             f"KV {runtime.type_k}/{runtime.type_v}, {len(found['bits'])} passages of {passage.BYTES} bytes"
         )
         self._mean("bits_per_byte", found["bits"], "bits/byte", f"{state}, {found['tokens']} tokens")
+        self.passages = found["bits"]
         if original:
             self._mean("bits_per_byte_original", original.bits, "bits/byte", "the same text; nothing rounded")
+            lost = [mine - theirs for mine, theirs in zip(found["bits"], original.bits, strict=True)]
+            self._mean("bits_lost", lost, "bits/byte", f"more than {original.name}, passage by passage")
         for name, unit in (("kl", "nats/token"), ("top1", "share")):
             if name in found:
                 self._mean(name, found[name], unit, f"{state}; against {original.name if original else ''}")

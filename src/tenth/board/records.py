@@ -117,6 +117,8 @@ class Verdict(Record):
     log_line: str = ""  # of the log, where it happened
     readings: list[Reading] = Field(default_factory=list)
     probes: list[Probe] = Field(default_factory=list)
+    # Bits per byte of each passage of the text, in order: two verdicts are paired by them.
+    passages: list[float] = Field(default_factory=list)
     tasks: list[TaskScore] = Field(default_factory=list)
     isolation: list[str] = Field(default_factory=list)  # what shut the runs in, or could not here
     log: str  # name of the log's file beside this one
@@ -144,6 +146,7 @@ class Verdict(Record):
 READINGS = {
     "bits_per_byte": "quality on raw bytes; less is better",
     "bits_per_byte_original": "the original's",
+    "bits_lost": "bits per byte more than the original's, paired by passage",
     "kl": "KL divergence from the original, nats per token; only with the same tokenizer",
     "top1": "share of tokens where both have the same favourite",
     "size": "bytes of all files that it needs",
