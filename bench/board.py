@@ -1,12 +1,13 @@
 """A board of a dozen submissions from one model, honest and not, judged: one JSON line for each.
 
-    python bench/board.py --out board [--model bundled] [--share 0.55%] [--fit 27MB,29MB,33MB | --bundles DIR...]
-                          [--slim 43MB] [--tasks piqa,arc_easy --data DATA --limit 200]
+    python bench/board.py --out board [--model bundled] [--share 0.55%]
+                          [--fit 27MB,29MB,33MB | --bundles DIR...] [--slim 43MB]
+                          [--tasks piqa,arc_easy --data DATA --limit 200]
 
 Stock recipes without an importance matrix; ours at three budgets (--effort fast --no-structure), or bundles
-made before; one in half precision with 5/8 of the feed-forward channels, those of the largest weights (--slim:
-what tenth fit --no-quantise removes instead, which takes its time); the model itself as trained from scratch;
-a head of zeros, one over the budget, one cut short.
+made before; one in half precision with 5/8 of the feed-forward channels, those of the largest weights, or
+(--slim) what tenth fit --no-quantise makes, which takes its time; the model itself as trained from scratch; a
+head of zeros, one over the budget, one cut short.
 BOARD/submissions, BOARD/results; a second run goes on where the first stopped.
 """
 
