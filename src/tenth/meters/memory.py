@@ -17,7 +17,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tenth import seal, worker
+from tenth import lockdown, seal, worker
 from tenth.errors import InputError
 from tenth.records import Proof, Runtime
 
@@ -38,11 +38,13 @@ def prove(
     log: Path | None = None,
     on_progress: Callable[[float], None] | None = None,
     timeout: float | None = None,
+    strict: bool = False,
 ) -> Proof:
     """Load `gguf`, fill the context, decode the last tokens; return what was held.
 
     budget, predicted: bytes. on_progress receives the share of the context that is filled. timeout: seconds;
-    by default what the slowest plausible machine needs. Going over the budget is not an error: the Proof says
+    by default what the slowest plausible machine needs. strict: the file is a stranger's, and the child gives
+    up all rights that it has no need of (lockdown.py). Going over the budget is not an error: the Proof says
     so (`fits` is False), with the peak that was last seen. parts: llama.cpp's report of its buffers (the keys
     of `tenth.native.Session.buffers`), "code" (held before the model is loaded), "hits" (how often the limit
     was met) and "peak". Raises NativeError where llama.cpp refuses the file or dies of anything else.
@@ -58,13 +60,14 @@ def prove(
     if not gguf.is_file():
         raise InputError(f"no GGUF file at {gguf}")
     forget_pages(gguf)
-    arguments = {
+    arguments: dict[str, Any] = {
         "path": str(gguf),
         "runtime": runtime.model_dump(),
         "budget": budget,
         "threads": runtime.threads,
     }
     timeout = timeout or 120 + 2 * gguf.stat().st_size / 1e6 + runtime.n_ctx
+    arguments["strict"] = 4 * timeout if strict else None
     # One BLAS thread: a user namespace can only be entered by a process of a single thread.
     # Passive waiting: speed is no matter here, and spinning threads stall each other on a busy machine.
     env = {"OPENBLAS_NUM_THREADS": "1", "OMP_WAIT_POLICY": "passive"}
@@ -159,8 +162,13 @@ class Watch(threading.Thread):
         self.join()
 
 
-def hold(emit: worker.Emit, path: str, runtime: dict[str, Any], budget: int, threads: int) -> dict[str, Any]:
-    """The child's side of `prove`; its events and result are those fields of the Proof that it can know."""
+def hold(
+    emit: worker.Emit, path: str, runtime: dict[str, Any], budget: int, threads: int, strict: float | None
+) -> dict[str, Any]:
+    """The child's side of `prove`; its events and result are those fields of the Proof that it can know.
+
+    strict: seconds of processor time, for a stranger's file.
+    """
     from tenth import native
 
     settings = Runtime(**runtime)
@@ -170,6 +178,8 @@ def hold(emit: worker.Emit, path: str, runtime: dict[str, Any], budget: int, thr
     emit({"interpreter": start.total, "network": network})
     if group:
         emit({"group": str(group.path), "limit": group.name})
+    if strict is not None:
+        lockdown.shut([path], seconds=strict)
     watch = Watch(start, None if group else budget, emit)
     watch.start()
     native.library()
