@@ -7,13 +7,16 @@ from pathlib import Path
 import gguf
 import numpy as np
 import pytest
+import tiny
 import tiny_gguf
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from reference import naive_llama
 
 from tenth import llama_h, native, worker
+from tenth.checkpoint import open_checkpoint
 from tenth.errors import InputError, NativeError
+from tenth.formats.gguf import write_gguf
 
 EXACT = {"type_k": "f32", "type_v": "f32", "flash_attention": False, "threads": 1}
 TOKENS = [5, 80, 299, 1, 80, 80, 42, 7, 250, 3, 111]
@@ -61,6 +64,41 @@ def test_pieces_last_logits_and_clear(model: Path) -> None:
         session.clear()
         session.decode(TOKENS[:6], 0, all_logits=False)
         assert np.allclose(session.decode(TOKENS[6:], 6, all_logits=False), expected[-1:], atol=1e-4)
+
+
+def test_a_text_can_be_rolled_back(model: Path) -> None:
+    with native.Session.open(model, n_ctx=64, **EXACT) as session:
+        whole = session.decode(TOKENS)
+        session.clear()
+        session.decode([*TOKENS[:5], 9, 9, 9])
+        assert session.keep(5)
+        assert np.allclose(session.decode(TOKENS[5:], 5), whole[5:], atol=1e-4)
+        assert session.keep(0)
+        assert np.allclose(session.decode(TOKENS), whole, atol=1e-4)
+
+
+def test_a_window_of_attention_is_kept_whole(tmp_path: Path) -> None:
+    checkpoint = tiny.make_model(tmp_path, "gemma3_text") and open_checkpoint(tmp_path)
+    path = tmp_path / "model.gguf"
+    write_gguf(checkpoint, {s.name: "F32" for s in checkpoint.specs() if s.linear}, path)
+    tokens = [1 + i % 90 for i in range(60)]
+    with native.Session.open(path, n_ctx=256, n_batch=8, n_ubatch=8, swa_full=True, **EXACT) as session:
+        whole = session.decode(tokens)
+        assert session.keep(10)
+        assert np.allclose(session.decode(tokens[10:], 10), whole[10:], atol=1e-3)
+
+
+def test_pieces_of_tokens(model: Path) -> None:
+    tokens, _ = tiny_gguf.vocabulary(300)
+    back = {character: byte for byte, character in enumerate(tiny_gguf.byte_alphabet())}
+    with native.Session.open(model, n_ctx=64, threads=1) as session:
+        for token in range(1, 300):
+            assert session.piece(token) == bytes(back[c] for c in tokens[token])
+            assert not session.ends(token)
+        assert session.piece(0) == b"<|end|>"
+        assert session.ends(session.end)
+        assert session.end == 0
+        assert session.n_trained > 0
 
 
 def test_buffers_are_read_from_the_log(tmp_path: Path) -> None:

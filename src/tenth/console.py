@@ -21,6 +21,8 @@ from tenth.figures import figures
 if TYPE_CHECKING:
     from tenth.profile import Device
     from tenth.records import Bench, Candidate, Measurement, Outlook, Plan, Reading, Scorecard
+    from tenth.statistics import Interval
+    from tenth.tasks.results import Evaluation
 
 MB = 1_000_000
 QUIET_SECONDS = 10.0  # between two lines of one step when stderr is not a terminal
@@ -239,6 +241,42 @@ class Voice:
             self.say(f"{measured.device}, {measured.runtime}")
         for line in (f"energy: {measured.energy}", *checks, *measured.notes):
             self.say(line)
+
+    def evaluation(self, found: Evaluation) -> None:
+        """Scores of tasks, and the differences from the original."""
+        table = Table(padding=(0, 1))
+        for heading in ("task", "metric", "%, and 95 % interval", "items", "chance", "s/item"):
+            table.add_column(heading, justify="left" if heading in ("task", "metric") else "right")
+        for task in found.tasks:
+            for score in task.scores:
+                pace = f"{task.seconds / task.items:.3g}"
+                row = (
+                    task.title,
+                    score.metric,
+                    _percent(score.value),
+                    f"{task.items:,} of {task.available:,}",
+                )
+                table.add_row(*row, f"{task.chance:.1%}", pace)
+        self.console.print(table)
+        if found.comparisons:
+            table = Table(padding=(0, 1))
+            for heading in ("task", "difference, points", "lost", "won", "p", ""):
+                table.add_column(heading, justify="left" if heading in ("task", "") else "right")
+            for one in found.comparisons:
+                p = "" if one.p is None else f"{one.p:.2g}"
+                verdict = (
+                    "not informative: the original is not above chance" if one.kept is None else one.verdict
+                )
+                table.add_row(one.task, _percent(one.difference), str(one.lost), str(one.won), p, verdict)
+            self.console.print(table)
+        for task in found.tasks:
+            if not task.informative and not found.comparisons:
+                self.say(f"{task.title}: not above chance ({task.chance:.1%}); says nothing about the model")
+        self.say(f"{found.harness}, {found.runtime}")
+
+
+def _percent(value: Interval) -> str:
+    return f"{100 * value.value:.1f} [{100 * value.low:.1f}, {100 * value.high:.1f}]"
 
 
 def _candidate_row(candidate: Candidate) -> list[str | Text]:

@@ -210,6 +210,8 @@ class Session:
         self._context, self._stack = context, stack
         self._vocab = lib.llama_model_get_vocab(model)
         self.n_vocab: int = lib.llama_vocab_n_tokens(self._vocab)
+        self.n_trained: int = lib.llama_model_n_ctx_train(model)  # context that the model was made for
+        self.end: int = lib.llama_vocab_eos(self._vocab)  # the token that ends a text; -1 for none
 
     @classmethod
     def open(
@@ -226,12 +228,14 @@ class Session:
         threads: int = 0,
         mmap: bool = True,
         outputs: int = 0,
+        swa_full: bool = False,
     ) -> Session:
         """Load a GGUF and make a context.
 
         type_k, type_v: ggml type names of the KV cache. repack: allow a second, interleaved copy of weights.
         threads: 0 for all cores this process may use. outputs: the most rows of logits that one piece may ask
         for (0: all); llama-server sets 1 per user, which spares a reserve of n_ubatch * vocabulary floats.
+        swa_full: keep what lies outside an attention window too, which `keep` needs.
         Raises InputError for a missing file, NativeError with llama.cpp's reason where it refuses.
         """
         if not Path(path).is_file():
@@ -249,7 +253,7 @@ class Session:
         params.n_threads = params.n_threads_batch = threads
         params.type_k, params.type_v = type_id(type_k), type_id(type_v)
         params.flash_attn_type = int(flash_attention)
-        params.swa_full = False
+        params.swa_full = swa_full
         with contextlib.ExitStack() as stack, _journal.capture() as lines:
             model = lib.llama_model_load_from_file(os.fsencode(path), model_params)
             if not model:
@@ -291,6 +295,28 @@ class Session:
         """Forget all tokens seen."""
         lib = library()
         lib.llama_memory_clear(lib.llama_get_memory(self._context), True)
+
+    def keep(self, count: int) -> bool:
+        """Forget all tokens but the first `count`; False, and all are forgotten, where the model cannot."""
+        lib = library()
+        if count and lib.llama_memory_seq_rm(lib.llama_get_memory(self._context), 0, count, -1):
+            return True
+        self.clear()
+        return not count
+
+    def ends(self, token: int) -> bool:
+        """Whether a token ends a text or a turn."""
+        return bool(library().llama_vocab_is_eog(self._vocab, token))
+
+    def piece(self, token: int) -> bytes:
+        """The bytes that a token stands for; those of special tokens are their names."""
+        size = 64
+        while True:
+            out = ctypes.create_string_buffer(size)
+            count = library().llama_token_to_piece(self._vocab, token, out, size, 0, True)
+            if count >= 0:
+                return out.raw[:count]
+            size = -count
 
     def tokenize(self, text: str, special: bool = True, parse: bool = True) -> np.ndarray:
         """Token ids, int32.

@@ -16,6 +16,8 @@ class Tokenizer:
 
     def __init__(self, inner: Any) -> None:
         self._inner = inner
+        self.begin: list[int] = inner("")["input_ids"][:1]  # what it puts before a text by itself
+        self.end: int | None = inner.eos_token_id
 
     def encode(self, text: str) -> np.ndarray:
         """Ids of a text, int32 [tokens]; markers of special tokens in it become those tokens."""
