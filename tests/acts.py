@@ -125,3 +125,45 @@ def open_in_vain_and_for_real(emit: Emit, path: str) -> str:
     except OSError:
         return Path(path).read_text()
     return ""
+
+
+def misbehave(emit: Emit, how: str, path: str) -> str:
+    """In a cell: what came of it."""
+    import signal
+    import socket
+    import subprocess
+    import sys
+    import threading
+
+    try:
+        if how == "fork":
+            while True:
+                os.fork()
+        elif how == "exec":
+            subprocess.run([sys.executable, "-c", ""], check=True)
+        elif how == "socket":
+            socket.socket()
+        elif how == "write":
+            Path(path, "written").write_text("x")
+        elif how == "fill":
+            with Path(path, "filled").open("wb") as file:
+                while True:
+                    file.write(bytes(1 << 20))
+        elif how == "read":
+            return Path(path).read_text()
+        elif how == "kill":
+            os.kill(os.getppid(), signal.SIGTERM)
+        elif how == "hang":
+            while True:
+                pass
+        elif how == "memory":
+            held = bytearray(1)
+            while True:
+                held += bytes(1 << 24)
+        elif how == "thread":
+            thread = threading.Thread(target=lambda: None)
+            thread.start()
+            thread.join()
+    except OSError as error:
+        return type(error).__name__ + f" {error.errno}"
+    return "done"

@@ -113,6 +113,8 @@ def test_nan_is_an_error() -> None:
 
     with pytest.raises(NativeError, match="NaN"):
         scoring.loglikelihoods(Broken(9), [("a", "b")])
+    with pytest.raises(NativeError, match="NaN"):
+        scoring.generate(Broken(9), [("a", [], 3)])
 
 
 # -- both runtimes -------------------------------------------------------------------------------------------

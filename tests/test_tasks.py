@@ -79,7 +79,7 @@ def test_every_task_runs(everything: tuple[Evaluation, list[Outcome]]) -> None:
     chances = {result.task: result.chance for result in evaluation.tasks}
     assert (chances["piqa"], chances["arc_easy"], chances["truthfulqa_mc2"]) == (0.5, 0.25, 0.5)
     assert chances["bbh"] == pytest.approx(2 / 3)  # "False" is the likeliest answer of three items
-    assert chances["lambada"] == pytest.approx(1 / 3)
+    assert chances["lambada"] == chances["gsm8k"] == pytest.approx(1 / 3)
     assert len({o.prompt for o in outcomes if o.task != "truthfulqa_mc1"}) > 10 * COUNT
 
 
@@ -108,6 +108,7 @@ def test_both_routes_give_the_same_answers_to_a_drawn_sample(
         other = by_id[outcome.task, outcome.id]
         assert outcome.values == pytest.approx(other.values, abs=1e-4)
         assert (outcome.item, outcome.prompt, outcome.answer) == (other.item, other.prompt, other.answer)
+        assert outcome.chance == other.chance  # of all items, not of those drawn
     for result, comparison in zip(found.tasks, results.compare(found.tasks, outcomes, theirs), strict=True):
         assert (result.items, result.available) == (2, COUNT)
         assert comparison.p is None or comparison.lost + comparison.won == 0

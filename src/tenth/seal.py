@@ -43,8 +43,10 @@ class Cgroup:
     def hits(self) -> int:
         """How often an allocation met the limit (and was served by dropping pages, or not at all)."""
         with contextlib.suppress(OSError, ValueError, KeyError):
-            if self.version == 1:
-                return int((self.path / "memory.failcnt").read_text())
+            if self.version == 1:  # an allocation that ended the process is not always counted as failed
+                control = (self.path / "memory.oom_control").read_text().splitlines()
+                killed = dict(line.split() for line in control).get("oom_kill", 0)
+                return int((self.path / "memory.failcnt").read_text()) + int(killed)
             lines = (self.path / "memory.events").read_text().splitlines()
             return int(dict(line.split() for line in lines)["max"])
         return 0
@@ -149,11 +151,11 @@ def isolate_network() -> str:
 
 def _reaches_out() -> bool:
     """Whether a route out exists. Connecting a datagram socket sends nothing; 192.0.2.0/24 is no one's."""
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-        try:
+    try:
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
             probe.connect(("192.0.2.1", 9))
-        except OSError:
-            return False
+    except OSError:
+        return False
     return True
 
 

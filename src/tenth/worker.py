@@ -69,7 +69,7 @@ def call(
             env=_environment(arguments, env or {}),
             start_new_session=True,  # Ctrl-C of the terminal reaches the parent only, which ends the child
         )
-        alarm = threading.Timer(timeout or 0, child.kill)
+        alarm = threading.Timer(timeout or 0, _end, [child])
         alarm.daemon = True
         if timeout:
             alarm.start()
@@ -80,7 +80,7 @@ def call(
             overtime = bool(timeout) and not alarm.is_alive()
             alarm.cancel()
             if child.poll() is None:
-                child.kill()
+                _end(child)
                 child.wait()
             for pipe in (child.stdin, child.stdout):
                 if pipe:
@@ -91,6 +91,12 @@ def call(
     if "error" in answer:
         raise _revive(answer)
     return answer["result"]
+
+
+def _end(child: subprocess.Popen[bytes]) -> None:
+    """Kill a child that leads a session, and with it whatever it started there."""
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.killpg(child.pid, signal.SIGKILL)
 
 
 @contextlib.contextmanager

@@ -10,7 +10,7 @@ import hashlib
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, model_validator
 
 from tenth.errors import InputError
 from tenth.records import Reading, Record
@@ -53,6 +53,12 @@ class Manifest(Record):
     licence: str = Field(min_length=1, max_length=100)
     url: str = Field(default="", max_length=300, pattern=r"^(https?://[^\s<>\"']*)?$")
     runtime: Settings = Settings()
+
+    @model_validator(mode="after")
+    def _scratch_has_no_base(self) -> Manifest:
+        if (self.base == SCRATCH) != (self.division == "scratch"):
+            raise ValueError(f"base is {SCRATCH!r} in the division {SCRATCH}, and there alone")
+        return self
 
 
 class Probe(Record):

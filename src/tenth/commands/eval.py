@@ -41,11 +41,13 @@ def eval(  # noqa: A001
     of = evaluate.subject(model)
     names = tuple(name.strip() for name in tasks.split(",") if name.strip())
     options = evaluate.Options(names, limit, data, threads=threads)
+    original = None if against is None else evaluate.original(against)
     folder = evaluate.place(output or of.bundle)
     done, outcomes = evaluate.evaluate(of, options, voice)
-    if against is not None:
-        done = evaluate.against((done, outcomes), against, options, voice)
     files = results.write(folder, done, outcomes) if folder else []
+    if original is not None:
+        done = evaluate.against((done, outcomes), original, options, voice)
+        files = results.write(folder, done, outcomes) if folder else []
     if as_json:
         print(done.model_dump_json())
         return

@@ -17,7 +17,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tenth import seal, worker
+from tenth import lockdown, seal, worker
 from tenth.errors import InputError
 from tenth.records import Proof, Runtime
 
@@ -38,11 +38,13 @@ def prove(
     log: Path | None = None,
     on_progress: Callable[[float], None] | None = None,
     timeout: float | None = None,
+    strict: bool = False,
 ) -> Proof:
     """Load `gguf`, fill the context, decode the last tokens; return what was held.
 
     budget, predicted: bytes. on_progress receives the share of the context that is filled. timeout: seconds;
-    by default what the slowest plausible machine needs. Going over the budget is not an error: the Proof says
+    by default what the slowest plausible machine needs. strict: the file is a stranger's, and the child gives
+    up all rights that it has no need of (lockdown.py). Going over the budget is not an error: the Proof says
     so (`fits` is False), with the peak that was last seen. parts: llama.cpp's report of its buffers (the keys
     of `tenth.native.Session.buffers`), "code" (held before the model is loaded), "hits" (how often the limit
     was met) and "peak". Raises NativeError where llama.cpp refuses the file or dies of anything else.
@@ -63,6 +65,7 @@ def prove(
         "runtime": runtime.model_dump(),
         "budget": budget,
         "threads": runtime.threads,
+        "strict": strict,
     }
     timeout = timeout or 120 + 2 * gguf.stat().st_size / 1e6 + runtime.n_ctx
     # One BLAS thread: a user namespace can only be entered by a process of a single thread.
@@ -159,7 +162,9 @@ class Watch(threading.Thread):
         self.join()
 
 
-def hold(emit: worker.Emit, path: str, runtime: dict[str, Any], budget: int, threads: int) -> dict[str, Any]:
+def hold(
+    emit: worker.Emit, path: str, runtime: dict[str, Any], budget: int, threads: int, strict: bool
+) -> dict[str, Any]:
     """The child's side of `prove`; its events and result are those fields of the Proof that it can know."""
     from tenth import native
 
@@ -170,6 +175,8 @@ def hold(emit: worker.Emit, path: str, runtime: dict[str, Any], budget: int, thr
     emit({"interpreter": start.total, "network": network})
     if group:
         emit({"group": str(group.path), "limit": group.name})
+    if strict:
+        lockdown.shut([path])
     watch = Watch(start, None if group else budget, emit)
     watch.start()
     native.library()

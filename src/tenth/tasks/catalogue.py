@@ -34,6 +34,7 @@ class Definition(Record):
     # What an empty head gets. choices: 1 / number of choices; majority: that, or the likeliest answer of all
     # items if better; none: nothing; else where the item has its list of 0 and 1 for each choice.
     chance: str
+    mark: str = "\0"  # an item's answer proper is what follows its last mark
     scorer: Literal["lm-eval", "program", "f1"] = "lm-eval"
     settings: dict[str, Any] = Field(default_factory=dict)  # of lm-eval, in place of the source's
     unset: tuple[str, ...] = ()  # settings of the source that local files do not need

@@ -122,18 +122,26 @@ def place(folder: Path | None) -> Path | None:
     return folder
 
 
+def original(given: str) -> Subject | list[Outcome]:
+    """A model to ask, or the outcomes of an earlier run (its eval.jsonl). InputError where it is neither."""
+    return results.read_items(Path(given)) if Path(given).suffix == ".jsonl" else subject(given)
+
+
 def against(
-    ours: tuple[Evaluation, list[Outcome]], original: str, options: Options, reporter: Reporter
+    ours: tuple[Evaluation, list[Outcome]],
+    theirs: Subject | list[Outcome],
+    options: Options,
+    reporter: Reporter,
 ) -> Evaluation:
-    """Ours with comparisons. original: a model, which is asked now, or the eval.jsonl of an earlier run."""
+    """Ours with comparisons; an original that is a model is asked now. Raises as `evaluate` does."""
     evaluation, outcomes = ours
-    if Path(original).suffix == ".jsonl":
-        theirs = results.read_items(Path(original))
-    else:
-        reporter.say(f"the same tasks on the original, {original}")
-        theirs = evaluate(subject(original), options, reporter)[1]
+    name = "an earlier run"
+    if isinstance(theirs, Subject):
+        name = theirs.name
+        reporter.say(f"the same tasks on the original, {name}")
+        theirs = evaluate(theirs, options, reporter)[1]
     comparisons = results.compare(evaluation.tasks, outcomes, theirs)
-    return evaluation.model_copy(update={"against": original, "comparisons": comparisons})
+    return evaluation.model_copy(update={"against": name, "comparisons": comparisons})
 
 
 def _check(options: Options) -> None:

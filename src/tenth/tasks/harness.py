@@ -11,7 +11,7 @@ import hashlib
 import json
 import tempfile
 from collections import Counter, defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -109,7 +109,8 @@ def run(
             for label in names:
                 samples = results["samples"][label]
                 found_here = [s for s in samples if s["filter"] == task.filter] or samples
-                outcomes += _outcomes(name, label, task, found_here, emit)
+                commonest = _commonest(task, loaded[label])
+                outcomes += _outcomes(name, label, task, found_here, commonest, emit)
             found[name] = {
                 "outcomes": [o.model_dump() for o in outcomes],
                 "available": sum(len(loaded[label].eval_docs) for label in names),
@@ -138,11 +139,15 @@ def _sample(docs: Any, limit: int | None, members: int, seed: bytes) -> list[int
 
 
 def _outcomes(
-    name: str, label: str, task: Definition, samples: Sequence[dict[str, Any]], emit: Callable[..., None]
+    name: str,
+    label: str,
+    task: Definition,
+    samples: Sequence[dict[str, Any]],
+    commonest: float,
+    emit: worker.Emit,
 ) -> list[Outcome]:
     """What lm-eval found, and our own scoring where it has none; samples are of one member."""
     member = label.removeprefix(PREFIX).removeprefix(name).removeprefix("_")
-    commonest = Counter(str(s["target"]) for s in samples).most_common(1)[0][1] / len(samples)
     own = textual.scorer(task.scorer)
     outcomes = []
     for number, sample in enumerate(samples):
@@ -165,6 +170,16 @@ def _outcomes(
             )
         )
     return outcomes
+
+
+def _commonest(task: Definition, loaded: Any) -> float:
+    """Share of the likeliest answer among all items of a member, asked or not; 0 where it does not matter."""
+    if task.chance != "majority":
+        return 0.0
+    said = Counter(
+        str(loaded.doc_to_target(doc)).rpartition(task.mark)[2].strip() for doc in loaded.eval_docs
+    )
+    return said.most_common(1)[0][1] / said.total()
 
 
 def _chance(task: Definition, doc: dict[str, Any], choices: int, commonest: float) -> float:

@@ -122,6 +122,14 @@ def _joined(first: np.ndarray, rest: np.ndarray) -> np.ndarray:
     return np.concatenate([first, rest])
 
 
+def _likeliest(row: np.ndarray) -> int:
+    """The token of the largest logit; NativeError for NaN, which argmax takes for the largest."""
+    token = int(row.argmax())
+    if not math.isfinite(row[token]):
+        raise NativeError("the model gives NaN or infinite logits; it cannot be asked")
+    return token
+
+
 def _sum(rows: np.ndarray, targets: Sequence[int]) -> tuple[float, bool]:
     """Nats of the targets under rows of logits, and whether each is the likeliest; NativeError for NaN."""
     import numpy as np
@@ -181,7 +189,7 @@ def generate(
         made: list[int] = []
         text = ""
         while len(made) < limit:
-            token = int(row[0].argmax())
+            token = _likeliest(row[0])
             if tape.ends(token):
                 break
             made.append(token)
