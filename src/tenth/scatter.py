@@ -115,7 +115,7 @@ def free_box(
             left = x + dx * gap - (wide / 2 if dx == 0 else wide if dx < 0 else 0)
             middle = y + dy * gap * (1.0 if dx == 0 else 0.8)
             box = (left, middle - tall / 2, left + wide, middle + tall / 2)
-            if _within(box, inside) and not any(_overlap(box, other) for other in taken):
+            if _within(box, inside) and not any(overlap(box, other) for other in taken):
                 taken.append(box)
                 return box, gap
     return None
@@ -140,16 +140,17 @@ def _within(box: Box, frame: Box) -> bool:
     return box[0] >= frame[0] and box[1] >= frame[1] and box[2] <= frame[2] and box[3] <= frame[3]
 
 
-def _overlap(a: Box, b: Box) -> bool:
+def overlap(a: Box, b: Box) -> bool:
+    """Whether two boxes share more than an edge."""
     return a[0] < b[2] and b[0] < a[2] and a[1] < b[3] and b[1] < a[3]
 
 
-def linear_axis(values: Sequence[float]) -> tuple[list[float], float, float]:
-    """Round ticks, and the ends of an axis with room for labels on both sides."""
+def linear_axis(values: Sequence[float], parts: int = 5) -> tuple[list[float], float, float]:
+    """Round ticks, at most about `parts`, and the ends of an axis with room for labels on both sides."""
     low, high = min(values), max(values)
     room = max((high - low) * 0.22, high * 0.06, 0.01)
     low, high = max(low - room, 0.0), high + room
-    step = round_step((high - low) / 5)
+    step = round_step((high - low) / parts)
     first = math.ceil(low / step)
     return [round(i * step, 9) for i in range(first, math.floor(high / step) + 1)], low, high
 

@@ -6,7 +6,7 @@
   const heads = [...table.tHead.rows[0].cells];
   const bodies = [...table.tBodies];
   const rows = [...table.querySelectorAll("tr[data-id]")];
-  const original = new Map(rows.map((row, i) => [row, i]));
+  const places = new Map(rows.map((row, i) => [row, i]));
   const box = document.querySelector(".filters");
   const filters = [...box.querySelectorAll("[data-filter]")];
   const chooser = box.querySelector("[data-sort]");
@@ -18,9 +18,9 @@
     const numeric = rows.every((row) => value(row) === "" || !Number.isNaN(Number(value(row))));
     return (a, b) => {
       const [x, y] = [value(a), value(b)];
-      if (x === "" || y === "") return (x === "") - (y === "") || original.get(a) - original.get(b);
+      if (x === "" || y === "") return (x === "") - (y === "") || places.get(a) - places.get(b);
       const order = numeric ? Number(x) - Number(y) : x < y ? -1 : x > y ? 1 : 0;
-      return sign * order || original.get(a) - original.get(b);
+      return sign * order || places.get(a) - places.get(b);
     };
   }
 

@@ -6,12 +6,13 @@ from collections.abc import Callable, Mapping, Sequence
 from html import escape
 
 from tenth.board.index import STATES
-from tenth.board.pages import clean, frame, said, span, tile
+from tenth.board.pages import clean, figured, frame, said, span, tile
 from tenth.board.records import DIVISIONS, QUALITY, Probe, TaskScore, Verdict
 from tenth.board.standing import Row
+from tenth.figures import number
 from tenth.pictures import megabytes
 from tenth.statistics import Interval
-from tenth.tables import figure, reading_row, reading_table, shown, spread
+from tenth.tables import figure, reading_row, reading_table, spread
 
 WIDE, NARROW = 880, 350
 LABELS = 250.0  # pixels of a task's name, where it stands beside
@@ -71,12 +72,12 @@ def _tiles(row: Row) -> str:
     speed = row.reading("device_decode") or row.reading("decode")
     if speed:
         where = "on the device" if speed.name == "device_decode" else "on the judge's machine"
-        value, unit = shown(speed)
-        tiles.append(tile("decoding", value, escape(clean(unit, 20)), f"{where}, {speed.kind}"))
+        value = figured(speed, mark=False)
+        tiles.append(tile("decoding", value, escape(clean(speed.unit, 20)), f"{where}, {speed.kind}"))
     energy = row.reading("device_joules")
     if energy:
         than = f"on the device, {energy.kind}"
-        tiles.append(tile("energy of a token", figure(energy.value), escape(clean(energy.unit, 20)), than))
+        tiles.append(tile("energy of a token", number(energy.value), escape(clean(energy.unit, 20)), than))
     return f'<ul class="tiles">{"".join(tiles)}</ul>' if tiles else ""
 
 
@@ -169,7 +170,9 @@ def _interval(found: Interval | None, *, signed: bool = False) -> str:
     if found is None:
         return ""
     sign = "+" if signed else ""
-    value, low, high = (f"{100 * v:{sign}.1f}" for v in (found.value, found.low, found.high))
+    value, low, high = (
+        f"{100 * v:{sign}.1f}".replace("-", "−") for v in (found.value, found.low, found.high)
+    )
     return f'{value} <span class="unit">%</span><span class="spread">{low} to {high}</span>'
 
 
@@ -272,7 +275,7 @@ def _attempts(row: Row, rows: Mapping[str, Row]) -> str:
 
 
 def _attempt(row: Row, *, here: bool) -> str:
-    words = f"{escape(clean(row.verdict.date, 10))}: {STATES[row.state]}"
+    words = f"{escape(clean(row.verdict.date[:10]))}: {STATES[row.state]}"
     name = said(row.name, 80)
     who = f"<b>{name}</b>" if here else f'<a href="{escape(row.verdict.id)}.html">{name}</a>'
     return f"{who}, {words}"

@@ -6,6 +6,7 @@ The table is there without a script; board.js adds sorting and filters to what i
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from html import escape
 
 from tenth.board import pareto
@@ -34,15 +35,25 @@ FIGURES = (
 )
 
 
+@dataclass(frozen=True)
+class Column:
+    """One of `FIGURES` as this table has it."""
+
+    word: str
+    unit: str  # and how all are known, where that is not by measurement
+    reading: str
+    same: bool  # all are known in the same way
+
+
 def render(rows: Sequence[Row], waiting: Sequence[str], rules: int, tenth: str) -> str:
     """The page; waiting: names of submissions without a verdict."""
     settings = list(dict.fromkeys(row.setting for row in rows))
     labels = _labels(settings)
     body = [
         f'<header><p class="eyebrow">tenth leaderboard · rules {rules}</p>'
-        f"<h1>{escape(_headline(rows, settings))}</h1></header>",
+        f"<h1>{escape(_headline(rows, settings))}</h1>{_others(rows)}</header>",
         _leaders(rows, labels),
-        *(_pictures(rows, setting, i, labels[setting]) for i, setting in enumerate(settings)),
+        *_pictures(rows, labels),
         _table(rows, settings, labels),
         _waiting(waiting),
         _rules(rules),
@@ -67,16 +78,22 @@ def _headline(rows: Sequence[Row], settings: Sequence[Setting]) -> str:
         return "Nothing has been judged yet"
     devices = list(dict.fromkeys(clean(s.device, 40) for s in settings))
     where = devices[0] if len(devices) == 1 else f"{len(devices)} devices"
-    counts = {state: sum(row.state == state for row in rows) for state in STATES}
-    parts = [f"{count} {STATES[state]}" for state, count in counts.items() if count]
-    parts = [part + "s" if part.endswith("attempt") and part[:2] != "1 " else part for part in parts]
-    attempts = "1 attempt" if len(rows) == 1 else f"{len(rows)} attempts"
-    return f"{attempts} judged for {where}: {', '.join(parts)}"
+    ranked = sum(row.state == "ranked" for row in rows)
+    return f"{ranked} {'submission' if ranked == 1 else 'submissions'} ranked for {where}"
+
+
+def _others(rows: Sequence[Row]) -> str:
+    """How many attempts have no place, and why."""
+    counts = {state: sum(row.state == state for row in rows) for state in STATES if state != "ranked"}
+    plural = {"earlier": "earlier attempts"}
+    parts = [f"{n} {STATES[s] if n == 1 else plural.get(s, STATES[s])}" for s, n in counts.items() if n]
+    return f'<p class="why">Without a place: {", ".join(parts)}.</p>' if parts else ""
 
 
 def _leaders(rows: Sequence[Row], labels: dict[Setting, str]) -> str:
     """A tile for each division and setting: who is first, and with whom."""
     tiles = []
+    devices = [setting.device for setting in labels]
     for row in rows:
         first = next(r for r in rows if (r.setting, r.division) == (row.setting, row.division))
         if row is not first or row.place is None or row.division is None:
@@ -84,15 +101,26 @@ def _leaders(rows: Sequence[Row], labels: dict[Setting, str]) -> str:
         quality = row.reading(QUALITY)
         assert quality is not None
         others = len(row.ties)
-        tie = f"tied with {others} other{'s' * (others > 1)}" if others else f"first of {row.among}"
+        tie = f"tied with {others} other{'s' * (others > 1)}" if others else ""
+        tie = tie or ("the only one" if row.among == 1 else f"first of {row.among}")
         name = f'<a href="{_page(row)}">{said(row.name, 60)}</a>'
-        what = f'{_dot(row.division)}{row.division} <span class="unit">· {escape(labels[row.setting])}</span>'
+        alone = devices.count(row.setting.device) == 1
+        where = clean(row.setting.device, 60) if alone else labels[row.setting]
+        what = f"{_dot(row.division)}<b>{row.division}</b> · {escape(where)}"
         than = f"{figure(quality.value)} {spread(quality)} bits per byte; {tie}"
         tiles.append(tile(what, name, "", than))
     return f'<ul class="tiles leaders">{"".join(tiles)}</ul>' if tiles else ""
 
 
-def _pictures(rows: Sequence[Row], setting: Setting, number: int, label: str) -> str:
+def _pictures(rows: Sequence[Row], labels: dict[Setting, str]) -> list[str]:
+    """A section for each setting that has something to show; the first one says how to read them."""
+    sections: list[str] = []
+    for i, (setting, label) in enumerate(labels.items()):
+        sections += _picture(rows, setting, i, label, explained=bool(sections))
+    return sections
+
+
+def _picture(rows: Sequence[Row], setting: Setting, number: int, label: str, *, explained: bool) -> list[str]:
     """The pictures of a setting, one shown at a time; radio buttons and the style sheet choose."""
     ranked = [row for row in rows if row.setting == setting and row.state == "ranked"]
     drawn = []
@@ -102,7 +130,7 @@ def _pictures(rows: Sequence[Row], setting: Setting, number: int, label: str) ->
             narrow = pareto.picture(ranked, against, setting.budget, NARROW, 340, PAGES)
             drawn.append((against.name, wide, narrow))
     if not drawn:
-        return ""
+        return []
     tabs = "".join(
         f'<input type="radio" name="against-{number}" id="against-{number}-{i}"{" checked" * (not i)}>'
         f'<label for="against-{number}-{i}">{name}</label>'
@@ -118,26 +146,27 @@ def _pictures(rows: Sequence[Row], setting: Setting, number: int, label: str) ->
         "</li>"
         for division in present
     )
-    return (
-        f'<section class="pictures" data-setting="{number}"><h2>{escape(label)}</h2><p class="why">Each mark '
-        "is a submission and leads to its page. A line is what a division has to offer: nothing of it is "
-        f'better in both. Whiskers are 95 % intervals.</p><div class="tabs" role="group" '
-        f'aria-label="Quality against">{tabs}{panels}</div><ul class="legend">{legend}</ul></section>'
-    )
+    why = "" if explained else (
+        '<p class="why">Each mark is a submission and leads to its page. A line is the best that a division '
+        "has: nothing of it is better in both. Whiskers are 95 % intervals.</p>"
+    )  # fmt: skip
+    return [
+        f'<section class="pictures" data-setting="{number}"><h2>Quality on {escape(label)}</h2>{why}'
+        f'<div class="tabs" role="group" aria-label="Quality against">{tabs}{panels}</div>'
+        f'<ul class="legend">{legend}</ul></section>'
+    ]
 
 
 def _table(rows: Sequence[Row], settings: Sequence[Setting], labels: dict[Setting, str]) -> str:
     if not rows:
         return ""
-    picked = []
-    for _, _, names, _ in FIGURES:
-        picked.append(next((n for n in names if any(row.reading(n) for row in rows)), names[0]))
+    columns = [_column(rows, word, unit, names) for word, unit, names, _ in FIGURES]
     heads: list[tuple[str, str, int, str]] = [("place", "", -1, "n"), ("submission", "", -1, "")]
-    heads += [(word, unit, better, "n") for word, unit, _, better in FIGURES]
+    heads += [(c.word, c.unit, figure[3], "n") for c, figure in zip(columns, FIGURES, strict=True)]
     heads += [("tasks kept", "", 1, "n"), ("judged", "", 1, "n")]
     head = "".join(
         f'<th scope="col" role="columnheader" class="{css}" '
-        f'data-first="{"descending" if better > 0 else "ascending"}">{word}'
+        f'data-first="{"descending" if better > 0 else "ascending"}"><span>{word}</span>'
         f"{f' <small>{unit}</small>' if unit else ''}</th>"
         for word, unit, better, css in heads
     )
@@ -151,7 +180,7 @@ def _table(rows: Sequence[Row], settings: Sequence[Setting], labels: dict[Settin
         body += (
             f'<tbody role="rowgroup"><tr role="row" class="group"><th role="rowheader" scope="rowgroup" '
             f'colspan="{len(heads)}">{what} <span>{escape(labels[setting])}{meant}</span></th></tr>'
-            + "".join(_row(row, settings.index(row.setting), picked) for row in members)
+            + "".join(_row(row, settings.index(row.setting), columns) for row in members)
             + "</tbody>"
         )
     return (
@@ -163,11 +192,18 @@ def _table(rows: Sequence[Row], settings: Sequence[Setting], labels: dict[Settin
     )
 
 
+def _column(rows: Sequence[Row], word: str, unit: str, names: Sequence[str]) -> Column:
+    name = next((n for n in names if any(row.reading(n) for row in rows)), names[0])
+    kinds = {reading.kind for row in rows if (reading := row.reading(name))}
+    known = next(iter(kinds)) if len(kinds) == 1 else "measured"
+    return Column(word, unit if known == "measured" else f"{unit}, {known}", name, len(kinds) < 2)
+
+
 def _filters(rows: Sequence[Row], settings: Sequence[Setting], labels: dict[Setting, str]) -> str:
     """Hidden until the script that works them is there."""
     divisions = [d for d in DIVISIONS if any(row.division == d for row in rows)]
     states = [s for s in STATES if any(row.state == s for row in rows)]
-    choices = [
+    choices: list[tuple[str, str, list[tuple[str, str]]]] = [
         ("division", "Division", [(d, d) for d in divisions]),
         ("setting", "Device", [(str(i), labels[s]) for i, s in enumerate(settings)]),
         ("state", "Status", [(s, STATES[s]) for s in states]),
@@ -187,7 +223,7 @@ def _filters(rows: Sequence[Row], settings: Sequence[Setting], labels: dict[Sett
     )
 
 
-def _row(row: Row, setting: int, picked: Sequence[str]) -> str:
+def _row(row: Row, setting: int, columns: Sequence[Column]) -> str:
     verdict, manifest = row.verdict, row.verdict.manifest
     base = said(manifest.base, 60) if manifest else ""
     attempt = f"attempt {row.attempt} of {row.attempts}" if row.attempts > 1 else ""
@@ -202,13 +238,14 @@ def _row(row: Row, setting: int, picked: Sequence[str]) -> str:
         f'<a href="{_page(row)}">{said(row.name, 80)}</a>'
         f"{f'<small>{under}</small>' if under else ''}{why}</th>",
     ]
-    for (word, unit, _, _), name in zip(FIGURES, picked, strict=True):
-        reading = row.reading(name)
-        label = f"{word}, {unit}" if unit else word
-        cells.append(_cell(label, reading.value if reading else None, figured(reading), "n"))
+    for column in columns:
+        reading = row.reading(column.reading)
+        label = f"{column.word}, {column.unit}" if column.unit else column.word
+        shown = figured(reading, mark=not column.same)
+        cells.append(_cell(label, reading.value if reading else None, shown, "n"))
     kept, of = tasks_kept(row)
     cells.append(_cell("tasks kept", kept / of if of else None, f"{kept} of {of}" if of else "", "n"))
-    date = clean(verdict.date, 10)
+    date = clean(verdict.date[:10])
     cells.append(_cell("judged", None, escape(date), "n date", text=clean(verdict.date, 40)))
     return (
         f'<tr role="row" class="{row.state}" data-id="{escape(verdict.id)}" data-setting="{setting}" '
@@ -257,7 +294,7 @@ def _rules(rules: int) -> str:
         "<li>Out is what needs more memory than the budget, breaks its division's rule, or fails a probe: "
         "probabilities that sum to one, no look into the future, twice the same answer, and others.</li>"
         "<li>Places go by bits per byte of held-out text, by which every tokenizer can be compared. Two that "
-        "the text does not tell apart (95 %, paired where both were read in the same chunks) share their "
+        "the text does not tell apart (95 %, paired where both were read in the same passages) share their "
         "places.</li>"
         "<li>The last attempt of a submission counts, not its best one, and none is taken away.</li>"
         "<li>A task is kept where the model is not worse than its original on the same items (95 %); a task "

@@ -13,6 +13,7 @@ from functools import cache
 from html import escape
 from importlib import resources
 
+from tenth.figures import number
 from tenth.records import Reading
 from tenth.tables import shown, spread
 
@@ -37,7 +38,8 @@ def clean(text: str, most: int = 400) -> str:
 
 def said(text: str, most: int = 400) -> str:
     """Text from outside as HTML, apart from the direction of what is around it."""
-    return f"<bdi>{escape(clean(text, most))}</bdi>"
+    line = escape(clean(text, most))
+    return f"<bdi>{line}</bdi>" if line else ""
 
 
 def span(place: tuple[int, int]) -> str:
@@ -45,13 +47,15 @@ def span(place: tuple[int, int]) -> str:
     return f"{place[0]}" if place[0] == place[1] else f"{place[0]}–{place[1]}"
 
 
-def figured(reading: Reading | None) -> str:
-    """A reading in a cell: value, spread, and whether it is no measurement."""
+def figured(reading: Reading | None, *, mark: bool = True) -> str:
+    """A reading in a cell: value and spread; what is no measurement has two figures, and is marked so."""
     if reading is None:
         return ""
+    if reading.kind != "measured":
+        kind = f' <span class="kind">{escape(reading.kind)}</span>' if mark else ""
+        return f"{number(reading.value)}{kind}"
     error = f' <span class="spread">{spread(reading)}</span>' if reading.spread is not None else ""
-    kind = "" if reading.kind == "measured" else f' <span class="kind">{escape(reading.kind)}</span>'
-    return f"{shown(reading)[0]}{error}{kind}"
+    return f"{shown(reading)[0]}{error}"
 
 
 def tile(what: str, value: str, unit: str, than: str) -> str:

@@ -16,7 +16,7 @@ from tenth.board.records import QUALITY, Division
 from tenth.board.standing import Row
 from tenth.pictures import LETTER
 from tenth.records import MB, Reading
-from tenth.scatter import Box, free_box, linear_axis, log_axis
+from tenth.scatter import Box, free_box, linear_axis, log_axis, overlap
 from tenth.statistics import Z
 from tenth.tables import figure, shown
 
@@ -72,7 +72,8 @@ class Axis:
 
     def __init__(self, values: Sequence[float], start: float, end: float) -> None:
         self.log = max(values) > 4 * min(values)
-        self.ticks, self.low, self.high = log_axis(values, 1.4) if self.log else linear_axis(values)
+        parts = round(abs(end - start) / 70) + 2
+        self.ticks, self.low, self.high = log_axis(values, 1.4) if self.log else linear_axis(values, parts)
         self._start, self._end = start, end
 
     def __call__(self, value: float) -> float:
@@ -100,13 +101,13 @@ def picture(rows: Sequence[Row], against: Against, budget: int, width: int, heig
         return ""
     originals = {(r.verdict.conditions.original, o.value) for r, _, _ in found
                  if (o := r.reading(QUALITY + "_original")) and _drawable(o.value)}  # fmt: skip
-    x_of = Axis([x / against.unit for _, _, x in found], LEFT, width - RIGHT)
+    across = [x / against.unit for _, _, x in found]
+    limit = budget / MB if against.name == "memory" and budget / MB < 1.6 * max(across) else None
+    x_of = Axis([*across, *([limit] if limit else [])], LEFT, width - RIGHT)
     y_of = Axis([*(q.value for _, q, _ in found), *(v for _, v in originals)], floor, TOP)
     out = _frame(x_of, y_of, against.words[which], width, height)
-    if len(originals) == 1:
-        out += _original(*originals.pop(), y_of, width)
-    if against.name == "memory":
-        out += _budget(budget / MB, x_of, floor)
+    if limit:
+        out += _budget(limit, x_of(limit), floor)
     spots = [Spot(r, q, x_of(x / against.unit), y_of(q.value)) for r, q, x in found]
     spots.sort(key=lambda spot: (spot.x, spot.y, spot.row.verdict.id))
     divisions = dict.fromkeys(spot.row.division for spot in spots if spot.row.division)
@@ -114,6 +115,8 @@ def picture(rows: Sequence[Row], against: Against, budget: int, width: int, heig
         out.append(_front([s for s in spots if s.row.division == division], division, against.better))
     taken: list[Box] = [(s.x - 9, s.y - 9, s.x + 9, s.y + 9) for s in spots]
     inside = (LEFT, 18.0, width - 2.0, floor)
+    if len(originals) == 1:
+        out += _original(*originals.pop(), y_of, taken, inside)
     out += [_point(spot, y_of, shown_at(spot.row, name), pages, taken, inside) for spot in spots]
     return (
         f'<svg viewBox="0 0 {width} {height}" role="group" '
@@ -179,20 +182,24 @@ def _frame(x_of: Axis, y_of: Axis, words: str, width: int, height: int) -> list[
     return out
 
 
-def _original(name: str, value: float, y_of: Axis, width: int) -> list[str]:
+def _original(name: str, value: float, y_of: Axis, taken: list[Box], inside: Box) -> list[str]:
+    """A line across, named at its emptier end."""
+    left, _, right, _ = inside
     y = y_of(value)
     said = f"the original, {clean(name, LETTERS)}" if name else "the original"
-    return [f'<path class="original" d="M{LEFT} {y:.1f}H{width - RIGHT}"/>'
-            f'<text class="soft" x="{width - RIGHT}" y="{y + 15:.1f}" font-size="11.5" '
-            f'text-anchor="end">{escape(said)}: {figure(value)}</text>']  # fmt: skip
+    wide = len(said) * LETTER * 11.5 + 8
+    ends = [(at, (at, y + 3, at + wide, y + 18)) for at in (right - wide, left)]
+    crowds = [sum(overlap(box, other) for other in taken) for _, box in ends]
+    at, box = ends[crowds.index(min(crowds))]
+    taken.append(box)
+    return [f'<path class="original" d="M{left} {y:.1f}H{right:g}"/>'
+            f'<text class="soft" x="{at + 4:.1f}" y="{y + 15:.1f}" font-size="11.5">{escape(said)}</text>'
+            ]  # fmt: skip
 
 
-def _budget(budget: float, x_of: Axis, floor: float) -> list[str]:
-    if not x_of.low < budget < x_of.high:
-        return []
-    x = x_of(budget)
-    return [f'<path class="budget" d="M{x:.1f} {TOP}V{floor}"/>'
-            f'<text class="strong" x="{x - 6:.1f}" y="{TOP + 4}" font-size="12" '
+def _budget(budget: float, x: float, floor: float) -> list[str]:
+    return [f'<path class="budget" d="M{x:.1f} {TOP - 8}V{floor}"/>'
+            f'<text class="strong" x="{x - 6:.1f}" y="{TOP + 2}" font-size="12" '
             f'text-anchor="end">budget {figure(budget)} MB</text>']  # fmt: skip
 
 

@@ -117,8 +117,8 @@ class Verdict(Record):
     log_line: str = ""  # of the log, where it happened
     readings: list[Reading] = Field(default_factory=list)
     probes: list[Probe] = Field(default_factory=list)
-    # Bits per byte of each chunk of the text, in order: two verdicts are paired by them.
-    chunks: list[Annotated[float, Field(ge=0, le=1e6)]] = Field(default_factory=list)
+    # Bits per byte of each passage of the text, in order: two verdicts are paired by them.
+    passages: list[Annotated[float, Field(ge=0, le=1e6)]] = Field(default_factory=list)
     tasks: list[TaskScore] = Field(default_factory=list)
     isolation: list[str] = Field(default_factory=list)  # what shut the runs in, or could not here
     log: str  # name of the log's file beside this one

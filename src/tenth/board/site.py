@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tenth import __version__, bundle
-from tenth.board import entry, index, standing
+from tenth.board import entry, index, standing, submission
 from tenth.board.pages import GENERATOR
 from tenth.board.records import RULES, Verdict, read_results
 from tenth.board.standing import Row
@@ -78,13 +78,10 @@ def check(out: Path) -> None:
 
 
 def waiting_in(submissions: Path, verdicts: Sequence[Verdict]) -> list[str]:
-    """Names of the folders there that have no verdict. Raises InputError for what is no folder."""
-    try:
-        names = sorted(entry.name for entry in submissions.iterdir() if entry.is_dir())
-    except OSError as error:
-        raise InputError(f"cannot read {submissions}: {error.strerror or error}") from error
-    judged = {verdict.submission for verdict in verdicts}
-    return [name for name in names if name not in judged and not name.startswith(".")]
+    """Names of the submissions there whose files, as they are now, have no verdict. Raises InputError."""
+    judged = {(v.submission, v.artifact, v.manifest_hash) for v in verdicts}
+    seen = map(submission.open_submission, submission.found([submissions]))
+    return [s.name for s in seen if (s.name, s.artifact, s.manifest_hash) not in judged]
 
 
 def copy_log(results: Path, name: str, to: Path) -> bool:

@@ -1,7 +1,7 @@
 """Who stands where: verdicts that may be compared, the last attempt of each, and places with their ties.
 
 Places are given within a division and a setting (device, budget, context, text). A tie is a difference that
-the text does not settle: within 95 % of the paired error where both verdicts have their chunks, overlapping
+the text does not settle: within 95 % of the paired error where both verdicts have their passages, overlapping
 intervals of 95 % where not. Place "2-4" reads: one is surely better, and so are all but three.
 """
 
@@ -104,9 +104,9 @@ def tied(a: Verdict, b: Verdict) -> bool:
     assert one is not None
     assert other is not None
     apart = abs(one.value - other.value)
-    n = len(a.chunks)
-    if n > 1 and n == len(b.chunks):
-        differences = [x - y for x, y in zip(a.chunks, b.chunks, strict=True)]
+    n = len(a.passages)
+    if n > 1 and n == len(b.passages):
+        differences = [x - y for x, y in zip(a.passages, b.passages, strict=True)]
         mean = math.fsum(differences) / n
         variance = math.fsum((d - mean) ** 2 for d in differences) / (n - 1)
         return apart <= Z * math.sqrt(variance / n)
