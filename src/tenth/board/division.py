@@ -9,8 +9,7 @@ from typing import Any
 import numpy as np
 
 from tenth import worker
-from tenth.board.records import Division
-from tenth.errors import InputError
+from tenth.board.records import Division, Probe
 from tenth.formats.gguf import PLAIN
 from tenth.formats.inspect import Header, Stored, read_header
 
@@ -93,9 +92,10 @@ def convert(emit: worker.Emit, source: str, destination: str) -> dict[str, Any]:
     return {"bytes": size}
 
 
-def name_of_least(found: dict[str, float]) -> tuple[str, float]:
-    """The tensor that is the furthest from the original's."""
-    if not found:
-        raise InputError("no tensor to compare")
+def near(found: dict[str, float]) -> Probe:
+    """Whether the tensor that is the furthest from the original's is near enough."""
     name = min(found, key=lambda key: found[key])
-    return name, found[name]
+    return Probe(
+        name="near", passed=found[name] >= LEAST_COSINE, value=found[name], allowed=LEAST_COSINE,
+        detail=f"least cosine of {len(found)} tensors with the original's, of {name}",
+    )  # fmt: skip

@@ -6,11 +6,11 @@ import hashlib
 import os
 import tempfile
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from tenth import __version__, models, statistics, worker
+from tenth import __version__, cell, models, statistics, worker
 from tenth.errors import InputError, OutputError
 from tenth.stages import Reporter
 from tenth.tasks import catalogue, results
@@ -73,13 +73,14 @@ class Options:
     data: Path | None = None  # folder of JSONL files; None for the hub
     seed: str = ""  # hex; draws other items than the fixed sample (hidden.py)
     threads: int = 0
+    limits: cell.Limits | None = None  # a stranger's file, which is run in a cell
 
 
 def evaluate(
     of: Subject, options: Options, reporter: Reporter, log: Path | None = None
 ) -> tuple[Evaluation, list[Outcome]]:
     """Ask a model. Raises InputError (unknown tasks, no data, no lm-eval), NativeError (the model fails)."""
-    _check(options)
+    check(options)
     steps = _Steps(reporter)
     with tempfile.TemporaryDirectory(prefix="tenth-eval-") as scratch, steps:
         offline = {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1", "HF_HOME": scratch}
@@ -88,7 +89,7 @@ def evaluate(
             {
                 "tasks": list(options.tasks), "model": of.model, "limit": options.limit,
                 "data": None if options.data is None else str(options.data), "seed": options.seed,
-                "threads": options.threads,
+                "threads": options.threads, "limits": asdict(options.limits) if options.limits else None,
             },
             steps.on_event,
             log,
@@ -144,7 +145,7 @@ def against(
     return evaluation.model_copy(update={"against": name, "comparisons": comparisons})
 
 
-def _check(options: Options) -> None:
+def check(options: Options) -> None:
     """All that can be known to be wrong before a model is loaded."""
     if not options.tasks:
         raise InputError(f"give tasks with --tasks; known: {', '.join(catalogue.known())}")

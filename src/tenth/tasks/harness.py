@@ -19,7 +19,7 @@ import lm_eval
 from lm_eval.api.model import LM
 from lm_eval.tasks import TaskManager
 
-from tenth import worker
+from tenth import cell, worker
 from tenth.errors import InputError
 from tenth.tasks import catalogue, hidden, textual
 from tenth.tasks.catalogue import PREFIX, Definition
@@ -32,9 +32,11 @@ SHELF = Path(lm_eval.__file__).parent / "tasks"
 class Child(LM):  # type: ignore[misc]
     """lm-eval's model: hands whole lists of requests to `scoring.run` in a child."""
 
-    def __init__(self, model: dict[str, Any], threads: int, emit: worker.Emit) -> None:
+    def __init__(
+        self, model: dict[str, Any], threads: int, limits: cell.Limits | None, emit: worker.Emit
+    ) -> None:
         super().__init__()
-        self._model, self._threads, self._emit = model, threads, emit
+        self._model, self._threads, self._limits, self._emit = model, threads, limits, emit
         self.seconds: defaultdict[str, float] = defaultdict(float)  # of the model's work, by task
 
     def loglikelihood(self, requests: list[Any]) -> list[tuple[float, bool]]:
@@ -60,11 +62,20 @@ class Child(LM):  # type: ignore[misc]
         arguments = {"model": self._model, "kind": kind, "asked": asked, "threads": self._threads}
         arguments["labels"] = [request.task_name for request in requests]
         total = len(asked)
-        found = worker.call(
-            "tenth.tasks.scoring:run", arguments,
-            lambda event: self._emit({"kind": kind, "done": event["done"], "total": total}),
-            env={"OMP_WAIT_POLICY": "passive"},  # threads that spin are slow where others work too
-        )  # fmt: skip
+
+        def on_event(event: dict[str, Any]) -> None:
+            self._emit({"kind": kind, "done": event["done"], "total": total})
+
+        if self._limits:
+            path = Path(self._model["path"])
+            found = cell.call(
+                "tenth.tasks.scoring:run", arguments, self._limits, cell.Isolation(), None, [path],
+                on_event=on_event,
+            )  # fmt: skip
+        else:
+            # Threads that spin are slow where others work too.
+            passive = {"OMP_WAIT_POLICY": "passive"}
+            found = worker.call("tenth.tasks.scoring:run", arguments, on_event, env=passive)
         for label, seconds in found["seconds"].items():
             self.seconds[label] += seconds
         answers: list[Any] = found["answers"]
@@ -79,8 +90,10 @@ def run(
     limit: int | None,
     seed: str,
     threads: int,
+    limits: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """Ask everything. model: arguments of `runtimes.opened`; seed: hex, empty for the fixed sample.
+    """Ask everything. model: arguments of `runtimes.opened`; seed: hex, empty for the fixed sample; limits:
+    of `cell.Limits`, for a stranger's file.
 
     Returns per task {"outcomes": [...], "available", "seconds", "version"}, and the harness's version.
     """
@@ -99,7 +112,7 @@ def run(
             for names in named.values()
             for label in names
         }
-        lm = Child(model, threads, emit)
+        lm = Child(model, threads, cell.Limits(**limits) if limits else None, emit)
         results = lm_eval.simple_evaluate(
             model=lm, tasks=labels, task_manager=manager, samples=chosen, bootstrap_iters=0, log_samples=True
         )
