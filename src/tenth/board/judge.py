@@ -96,7 +96,8 @@ def judge(task: Task) -> Verdict:
         manifest=submission.manifest, artifact=submission.artifact, manifest_hash=submission.manifest_hash,
         conditions=task.conditions, status="disqualified" if reason else "ranked", reason=reason,
         log_line=_last_line(log) if reason else "", readings=case.readings, probes=case.probes,
-        tasks=case.tasks, isolation=case.isolation.said, log=log.name, command=task.command,
+        passages=case.passages, tasks=case.tasks, isolation=case.isolation.said, log=log.name,
+        command=task.command,
         machine=f"{machine.processor()}, {native.cores()} cores, {task.threads or native.cores()} threads",
         date=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         seconds=round(time.monotonic() - begin, 1),
@@ -112,6 +113,7 @@ class Case:
         self.task, self.submission, self.scratch, self.log = task, submission, scratch, log
         self.readings: list[Reading] = []
         self.probes: list[Probe] = []
+        self.passages: list[float] = []
         self.tasks: list[TaskScore] = []
         self.isolation = cell.Isolation()
         self._begin = time.monotonic()
@@ -248,7 +250,8 @@ class Case:
         state = (
             f"KV {runtime.type_k}/{runtime.type_v}, {len(found['bits'])} passages of {passage.BYTES} bytes"
         )
-        self._mean("bits_per_byte", found["bits"], "bits/byte", f"{state}, {found['tokens']} tokens")
+        self.passages = found["bits"]
+        self._mean("bits_per_byte", self.passages, "bits/byte", f"{state}, {found['tokens']} tokens")
         if original:
             self._mean("bits_per_byte_original", original.bits, "bits/byte", "the same text; nothing rounded")
         for name, unit in (("kl", "nats/token"), ("top1", "share")):

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Literal
 
 from pydantic import Field, ValidationError, model_validator
 
@@ -118,7 +118,7 @@ class Verdict(Record):
     readings: list[Reading] = Field(default_factory=list)
     probes: list[Probe] = Field(default_factory=list)
     # Bits per byte of each passage of the text, in order: two verdicts are paired by them.
-    passages: list[Annotated[float, Field(ge=0, le=1e6)]] = Field(default_factory=list)
+    passages: list[float] = Field(default_factory=list)
     tasks: list[TaskScore] = Field(default_factory=list)
     isolation: list[str] = Field(default_factory=list)  # what shut the runs in, or could not here
     log: str  # name of the log's file beside this one

@@ -93,12 +93,12 @@ def copy_log(results: Path, name: str, to: Path) -> bool:
         handle = os.open(results / name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
     except (OSError, ValueError):
         return False
-    with os.fdopen(handle, "rb") as source:
-        found = os.fstat(handle)
-        if not stat.S_ISREG(found.st_mode) or found.st_size > LOG_AT_MOST:
-            return False
-        with to.open("wb") as copy:
-            shutil.copyfileobj(source, copy)
+    found = os.fstat(handle)
+    if not stat.S_ISREG(found.st_mode) or found.st_size > LOG_AT_MOST:
+        os.close(handle)
+        return False
+    with os.fdopen(handle, "rb") as source, to.open("wb") as copy:
+        shutil.copyfileobj(source, copy)
     return True
 
 

@@ -107,8 +107,8 @@ def tied(a: Verdict, b: Verdict) -> bool:
     n = len(a.passages)
     if n > 1 and n == len(b.passages):
         differences = [x - y for x, y in zip(a.passages, b.passages, strict=True)]
-        mean = math.fsum(differences) / n
-        variance = math.fsum((d - mean) ** 2 for d in differences) / (n - 1)
+        mean = sum(differences) / n
+        variance = sum((d - mean) * (d - mean) for d in differences) / (n - 1)
         return apart <= Z * math.sqrt(variance / n)
     return apart <= Z * ((one.spread or 0.0) + (other.spread or 0.0))
 
