@@ -68,7 +68,7 @@ def run(emit: worker.Emit, task: dict[str, Any]) -> dict[str, Any]:
 def judge(task: Task) -> Verdict:
     """Judge and write RESULTS/<id>.json and .log. Raises NativeError, OutputError where the judge fails."""
     begin = time.monotonic()
-    submission = open_submission(Path(task.folder))
+    submission = open_submission(Path(task.folder), task.conditions.budget)
     name = identity(submission.name, submission.artifact, submission.manifest_hash, task.conditions)
     results = Path(task.results)
     log = results / f"{name}.log"

@@ -18,7 +18,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from tenth.board.records import Probe
-from tenth.meters.check import TOLERANCE
 from tenth.meters.quality import log_softmax
 
 if TYPE_CHECKING:
@@ -28,7 +27,8 @@ if TYPE_CHECKING:
 SUM = 1e-3  # of a distribution, from one
 LEAST = 1e-3  # nats per token between a context's distribution and the mean of all: less is a constant
 SAME = 1e-4  # nats, of the same arithmetic
-_ALONE = 48  # tokens that are evaluated one by one
+CLOSE, APART = 0.05, 0.25  # nats, of a mean that is always allowed, and that never is
+_ALONE = 192  # tokens that are evaluated one by one
 _RESULT = "log-probabilities of the text's tokens; mean difference in nats"
 
 
@@ -124,19 +124,32 @@ def _alone(session: Session, piece: Piece, known: np.ndarray) -> Probe:
     for at in range(count):
         row = session.decode(piece.given[at : at + 1], at, all_logits=False)
         nats.append(float(log_softmax(row)[0, piece.ids[at]]))
-    detail = f"{count} tokens one by one; {_RESULT}"
-    return _compared("batch", [np.array(nats)], [known[:count]], TOLERANCE, detail)
+    return _served("batch", np.array(nats), known[:count], "one by one")
 
 
 def compare_timed(scored: Sequence[tuple[int, Sequence[float]]], judged: Sequence[Sequence[float]]) -> Probe:
     """scored: (first place, log-probabilities) of each timed piece; judged: of all their tokens."""
-    there = [
-        np.asarray(all_[first : first + len(nats)])
-        for (first, nats), all_ in zip(scored, judged, strict=True)
-    ]
     here = [np.asarray(nats) for _, nats in scored]
-    detail = f"{sum(map(len, here))} tokens scored on the clock; {_RESULT}"
-    return _compared("timed", here, there, TOLERANCE, detail)
+    there = [
+        np.asarray(every[first : first + len(nats)])
+        for (first, nats), every in zip(scored, judged, strict=True)
+    ]
+    return _served("timed", np.concatenate(here), np.concatenate(there), "on the clock")
+
+
+def _served(name: str, here: np.ndarray, judged: np.ndarray, how: str) -> Probe:
+    """Whether log-probabilities as served are in the mean those of the judged run."""
+    if here.shape != judged.shape or here.size < 2:
+        return Probe(name=name, passed=False, detail=f"{here.size} tokens scored {how}, {judged.size} judged")
+    apart = judged - here
+    value = float(abs(apart.mean()))
+    error = float(apart.std(ddof=1) / np.sqrt(apart.size))
+    allowed = min(APART, max(CLOSE, 4 * error))
+    detail = (
+        f"{apart.size} tokens scored {how}; difference of the mean log-probability, nats"
+        f" (standard error {error:.2g}; a single token is {np.abs(apart).mean():.2g} off)"
+    )
+    return Probe(name=name, passed=value <= allowed, value=value, allowed=allowed, detail=detail)
 
 
 def _compared(

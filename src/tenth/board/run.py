@@ -92,10 +92,11 @@ def judge_all(options: Options, reporter: Reporter) -> Judged:
         raise OutputError(f"cannot make {options.results}: {error.strerror}; choose another -o") from error
     if not os.access(options.results, os.W_OK):
         raise OutputError(f"{options.results} cannot be written; choose another -o")
+    budget = _budget(options)
     with reporter.step("look at the submissions", len(folders)) as advance:
         submissions = []
         for folder in folders:
-            submissions.append(open_submission(folder))
+            submissions.append(open_submission(folder, budget))
             advance(len(submissions))
     _needs_original(options, submissions)
     task = _prepared(options, reporter)
@@ -198,8 +199,6 @@ def _needs_original(options: Options, submissions: list[Submission]) -> None:
 
 def _prepared(options: Options, reporter: Reporter) -> Task:
     """What all submissions have in common: the text, the original's answers, the conditions."""
-    device = devices.load(options.device)
-    budget = int(device.bytes * devices.parse_share(options.share))
     passages = passage.cut(text.read(options.text), options.passages)
     written = json.dumps(passages)
     digest = hashlib.sha256(written.encode()).hexdigest()
@@ -218,7 +217,7 @@ def _prepared(options: Options, reporter: Reporter) -> Task:
         )
     threads = options.threads or max(1, native.cores() // options.jobs)
     conditions = Conditions(
-        device=device.name, budget=budget, context=options.context,
+        device=devices.load(options.device).name, budget=_budget(options), context=options.context,
         original=original.name if original else "", original_hash=original.hashes[0] if original else "",
         text=digest, text_bytes=sum(len(p.encode()) for p in passages), tasks=options.tasks,
         limit=options.limit, seed_hash=hidden.commitment(bytes.fromhex(seed)) if seed else "",
@@ -229,6 +228,10 @@ def _prepared(options: Options, reporter: Reporter) -> Task:
         data=str(options.data.resolve()) if options.data else None, seed=seed, threads=threads,
         seconds=options.seconds,
     )  # fmt: skip
+
+
+def _budget(options: Options) -> int:
+    return int(devices.load(options.device).bytes * devices.parse_share(options.share))
 
 
 def _seed(file: Path | None) -> str:

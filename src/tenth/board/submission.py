@@ -19,6 +19,7 @@ from pydantic import ValidationError
 
 from tenth.board.records import DIVISIONS, SCRATCH, Division, Manifest, Settings
 from tenth.errors import InputError
+from tenth.records import MB
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -31,6 +32,7 @@ BESIDE = {
     "config.json", "generation_config.json", "tokenizer.json", "tokenizer.model", "tokenizer_config.json",
     "special_tokens_map.json", "added_tokens.json", "chat_template.jinja", "model.safetensors.index.json",
 }  # fmt: skip
+_BESIDE_WEIGHTS = 256 << 20  # bytes of tokenizers and the like, which need not be in memory
 UNSAID = "not declared"
 
 TEMPLATE = f"""\
@@ -94,14 +96,20 @@ def found(places: list[Path]) -> list[Path]:
     return folders
 
 
-def open_submission(folder: Path) -> Submission:
-    """Look at a folder; whatever is wrong with it is its `trouble`, never an exception."""
+def open_submission(folder: Path, budget: int) -> Submission:
+    """Look at a folder; whatever is wrong with it is its `trouble`, never an exception.
+
+    Files that are far over the budget (bytes) are not even read: they may be endless.
+    """
     seen = Submission(folder.resolve())
     try:
-        files, total = _listed(folder)
-        seen = replace(seen, files=tuple(files), bytes=total, artifact=_digest(files))
         raw = _read(folder / MANIFEST)
-        seen = replace(seen, manifest_hash=hashlib.sha256(raw).hexdigest(), manifest=read_manifest(raw))
+        seen = replace(seen, manifest_hash=hashlib.sha256(raw).hexdigest())
+        files, total = _listed(folder)
+        seen = replace(seen, files=tuple(files), bytes=total)
+        if total > budget + _BESIDE_WEIGHTS:
+            raise InputError(f"over the budget: its files are {total / MB:.2f} MB, of {budget / MB:.2f} MB")
+        seen = replace(seen, artifact=_digest(files), manifest=read_manifest(raw))
         return replace(seen, form=_form(files))
     except InputError as error:
         return replace(seen, trouble=str(error))
@@ -150,6 +158,8 @@ def _digest(files: list[Path]) -> str:
 
 def _read(file: Path) -> bytes:
     try:
+        if not stat.S_ISREG(file.lstat().st_mode):
+            raise InputError(f"{MANIFEST} is no plain file")
         with file.open("rb") as stream:
             raw = stream.read(MANIFEST_AT_MOST + 1)
     except FileNotFoundError:

@@ -79,7 +79,7 @@ def read_header(path: Path) -> Header:
     try:
         size = path.stat().st_size
         with path.open("rb") as file:
-            raw = file.read(HEADER_LIMIT)
+            raw = file.read(min(size, HEADER_LIMIT))
     except OSError as error:
         raise InputError(f"{path.name} cannot be read: {error.strerror or error}") from error
     cursor = _Cursor(path.name, raw, size)

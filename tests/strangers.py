@@ -1,0 +1,123 @@
+"""GGUF headers spelt by hand, as strangers might, and submissions of them."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import gguf
+import numpy as np
+import tiny_gguf
+
+
+def string(text: str) -> bytes:
+    return struct.pack("<Q", len(text.encode())) + text.encode()
+
+
+def key(name: str, kind: int, value: bytes) -> bytes:
+    return string(name) + struct.pack("<I", kind) + value
+
+
+ARCHITECTURE = key("general.architecture", 8, string("llama"))
+
+
+def tensor(name: str = "a", sides: Sequence[int] = (32,), kind: int = 0, offset: int = 0) -> bytes:
+    return string(name) + struct.pack(f"<I{len(sides)}QIQ", len(sides), *sides, kind, offset)
+
+
+def header(
+    keys: Sequence[bytes] = (ARCHITECTURE,), tensors: Sequence[bytes] = (tensor(),), data: int = 128,
+    version: int = 3, counts: tuple[int, int] | None = None,
+) -> bytes:  # fmt: skip
+    n_tensors, n_keys = counts or (len(tensors), len(keys))
+    raw = b"GGUF" + struct.pack("<IQQ", version, n_tensors, n_keys) + b"".join(keys) + b"".join(tensors)
+    return raw.ljust(-(-len(raw) // 32) * 32, b"\0") + bytes(data)
+
+
+LIES = {
+    "no-gguf": b"PK\x03\x04" + bytes(60),
+    "empty": b"",
+    "cut": header()[:40],
+    "version": header(version=99),
+    "big-endian": header(version=3 << 24),
+    "many-tensors": header(counts=(1 << 60, 1)),
+    "many-keys": header(counts=(1, 1 << 60)),
+    "no-architecture": header(keys=()),
+    "twice": header(keys=(ARCHITECTURE, ARCHITECTURE)),
+    "long-string": header(keys=(ARCHITECTURE, key("a", 8, struct.pack("<Q", 1 << 60)))),
+    "many-strings": header(keys=(ARCHITECTURE, key("a", 9, struct.pack("<IQ", 8, 1 << 60)))),
+    "many-numbers": header(keys=(ARCHITECTURE, key("a", 9, struct.pack("<IQ", 4, 1 << 62)))),
+    "nested": header(keys=(ARCHITECTURE, key("a", 9, struct.pack("<IQ", 9, 1) * 100))),
+    "unknown-key-type": header(keys=(ARCHITECTURE, key("a", 77, b""))),
+    "alignment-zero": header(keys=(ARCHITECTURE, key("general.alignment", 4, struct.pack("<I", 0)))),
+    "alignment-text": header(keys=(ARCHITECTURE, key("general.alignment", 8, string("32")))),
+    "past-the-end": header(tensors=(tensor(offset=1 << 40),)),
+    "offset-wraps": header(tensors=(tensor(offset=(1 << 64) - 32),)),
+    "unaligned": header(tensors=(tensor(offset=3),)),
+    "absurd-side": header(tensors=(tensor(sides=(32, 1 << 62)),)),
+    "product-wraps": header(tensors=(tensor(sides=(1 << 32, 1 << 32)),)),
+    "no-sides": header(tensors=(tensor(sides=()),)),
+    "many-sides": header(tensors=(tensor(sides=(1,) * 9),)),
+    "zero-side": header(tensors=(tensor(sides=(0,)),)),
+    "unknown-type": header(tensors=(tensor(kind=200),)),
+    "half-a-block": header(tensors=(tensor(sides=(33,), kind=8),)),
+    "overlap": header(tensors=(tensor("a"), tensor("b"))),
+    "same-name": header(tensors=(tensor("a"), tensor("a", offset=128)), data=512),
+    "long-name": header(tensors=(tensor("a" * 65),)),
+    "no-tensors": header(tensors=()),
+}
+
+MANIFEST: dict[str, Any] = {
+    "name": "a stranger's", "base": "tiny", "division": "open", "method": "none", "data": "none",
+    "licence": "MIT",
+}  # fmt: skip
+
+
+def submission(place: Path, name: str, artifact: bytes | None = None, **changes: Any) -> Path:
+    """A folder with a manifest, and model.gguf where bytes are given."""
+    folder = place / name
+    folder.mkdir(parents=True)
+    table = changes.pop("runtime", {})
+    lines = [f"{key} = {value!r}" for key, value in (MANIFEST | changes).items()]
+    lines += ["[runtime]", *(f"{key} = {value!r}" for key, value in table.items())]
+    (folder / "submission.toml").write_text("\n".join(lines))
+    if artifact is not None:
+        (folder / "model.gguf").write_bytes(artifact)
+    return folder
+
+
+def edited(
+    source: Path, destination: Path, keys: dict[str, Any] | None = None, **tensors: np.ndarray
+) -> Path:
+    """A copy of a GGUF of F32 tensors with other metadata (plain numbers and booleans) and other weights.
+
+    Tensors are given with "_" for ".".
+    """
+    reader = gguf.GGUFReader(source)
+    writer = gguf.GGUFWriter(destination, "llama")
+    for field in reader.fields.values():
+        if field.name.startswith("GGUF.") or field.name == "general.architecture":
+            continue
+        value = field.contents()
+        kind = field.types[0]
+        sub = field.types[-1] if kind == gguf.GGUFValueType.ARRAY else None
+        writer.add_key_value(field.name, value, kind, sub)
+    for name, value in (keys or {}).items():
+        kind = gguf.GGUFValueType.BOOL if isinstance(value, bool) else gguf.GGUFValueType.UINT32
+        writer.add_key_value(name, value, kind)
+    for stored in reader.tensors:
+        data = np.array(stored.data)
+        writer.add_tensor(stored.name, tensors.get(stored.name.replace(".", "_"), data).astype(np.float32))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return destination
+
+
+def model(path: Path, **settings: Any) -> Path:
+    """A small random model whose answers depend on its input."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return tiny_gguf.write(path, **{"vocab": 300, "hidden": 64, "ffn": 128, **settings})
