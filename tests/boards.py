@@ -49,15 +49,17 @@ def readings(quality: float, peak: float, speed: float, spread: float = 0.02) ->
     ]  # fmt: skip
 
 
-def task(name: str, ours: int, original: int, count: int = 100, chance: float = 0.25) -> TaskScore:
-    """ours, original: items right, the same ones first."""
+def task(
+    name: str, ours: int, original: int, count: int = 100, chance: float = 0.25, gap: float = 0.02
+) -> TaskScore:
+    """ours, original: items right, the same ones first; of hidden ones fewer by `gap`, give or take 0.12."""
     a, b = [float(i < ours) for i in range(count)], [float(i < original) for i in range(count)]
     found = compare(name, a, b, [chance] * count)
     return TaskScore(
         task=name, title=name.replace("_", " ").title(), metric="acc", score=found.ours, chance=chance,
         informative=found.verdict != "not informative", against=found,
-        hidden=Interval(value=ours / count - 0.02, low=ours / count - 0.1, high=ours / count, count=50),
-        gap=Interval(value=0.02, low=-0.1, high=0.14, count=50),
+        hidden=Interval(value=ours / count - gap, low=0.1, high=0.9, count=50),
+        gap=Interval(value=gap, low=gap - 0.12, high=gap + 0.12, count=50),
     )  # fmt: skip
 
 
@@ -100,7 +102,7 @@ def board() -> list[Verdict]:
         verdict("tenth-25MB", 1.66, 24.9e6, 51, artifact="12" * 32, date="2026-11-24T09:00:00+00:00"),
         verdict("narrow", 1.94, 29.1e6, 39, "structure", tasks=four),
         verdict("shallow", 2.05, 27.2e6, 55, "structure"),
-        verdict("distilled", 1.83, 23.2e6, 66, "open"),
+        verdict("distilled", 1.83, 23.2e6, 66, "open", tasks=[task("piqa", 70, 63, chance=0.5, gap=0.3)]),
         verdict("own-words", 2.2, 22.8e6, 68, "scratch"),
         verdict("Q8_0", 1.62, 39.7e6, 140, conditions=server),
         verdict("Q6_K", 1.63, 34.4e6, 160, conditions=server),

@@ -196,6 +196,14 @@ def test_a_page_says_all_that_travels_with_a_figure(tmp_path: Path) -> None:
         assert expected in said, expected
 
 
+def test_who_knows_public_items_better_than_hidden_ones_is_marked(tmp_path: Path) -> None:
+    rows = {row.name: row for row in standing.standings(board(), RULES)}
+    assert {name: row.suspect for name, row in rows.items() if row.suspect} == {"distilled": ["Piqa"]}
+    site.write(save(tmp_path / "results", board()), tmp_path / "site")
+    assert "better on public items than on hidden: Piqa" in Reader(tmp_path / "site/index.html").text
+    assert "seen before?" in Reader(next(tmp_path.glob("site/s/distilled-*.html"))).text
+
+
 def test_the_same_results_make_the_same_bytes(tmp_path: Path) -> None:
     save(tmp_path / "one", board())
     save(tmp_path / "two", board()[::-1])
@@ -305,14 +313,15 @@ def test_only_an_earlier_site_is_replaced(tmp_path: Path) -> None:
 
 
 def test_submissions_without_a_verdict_are_listed(tmp_path: Path) -> None:
+    from strangers import submission
+
     from tenth.board.submission import open_submission
 
     submissions = tmp_path / "submissions"
     for name in ("judged", "changed", "new"):
-        (submissions / name).mkdir(parents=True)
-        (submissions / name / "model.gguf").write_bytes(name.encode())
-        (submissions / name / "submission.toml").write_text(f'name = "{name}"\n')
-    seen = [open_submission(submissions / name) for name in ("judged", "changed")]
+        submission(submissions, name, name.encode())
+    budget = conditions().budget
+    seen = [open_submission(submissions / name, budget) for name in ("judged", "changed")]
     verdicts = [verdict(s.name, artifact=s.artifact, manifest_hash=s.manifest_hash) for s in seen]
     (submissions / "changed/model.gguf").write_bytes(b"another one")
     drawn = site.write(save(tmp_path / "results", verdicts), tmp_path / "site", submissions)

@@ -151,7 +151,10 @@ def _task_row(task: TaskScore) -> str:
             "",
             "" if task.informative else '<span class="badge none">not above chance</span>',
         ]
-    cells = [_interval(task.score), *compared, _interval(task.hidden), _interval(task.gap, signed=True)]
+    gap = _interval(task.gap, signed=True)
+    if task.gap is not None and task.gap.low > 0:
+        gap += _badge("seen before?", "bad")
+    cells = [_interval(task.score), *compared, _interval(task.hidden), gap]
     title = said(task.title or task.task, 80)
     under = f"{said(task.metric, 40)}, {task.score.count:,} items, chance {100 * task.chance:.1f} %"
     return (
@@ -256,8 +259,9 @@ def _judged(verdict: Verdict) -> str:
 def _again(verdict: Verdict, files: Sequence[tuple[str, str]]) -> str:
     links = "".join(f'<li><a href="{escape(address)}" download>{what}</a></li>' for what, address in files)
     return (
-        '<section class="again"><h2>See for yourself</h2><p class="why">This command judges it again; the '
-        f"log has all that the judge saw.</p><pre><code>{escape(clean(verdict.command, 2000))}</code></pre>"
+        '<section class="again"><h2>See for yourself</h2><p class="why">This command judges it again where '
+        "no verdict is kept yet; the log has all that the judge saw.</p>"
+        f"<pre><code>{escape(clean(verdict.command, 2000))}</code></pre>"
         f'<ul class="files">{links}</ul></section>'
     )
 

@@ -230,6 +230,9 @@ def _row(row: Row, setting: int, columns: Sequence[Column]) -> str:
     under = " · ".join(part for part in (base, attempt) if part)
     tone = "bad" if row.state == "disqualified" else "even"
     why = f'<span class="reason {tone}">{said(row.reason, REASON)}</span>' if row.reason else ""
+    if row.suspect:
+        tasks = said(", ".join(row.suspect))
+        why += f'<span class="reason even">better on public items than on hidden: {tasks}</span>'
     words = [row.name, verdict.submission, row.reason, manifest.base if manifest else "",
              manifest.method if manifest else "", row.division or "", STATES[row.state]]  # fmt: skip
     cells = [
@@ -297,6 +300,8 @@ def _rules(rules: int) -> str:
         "the text does not tell apart (95 %, paired where both were read in the same passages) share their "
         "places.</li>"
         "<li>The last attempt of a submission counts, not its best one, and none is taken away.</li>"
+        "<li>Hidden items are drawn from a seed whose hash is published first. A model that does public "
+        "items better than hidden ones (95 %) is marked: it may have seen them.</li>"
         "<li>A task is kept where the model is not worse than its original on the same items (95 %); a task "
         "that the original itself does by chance does not count.</li>"
         "<li>When a figure's definition changes, so does the version of the rules, and what was judged by "

@@ -79,9 +79,16 @@ def check(out: Path) -> None:
 
 def waiting_in(submissions: Path, verdicts: Sequence[Verdict]) -> list[str]:
     """Names of the submissions there whose files, as they are now, have no verdict. Raises InputError."""
-    judged = {(v.submission, v.artifact, v.manifest_hash) for v in verdicts}
-    seen = map(submission.open_submission, submission.found([submissions]))
-    return [s.name for s in seen if (s.name, s.artifact, s.manifest_hash) not in judged]
+    judged: dict[str, set[tuple[int, str, str]]] = {}
+    for v in verdicts:
+        judged.setdefault(v.submission, set()).add((v.conditions.budget, v.artifact, v.manifest_hash))
+
+    def known(folder: Path) -> bool:
+        budgets = {budget for budget, _, _ in judged.get(folder.name, ())}
+        seen = [(budget, submission.open_submission(folder, budget)) for budget in budgets]
+        return any((b, s.artifact, s.manifest_hash) in judged[folder.name] for b, s in seen)
+
+    return [folder.name for folder in submission.found([submissions]) if not known(folder)]
 
 
 def copy_log(results: Path, name: str, to: Path) -> bool:

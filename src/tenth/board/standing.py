@@ -70,6 +70,11 @@ class Row:
             return "an earlier attempt; the last one counts"
         return self.verdict.reason or "its verdict has no bits per byte"
 
+    @property
+    def suspect(self) -> list[str]:
+        """Tasks whose public items it does better than hidden ones of their kind: it may have seen them."""
+        return [t.title or t.task for t in self.verdict.tasks if t.gap is not None and t.gap.low > 0]
+
     def reading(self, name: str) -> Reading | None:
         """A reading with a number in it, or None."""
         found = self.verdict.reading(name)
