@@ -75,9 +75,9 @@ MANIFEST: dict[str, Any] = {
 }  # fmt: skip
 
 
-def submission(place: Path, name: str, artifact: bytes | None = None, **changes: Any) -> Path:
+def submission(place: Path, folder_name: str, artifact: bytes | None = None, **changes: Any) -> Path:
     """A folder with a manifest, and model.gguf where bytes are given."""
-    folder = place / name
+    folder = place / folder_name
     folder.mkdir(parents=True)
     table = changes.pop("runtime", {})
     lines = [f"{key} = {value!r}" for key, value in (MANIFEST | changes).items()]

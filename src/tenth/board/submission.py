@@ -13,16 +13,13 @@ import stat
 import tomllib
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 from pydantic import ValidationError
 
 from tenth.board.records import DIVISIONS, SCRATCH, Division, Manifest, Settings
 from tenth.errors import InputError
 from tenth.records import MB
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
 
 MANIFEST = "submission.toml"
 MANIFEST_AT_MOST = 64 * 1024  # bytes
@@ -219,16 +216,18 @@ def make(
                     shutil.copyfile(file, partial / file.name)
         else:
             shutil.copyfile(opened.gguf, partial / opened.gguf.name)
-        (partial / MANIFEST).write_text("".join(_toml(manifest)), encoding="utf-8")
+        (partial / MANIFEST).write_text(written(manifest), encoding="utf-8")
     return manifest
 
 
-def _toml(manifest: Manifest) -> Iterator[str]:
-    """Lines of TOML; its basic strings are escaped as JSON's are."""
+def written(manifest: Manifest) -> str:
+    """The manifest as TOML, whose basic strings are escaped as JSON's are."""
     fields = manifest.model_dump(exclude={"runtime"})
-    for key, value in fields.items():
-        if value:
-            yield f"{key} = {json.dumps(value, ensure_ascii=False)}\n"
-    yield "\n[runtime]\n"
-    for key, value in manifest.runtime.model_dump().items():
-        yield f"{key} = {json.dumps(value)}\n"
+    lines = [f"{key} = {_quoted(value)}" for key, value in fields.items() if value]
+    lines += ["", "[runtime]"]
+    lines += [f"{key} = {json.dumps(value)}" for key, value in manifest.runtime.model_dump().items()]
+    return "\n".join([*lines, ""])
+
+
+def _quoted(text: str) -> str:
+    return json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007f")
