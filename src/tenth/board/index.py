@@ -94,10 +94,11 @@ def _leaders(rows: Sequence[Row], labels: dict[Setting, str]) -> str:
     """A tile for each division and setting: who is first, and with whom."""
     tiles = []
     devices = [setting.device for setting in labels]
-    for row in rows:
-        first = next(r for r in rows if (r.setting, r.division) == (row.setting, row.division))
-        if row is not first or row.place is None or row.division is None:
+    seen: set[tuple[Setting, Division]] = set()
+    for row in rows:  # the first of a group comes first
+        if row.place is None or row.division is None or (row.setting, row.division) in seen:
             continue
+        seen.add((row.setting, row.division))
         quality = row.reading(QUALITY)
         assert quality is not None
         others = len(row.ties)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from tenth.board.records import DIVISIONS, QUALITY, Division, Verdict
@@ -129,17 +129,17 @@ def _state(verdict: Verdict, rules: int, *, last: bool) -> State:
 
 def _placed(group: Sequence[Row]) -> list[Row]:
     """The rows of a division and a setting, with their places."""
-    ranked = [row for row in group if row.state == "ranked"]
+    ranked = sorted((row for row in group if row.state == "ranked"), key=_value)
     found = [row for row in group if row.state != "ranked"]
-    for row in ranked:
-        others = [other for other in ranked if other is not row]
-        ties = [other for other in others if tied(row.verdict, other.verdict)]
-        above = sum(_value(o) < _value(row) for o in others if o not in ties)
-        place = (above + 1, above + 1 + len(ties))
-        ids = tuple(o.verdict.id for o in sorted(ties, key=_value))
-        found.append(
-            Row(row.verdict, row.setting, "ranked", row.attempt, row.attempts, place, len(ranked), ids)
+    for i, row in enumerate(ranked):
+        ties = [j for j, other in enumerate(ranked) if j != i and tied(row.verdict, other.verdict)]
+        best = (
+            1
+            + sum(_value(other) < _value(row) for other in ranked)
+            - sum(_value(ranked[j]) < _value(row) for j in ties)
         )
+        ids = tuple(ranked[j].verdict.id for j in ties)
+        found.append(replace(row, place=(best, best + len(ties)), among=len(ranked), ties=ids))
     return found
 
 
