@@ -133,11 +133,7 @@ def _placed(group: Sequence[Row]) -> list[Row]:
     found = [row for row in group if row.state != "ranked"]
     for i, row in enumerate(ranked):
         ties = [j for j, other in enumerate(ranked) if j != i and tied(row.verdict, other.verdict)]
-        best = (
-            1
-            + sum(_value(other) < _value(row) for other in ranked)
-            - sum(_value(ranked[j]) < _value(row) for j in ties)
-        )
+        best = 1 + sum(j not in ties and _value(o) < _value(row) for j, o in enumerate(ranked))
         ids = tuple(ranked[j].verdict.id for j in ties)
         found.append(replace(row, place=(best, best + len(ties)), among=len(ranked), ties=ids))
     return found
