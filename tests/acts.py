@@ -167,3 +167,11 @@ def misbehave(emit: Emit, how: str, path: str) -> str:
     except OSError as error:
         return type(error).__name__ + f" {error.errno}"
     return "done"
+
+
+def burn(emit: Emit, seconds: float) -> None:
+    from tenth import lockdown
+
+    lockdown.shut(seconds=seconds)
+    while True:
+        pass

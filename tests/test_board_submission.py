@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import os
 import tomllib
 from pathlib import Path
 
@@ -61,6 +62,34 @@ def test_what_a_manifest_may_not_say(tmp_path: Path, change: dict[str, object], 
         submission.read_manifest((folder / "submission.toml").read_bytes())
 
 
+@pytest.mark.parametrize(
+    ("file", "content", "said"),
+    [
+        ("pytorch_model.bin", b"\x80\x04.", "'pytorch_model.bin' has no place"),
+        ("modeling.py", b"import os", "'modeling.py' has no place"),
+        ("other.gguf", b"GGUF", "one .gguf and nothing beside it"),
+        ("config.json", b"{}", "one .gguf and nothing beside it"),
+        ("submission.toml", b"[" * 60_000, "is not TOML"),
+        ("submission.toml", b"a = 1\n" * 20_000, "over 65536 bytes"),
+        ("submission.toml", b"\xff\xfe", "is not TOML"),
+    ],
+)
+def test_what_a_folder_may_not_hold(tmp_path: Path, file: str, content: bytes, said: str) -> None:
+    folder = strangers.submission(tmp_path, "a", b"GGUF")
+    (folder / file).write_bytes(content)
+    seen = submission.open_submission(folder, 1 << 30)
+    assert said in seen.trouble
+
+
+def test_an_endless_file_is_not_read(tmp_path: Path) -> None:
+    folder = strangers.submission(tmp_path, "a", b"GGUF")
+    os.truncate(folder / "model.gguf", 1 << 42)
+    assert "over the budget: its files are" in submission.open_submission(folder, 1 << 30).trouble
+    for i in range(submission.FILES_AT_MOST + 1):
+        (folder / f"{i}.safetensors").touch()
+    assert "more than 500 files" in submission.open_submission(folder, 1 << 50).trouble
+
+
 def test_links_are_not_followed(tmp_path: Path) -> None:
     folder = strangers.submission(tmp_path, "a")
     (folder / "model.gguf").symlink_to("/etc/passwd")
@@ -110,7 +139,7 @@ def test_submit_makes_one_from_a_bundle(tmp_path: Path) -> None:
     assert manifest.runtime.type_k == plan["runtime"]["type_k"]
     with pytest.raises(OutputError, match="not empty"):
         submission.make(bundle, made)
-    with pytest.raises(InputError, match="holds no hf/"):
+    with pytest.raises(InputError, match="holds no Hugging Face folder"):
         submission.make(bundle, tmp_path / "other", folder=True)
     assert shell.run("submit", "--template").stdout == submission.TEMPLATE
     assert "tenth fit" in shell.run("submit").stderr

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from tenth import cell
-from tenth.worker import ChildDied
+from tenth.worker import ChildDied, call
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="seccomp and Landlock are Linux's")
 LIMITS = cell.Limits(memory=150_000_000, seconds=20, file_bytes=3 << 20)
@@ -54,6 +54,11 @@ def test_the_private_folder_is_written_up_to_a_limit(tmp_path: Path) -> None:
 def test_a_hang_is_ended(tmp_path: Path) -> None:
     with pytest.raises(ChildDied, match="ended after 3 s"):
         act("hang", tmp_path, cell.Limits(memory=150_000_000, seconds=3))
+
+
+def test_processor_time_is_limited() -> None:
+    with pytest.raises(ChildDied, match="SIGXCPU"):
+        call("acts:burn", {"seconds": 1}, timeout=60)
 
 
 @pytest.mark.parametrize("cgroup", [True, False])

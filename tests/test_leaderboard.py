@@ -246,7 +246,12 @@ def test_a_figure_that_cannot_be_drawn_breaks_nothing(tmp_path: Path, value: flo
     rows = standing.standings([verdict("odd", readings=odd), verdict("even")], RULES)
     from tenth.board import entry, index
 
-    assert "odd" in index.render(rows, [], RULES, "0")
+    page = index.render(rows, [], RULES, "0")
+    assert "odd" in page
+    ranked = {row.name for row in rows if row.state == "ranked"}
+    drawn = set(re.findall(r'data-id="(\w+)-\w+"><title>', page))
+    assert drawn == {"even"}
+    assert page.count("without such a figure: <bdi>odd</bdi>") == (3 if "odd" in ranked else 0)
     by_id = {row.verdict.id: row for row in rows}
     for row in rows:
         assert row.name in entry.render(row, by_id, [], "0")

@@ -61,8 +61,11 @@ _READ = 1 << 2 | 1 << 3
 _READ_FILE = 1 << 2
 _WRITE = 1 << 1 | sum(1 << bit for bit in range(4, 13))  # write, remove, make
 _BY_VERSION = {2: 1 << 13, 3: 1 << 14}  # refer, truncate
-_SYSTEM = ("/usr", "/lib", "/lib32", "/lib64", "/etc/ld.so.cache", "/etc/localtime", "/proc", "/sys",
-           "/dev/null", "/dev/urandom", "/dev/random", "/dev/zero")  # fmt: skip
+_SYSTEM = (
+    "/usr", "/lib", "/lib32", "/lib64", "/etc/ld.so.cache", "/etc/localtime", "/dev/null", "/dev/urandom",
+    "/dev/random", "/dev/zero", "/proc/self", "/proc/cpuinfo", "/proc/meminfo", "/proc/stat", "/proc/sys/vm",
+    "/sys/devices",
+)  # fmt: skip
 
 
 def shut(
@@ -93,7 +96,9 @@ def _limit(seconds: float, file_bytes: int) -> str:
     ):
         hard = resource.getrlimit(what)[1]
         value = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
-        resource.setrlimit(what, (value, value))
+        # At the soft limit of time comes SIGXCPU, which tells; at the hard one SIGKILL, which does not.
+        more = 5 if what == resource.RLIMIT_CPU and hard == resource.RLIM_INFINITY else 0
+        resource.setrlimit(what, (value, value + more))
     return f"limits: {seconds:.0f} s of processor time, files of {file_bytes:,} bytes"
 
 

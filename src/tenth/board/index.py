@@ -129,17 +129,21 @@ def _picture(rows: Sequence[Row], setting: Setting, number: int, label: str, *, 
         wide = pareto.picture(ranked, against, setting.budget, WIDE, 420, PAGES)
         if wide:
             narrow = pareto.picture(ranked, against, setting.budget, NARROW, 340, PAGES)
-            drawn.append((against.name, wide, narrow))
+            without = ", ".join(said(row.name, 40) for row in pareto.absent(ranked, against))
+            note = (
+                f'<p class="why">Not in the picture, without such a figure: {without}.</p>' if without else ""
+            )
+            drawn.append((against.name, wide, narrow, note))
     if not drawn:
         return []
     tabs = "".join(
         f'<input type="radio" name="against-{number}" id="against-{number}-{i}"{" checked" * (not i)}>'
         f'<label for="against-{number}-{i}">{name}</label>'
-        for i, (name, _, _) in enumerate(drawn)
+        for i, (name, *_) in enumerate(drawn)
     )
     panels = "".join(
-        f'<div class="panel"><div class="wide">{wide}</div><div class="narrow">{narrow}</div></div>'
-        for _, wide, narrow in drawn
+        f'<div class="panel"><div class="wide">{wide}</div><div class="narrow">{narrow}</div>{note}</div>'
+        for _, wide, narrow, note in drawn
     )
     present = dict.fromkeys(row.division for row in ranked if row.division)
     legend = "".join(

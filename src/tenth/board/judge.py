@@ -24,7 +24,7 @@ from tenth.board import division, estimates, exam, passage, probes
 from tenth.board.original import Original
 from tenth.board.records import RULES, Conditions, Probe, TaskScore, Verdict, identity
 from tenth.board.submission import Submission, open_submission
-from tenth.errors import InputError, NativeError
+from tenth.errors import InputError, NativeError, TenthError
 from tenth.formats.inspect import Header, read_header
 from tenth.meters.memory import prove
 from tenth.records import MB, Reading, Record, Runtime
@@ -57,6 +57,10 @@ class Out(Exception):  # noqa: N818
     """The submission is disqualified; the message is the reason."""
 
 
+class JudgeError(TenthError):
+    """The judge itself failed: no verdict."""
+
+
 def run(emit: worker.Emit, task: dict[str, Any]) -> dict[str, Any]:
     """In a child process of the judge, or on a cluster: the verdict, written to its folder."""
     import os
@@ -66,7 +70,7 @@ def run(emit: worker.Emit, task: dict[str, Any]) -> dict[str, Any]:
 
 
 def judge(task: Task) -> Verdict:
-    """Judge and write RESULTS/<id>.json and .log. Raises NativeError, OutputError where the judge fails."""
+    """Judge and write RESULTS/<id>.json and .log. Raises JudgeError, OutputError where the judge fails."""
     begin = time.monotonic()
     submission = open_submission(Path(task.folder), task.conditions.budget)
     name = identity(submission.name, submission.artifact, submission.manifest_hash, task.conditions)
@@ -291,7 +295,10 @@ class Case:
             threads=task.threads, limits=exam.limits(conditions.budget, header.vocabulary, task.seconds),
         )  # fmt: skip
         asked = Path(task.asked) if task.asked else None
-        self.tasks = exam.ask(gguf, runtime.model_dump(), options, task.seed, asked, self.log)
+        try:
+            self.tasks = exam.ask(gguf, runtime.model_dump(), options, task.seed, asked, self.log)
+        except InputError as error:  # the items are not the submission's
+            raise JudgeError(str(error)) from error
 
     def _ask(self, probe: Probe) -> None:
         self.probes.append(probe)

@@ -124,6 +124,15 @@ def picture(rows: Sequence[Row], against: Against, budget: int, width: int, heig
     )
 
 
+def absent(rows: Sequence[Row], against: Against) -> list[Row]:
+    """Rows that the picture has no place for: they lack a figure, or it is none that can be drawn."""
+    which = against.pick(rows)
+    return [
+        row for row in rows
+        if which is None or _value(row, QUALITY) is None or _value(row, against.readings[which]) is None
+    ]  # fmt: skip
+
+
 def front(places: Sequence[tuple[float, float]], better: int) -> list[int]:
     """Indices of those that none beats in both: x towards `better`, y towards less; by x ascending."""
     order = sorted(range(len(places)), key=lambda i: (-better * places[i][0], places[i][1]))

@@ -60,14 +60,14 @@ def prove(
     if not gguf.is_file():
         raise InputError(f"no GGUF file at {gguf}")
     forget_pages(gguf)
-    arguments = {
+    arguments: dict[str, Any] = {
         "path": str(gguf),
         "runtime": runtime.model_dump(),
         "budget": budget,
         "threads": runtime.threads,
-        "strict": strict,
     }
     timeout = timeout or 120 + 2 * gguf.stat().st_size / 1e6 + runtime.n_ctx
+    arguments["strict"] = 4 * timeout if strict else None
     # One BLAS thread: a user namespace can only be entered by a process of a single thread.
     # Passive waiting: speed is no matter here, and spinning threads stall each other on a busy machine.
     env = {"OPENBLAS_NUM_THREADS": "1", "OMP_WAIT_POLICY": "passive"}
@@ -163,9 +163,12 @@ class Watch(threading.Thread):
 
 
 def hold(
-    emit: worker.Emit, path: str, runtime: dict[str, Any], budget: int, threads: int, strict: bool
+    emit: worker.Emit, path: str, runtime: dict[str, Any], budget: int, threads: int, strict: float | None
 ) -> dict[str, Any]:
-    """The child's side of `prove`; its events and result are those fields of the Proof that it can know."""
+    """The child's side of `prove`; its events and result are those fields of the Proof that it can know.
+
+    strict: seconds of processor time, for a stranger's file.
+    """
     from tenth import native
 
     settings = Runtime(**runtime)
@@ -175,8 +178,8 @@ def hold(
     emit({"interpreter": start.total, "network": network})
     if group:
         emit({"group": str(group.path), "limit": group.name})
-    if strict:
-        lockdown.shut([path])
+    if strict is not None:
+        lockdown.shut([path], seconds=strict)
     watch = Watch(start, None if group else budget, emit)
     watch.start()
     native.library()
