@@ -130,9 +130,7 @@ def _picture(rows: Sequence[Row], setting: Setting, number: int, label: str, *, 
         if wide:
             narrow = pareto.picture(ranked, against, setting.budget, NARROW, 340, PAGES)
             without = ", ".join(said(row.name, 40) for row in pareto.absent(ranked, against))
-            note = (
-                f'<p class="why">Not in the picture, without such a figure: {without}.</p>' if without else ""
-            )
+            note = f'<p class="why">Not drawn, without such a figure: {without}.</p>' if without else ""
             drawn.append((against.name, wide, narrow, note))
     if not drawn:
         return []
