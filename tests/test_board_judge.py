@@ -13,7 +13,7 @@ import pytest
 import strangers
 
 from tenth import models, worker
-from tenth.board import run
+from tenth.board import run, site
 from tenth.board.exam import Quiet
 from tenth.board.records import RULES, Verdict, read_results
 from tenth.cell import Isolation, Limits
@@ -106,6 +106,20 @@ def test_the_honest_are_ranked(judged: dict[str, Verdict]) -> None:
     assert judged.keys() == HONEST | REASONS.keys()
     ranked = {name for name, verdict in judged.items() if verdict.status == "ranked"}
     assert ranked == HONEST, {name: judged[name].reason for name in HONEST - ranked}
+
+
+def test_the_leaderboard_shows_all_of_them(place: Path, judged: dict[str, Verdict]) -> None:
+    for name in HONEST:
+        quality = judged[name].reading("bits_per_byte")
+        assert quality is not None
+        assert len(judged[name].passages) == quality.count
+        assert np.mean(judged[name].passages) == pytest.approx(quality.value)
+    drawn = site.write(place / "results", place / "site", place / "submissions")
+    assert {row.verdict.submission for row in drawn.rows if row.place} == HONEST
+    assert not drawn.waiting
+    assert not drawn.without_log
+    bits = {row.verdict.submission: row for row in drawn.rows if row.division == "bits" and row.place}
+    assert bits["same"].place == (1, 1) or bits["same"].ties
 
 
 @pytest.mark.parametrize("name", REASONS)

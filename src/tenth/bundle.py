@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -47,15 +47,24 @@ def new(destination: Path, overwrite: bool = False) -> Iterator[Path]:
     What a killed run left there is removed first. OutputError when the destination is taken, at the start or
     by the end, or cannot be written.
     """
-    check_destination(destination, overwrite)
+    with whole(destination, lambda out: check_destination(out, overwrite), STEMS) as partial:
+        yield partial
+
+
+@contextmanager
+def whole(destination: Path, check: Callable[[Path], None], stems: Collection[str]) -> Iterator[Path]:
+    """As `new`, for any folder: `check` raises where the destination is taken; `stems` begin the names of all
+    that a killed run may have left.
+    """
+    check(destination)
     destination = destination.resolve()
     partial = destination.with_name(destination.name + ".partial")
     missing = [parent for parent in partial.parents if not parent.exists()]
-    _clear(partial)
+    _clear(partial, stems)
     try:
         partial.mkdir(parents=True)
         yield partial
-        check_destination(destination, overwrite)
+        check(destination)
         if destination.exists():
             shutil.rmtree(destination)
         partial.replace(destination)
@@ -69,12 +78,12 @@ def new(destination: Path, overwrite: bool = False) -> Iterator[Path]:
                 parent.rmdir()
 
 
-def _clear(partial: Path) -> None:
+def _clear(partial: Path, stems: Collection[str]) -> None:
     """Remove what a killed run left; OutputError for a folder that is no such thing."""
     if not os.path.lexists(partial):
         return
     ours = partial.is_dir() and not partial.is_symlink()
-    if not ours or any(entry.name.split(".")[0] not in STEMS for entry in partial.iterdir()):
+    if not ours or any(entry.name.split(".")[0] not in stems for entry in partial.iterdir()):
         raise OutputError(f"{partial} is in the way; rename it, or give another -o")
     shutil.rmtree(partial, ignore_errors=True)
 

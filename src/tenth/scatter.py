@@ -22,7 +22,7 @@ def quality(points: Sequence[Point], width: int, height: int) -> str:
     shown = [point for point in points if drawable(point.kl)]
     if not shown:
         return ""
-    x_ticks, x_low, x_high = _linear([point.file_bytes / MB for point in shown])
+    x_ticks, x_low, x_high = linear_axis([point.file_bytes / MB for point in shown])
     y_ticks, y_low, y_high = log_axis([point.kl for point in shown])
 
     def x_of(size: float) -> float:
@@ -95,19 +95,30 @@ def _label(point: Point, x: float, y: float, taken: list[Box], inside: Box) -> l
     size = 13.0 if main else 10.5
     value = f" {point.kl:.3g}" if main else ""
     wide, tall = (len(point.name) + len(value) + 0.5) * LETTER * size + 4, size + 3
-    for gap in (13.0, 24.0, 40.0, 60.0, 84.0):
-        if not main and gap > 13:
-            return []
+    found = free_box(x, y, wide, tall, (13.0, 24.0, 40.0, 60.0, 84.0) if main else (13.0,), taken, inside)
+    if found:
+        box, gap = found
+        return _written(point, value, size, x, y, box, leader=gap > 13)
+    if not main:
+        return []
+    # Nowhere is free: a label over a mark is better than a rival without a name.
+    left = min(max(x + 13, inside[0]), inside[2] - wide)
+    return _written(point, value, size, x, y, (left, y - tall / 2, left + wide, y + tall / 2), leader=False)
+
+
+def free_box(
+    x: float, y: float, wide: float, tall: float, gaps: Sequence[float], taken: list[Box], inside: Box
+) -> tuple[Box, float] | None:
+    """(a box near a mark, its gap), within `inside` and over none of `taken`, to which it is then added."""
+    for gap in gaps:
         for dx, dy in ((1, 0), (-1, 0), (0, -1), (0, 1), (1, -1), (1, 1), (-1, -1), (-1, 1)):
             left = x + dx * gap - (wide / 2 if dx == 0 else wide if dx < 0 else 0)
             middle = y + dy * gap * (1.0 if dx == 0 else 0.8)
             box = (left, middle - tall / 2, left + wide, middle + tall / 2)
-            if _within(box, inside) and not any(_overlap(box, other) for other in taken):
+            if _within(box, inside) and not any(overlap(box, other) for other in taken):
                 taken.append(box)
-                return _written(point, value, size, x, y, box, leader=gap > 13)
-    # Nowhere is free: a label over a mark is better than a rival without a name.
-    left = min(max(x + 13, inside[0]), inside[2] - wide)
-    return _written(point, value, size, x, y, (left, y - tall / 2, left + wide, y + tall / 2), leader=False)
+                return box, gap
+    return None
 
 
 def _written(
@@ -129,16 +140,17 @@ def _within(box: Box, frame: Box) -> bool:
     return box[0] >= frame[0] and box[1] >= frame[1] and box[2] <= frame[2] and box[3] <= frame[3]
 
 
-def _overlap(a: Box, b: Box) -> bool:
+def overlap(a: Box, b: Box) -> bool:
+    """Whether two boxes share more than an edge."""
     return a[0] < b[2] and b[0] < a[2] and a[1] < b[3] and b[1] < a[3]
 
 
-def _linear(values: Sequence[float]) -> tuple[list[float], float, float]:
-    """Round ticks, and the ends of an axis with room for labels on both sides."""
+def linear_axis(values: Sequence[float], parts: int = 5) -> tuple[list[float], float, float]:
+    """Round ticks, at most about `parts`, and the ends of an axis with room for labels on both sides."""
     low, high = min(values), max(values)
     room = max((high - low) * 0.22, high * 0.06, 0.01)
     low, high = max(low - room, 0.0), high + room
-    step = round_step((high - low) / 5)
+    step = round_step((high - low) / parts)
     first = math.ceil(low / step)
     return [round(i * step, 9) for i in range(first, math.floor(high / step) + 1)], low, high
 

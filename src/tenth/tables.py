@@ -16,6 +16,8 @@ WORDS: dict[str, tuple[str, int]] = {
     "top1": ("same most likely token as the original", 1),
     "perplexity": ("perplexity", -1),
     "bits_per_byte": ("bits per byte", -1),
+    "bits_per_byte_original": ("bits per byte of the original", 0),
+    "size": ("size of all files", -1),
     "load": ("load time", -1),
     "prefill": ("reading speed (prefill)", 1),
     "decode": ("writing speed (decode)", 1),
@@ -39,6 +41,8 @@ WORDS: dict[str, tuple[str, int]] = {
     "energy_prefill_net": ("energy to read a token, above rest", -1),
     "energy_sustained": ("energy to write a token, long run", -1),
     "energy_sustained_net": ("energy to write a token, long run, above rest", -1),
+    "device_decode": ("decoding on the device", 1),
+    "device_joules": ("energy of a token on the device", -1),
     "connections": ("attempted connections", -1),
 }
 PART_WORDS = {
