@@ -1,10 +1,13 @@
 """A board of a dozen submissions from one model, honest and not, judged: one JSON line for each.
 
-    python bench/board.py --out board [--model bundled] [--share 0.55%] [--fit 27MB,29MB,33MB] [--slim 43MB]
+    python bench/board.py --out board [--model bundled] [--share 0.55%]
+                          [--fit 27MB,29MB,33MB | --bundles DIR...] [--slim 43MB]
                           [--tasks piqa,arc_easy --data DATA --limit 200]
 
-Stock recipes without an importance matrix; ours at three budgets (--effort fast); one with fewer weights in
-half precision; the model itself as trained from scratch; a head of zeros, one over the budget, one cut short.
+Stock recipes without an importance matrix; ours at three budgets (--effort fast --no-structure), or bundles
+made before; one in half precision with 5/8 of the feed-forward channels, those of the largest weights, or
+(--slim) what tenth fit --no-quantise makes, which takes its time; the model itself as trained from scratch; a
+head of zeros, one over the budget, one cut short.
 BOARD/submissions, BOARD/results; a second run goes on where the first stopped.
 """
 
@@ -28,10 +31,13 @@ from tenth.board.submission import MANIFEST
 from tenth.checkpoint import Checkpoint, open_checkpoint
 from tenth.console import Voice
 from tenth.encode import Rounding
+from tenth.formats.folder import write_folder
 from tenth.formats.gguf import write_gguf
 from tenth.models import resolve
 from tenth.records import TensorSpec
+from tenth.surgery import take
 
+LICENCE, DATA = "as the original", "the package's own text"
 STOCK = ("Q8_0", "Q4_K_M", "Q3_K_M", "Q2_K")
 SHOWN = ("bits_per_byte", "kl", "top1", "size", "peak", "decode", "device_decode", "device_joules")
 
@@ -44,7 +50,8 @@ def main() -> None:
     parser.add_argument("--share", default="0.55%")
     parser.add_argument("--context", type=int, default=1024)
     parser.add_argument("--fit", default="27MB,29MB,33MB", help="budgets of ours")
-    parser.add_argument("--slim", default="43MB", help="budget of the one in half precision")
+    parser.add_argument("--bundles", type=Path, nargs="*", default=[], help="instead of fitting")
+    parser.add_argument("--slim", help="budget of the one in half precision")
     parser.add_argument("--tasks", default="")
     parser.add_argument("--data", type=Path)
     parser.add_argument("--limit", type=int)
@@ -56,11 +63,18 @@ def main() -> None:
     checkpoint = open_checkpoint(resolve(given.model))
     stock(place, checkpoint)
     cheats(place, checkpoint)
-    context = ["--context", str(given.context), "--effort", "fast", "--baselines", "0"]
-    for size in given.fit.split(","):
-        fitted(place / f"tenth-{size}", given.out / "fits", [given.model, "--memory", size, *context])
-    slim = [given.model, "--memory", given.slim, *context, "--no-quantise", "--format", "hf"]
-    fitted(place / "tenth-fp16", given.out / "fits", slim, folder_form=True, division="structure")
+    usual = ["--context", str(given.context), "--effort", "fast", "--baselines", "0"]
+    for bundle in given.bundles:
+        if not (place / bundle.name).exists():
+            submission.make(bundle, place / bundle.name, data=DATA, licence=LICENCE)
+    for size in [] if given.bundles else given.fit.split(","):
+        words = [given.model, "--memory", size, *usual, "--no-structure"]
+        fitted(place / f"tenth-{size}", given.out / "fits", words, "bits")
+    if given.slim:
+        words = [given.model, "--memory", given.slim, *usual, "--no-quantise", "--format", "hf"]
+        fitted(place / "tenth-fp16", given.out / "fits", words, "structure")
+    else:
+        narrow(place / "narrow-fp16", checkpoint)
     options = run.Options(
         places=(place,), results=given.out / "results", device=given.device, share=given.share,
         against=given.model, tasks=tuple(filter(None, given.tasks.split(","))), limit=given.limit,
@@ -129,15 +143,13 @@ def add(
     manifest = Manifest(
         name=folder.name, base="scratch" if scratch else checkpoint.name,
         base_hash="" if scratch else checkpoint.hash(), division=division, method=method, data=data,
-        licence="as the original",
+        licence=LICENCE,
     )  # fmt: skip
     (partial / MANIFEST).write_text(submission.written(manifest), encoding="utf-8")
     partial.rename(folder)
 
 
-def fitted(
-    folder: Path, fits: Path, words: list[str], folder_form: bool = False, division: Division | None = None,
-) -> None:  # fmt: skip
+def fitted(folder: Path, fits: Path, words: list[str], division: Division) -> None:
     """A submission that tenth fit makes."""
     if folder.exists():
         return
@@ -146,9 +158,31 @@ def fitted(
         command = [sys.executable, "-m", "tenth", "fit", *words, "-o", str(out), "--work", str(fits / "work")]
         subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
     submission.make(
-        out, folder, division=division, data="the package's own text", licence="as the original",
-        folder=folder_form, base=words[0] if division == "structure" else "",
+        out, folder, division=division, data=DATA, licence=LICENCE, folder=division == "structure",
+        base=Path(words[0]).name if division == "structure" else "",
     )  # fmt: skip
+
+
+def narrow(folder: Path, checkpoint: Checkpoint) -> None:
+    """5/8 of the feed-forward channels of every block, nothing refitted."""
+    if folder.exists():
+        return
+    smaller = checkpoint
+    for layer in range(checkpoint.config["num_hidden_layers"]):
+        name = f"model.layers.{layer}.mlp.{{}}_proj.weight"
+        up, down = (checkpoint.tensors[name.format(part)].load() for part in ("up", "down"))
+        weight = np.linalg.norm(up, axis=1) * np.linalg.norm(down, axis=0)
+        kept = sorted(np.argsort(-weight)[: len(weight) * 5 // 8].tolist())
+        smaller = take(smaller, "ffn", kept, layer)
+    partial = folder.with_name(f".{folder.name}")
+    shutil.rmtree(partial, ignore_errors=True)
+    write_folder(smaller, partial, "F16")
+    manifest = Manifest(
+        name=folder.name, base=checkpoint.name, base_hash=checkpoint.hash(), division="structure",
+        method="5/8 of the feed-forward channels, by their weights", data="none", licence=LICENCE,
+    )  # fmt: skip
+    (partial / MANIFEST).write_text(submission.written(manifest), encoding="utf-8")
+    partial.rename(folder)
 
 
 if __name__ == "__main__":

@@ -187,7 +187,7 @@ def load(checkpoint: Checkpoint, device: str) -> Llama:
     rope = config.get("rope_parameters") or config.get("rope_scaling") or {}
     plain = rope.get("rope_type", rope.get("type", "default")) == "default"
     biased = any(name.endswith(".bias") for name in checkpoint.tensors)
-    if config["model_type"] != "llama" or not plain or biased or config.get("hidden_act", "silu") != "silu":
+    if config["model_type"] not in ("llama", "mistral") or not plain or biased or config.get("hidden_act", "silu") != "silu":
         raise SystemExit(f"{checkpoint.path}: the rivals are only for Llamas with plain rotary angles")
 
     def tensor(name: str, *shape: int) -> Tensor:

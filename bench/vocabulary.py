@@ -1,6 +1,7 @@
-"""What a smaller vocabulary costs, in bits per byte of the same text, without healing.
+"""What a smaller vocabulary costs, in bits per byte of the same text, as trimmed and healed.
 
     python bench/vocabulary.py MODEL --eval-text FILE ... [--text FILE] [--sizes 12288,8192,4096]
+        [--heal 20Mtok --heal-text FILE] [--device-compute cuda]
 
 Prints one JSON line a text and size. The texts are cut at white space into chunks of at most --bytes bytes;
 both models start each with an empty context (their token for the beginning or end of a text) and must predict
@@ -24,11 +25,15 @@ import torch
 from tenth.checkpoint import Checkpoint, open_checkpoint
 from tenth.distil import log_probabilities, whole
 from tenth.formats.folder import write_folder
-from tenth.methods.vocabulary import trim
+from tenth.methods import aligned
+from tenth.methods.amount import Amount
+from tenth.methods.corpus import windows
+from tenth.methods.vocabulary import KEPT, trim
 from tenth.text import read
 from tenth.tokens import Tokenizer, tokenizer
 from tenth.walk import Walk
 
+LENGTH = 448  # tokens of the original in a window to heal on
 ITEM = 2  # bytes of a weight of the embedding, as published in half precision
 HOSTILE = [
     "", " ", "\n\n \n", "\t\r\n", "\x01\x02\x1b[0m\x7f", "  two  spaces  ", "naïve café e\u0301",
@@ -53,11 +58,11 @@ def chunks(text: str, most: int) -> Iterator[str]:
         yield "".join(piece)
 
 
-def nats(checkpoint: Checkpoint, tokens: Tokenizer, texts: list[str]) -> tuple[np.ndarray, int]:
+def nats(checkpoint: Checkpoint, tokens: Tokenizer, texts: list[str], device: str) -> tuple[np.ndarray, int]:
     """(negative log-probability of each text, tokens of all)."""
     ends = [checkpoint.config.get(key) for key in ("bos_token_id", "eos_token_id")]
     start = next(e for end in ends for e in (end if isinstance(end, list) else [end]) if e is not None)
-    walk = Walk(checkpoint)
+    walk = Walk(checkpoint, device=device)
     found, count = [], 0
     with torch.no_grad(), whole(walk):
         for text in texts:
@@ -77,6 +82,10 @@ def main() -> None:
     parser.add_argument("--bytes", type=int, default=2000)
     parser.add_argument("--every", type=int, default=1, help="judge on one chunk in so many")
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--heal", help="how many tokens to heal on, such as 20Mtok")
+    parser.add_argument("--heal-text", type=Path)
+    parser.add_argument("--rate", type=float, default=aligned.RATE)
+    parser.add_argument("--device-compute", default="cpu")
     parser.add_argument("--out", type=Path, default=Path("out/bench-vocabulary"))
     given = parser.parse_args()
     torch.set_num_threads(given.threads)
@@ -86,29 +95,46 @@ def main() -> None:
         path: [c for i, c in enumerate(chunks(read(path), given.bytes)) if i % given.every == 0]
         for path in given.eval_text
     }
-    old = tokenizer(given.model)
-    known = {path: nats(original, old, texts) for path, texts in before.items()}
-    for size in map(int, given.sizes.split(",")):
-        edited, files, kept = trim(original, size, counted)
-        write_folder(edited, given.out, tokenizer=files)
-        checkpoint, tokens = open_checkpoint(given.out), tokenizer(given.out)
+    old, device = tokenizer(given.model), given.device_compute
+    known = {path: nats(original, old, texts, device) for path, texts in before.items()}
+    given.out.mkdir(parents=True, exist_ok=True)
+    if given.heal:
+        found = windows(given.model, given.heal_text, LENGTH, Amount.parse(given.heal).tokens, 0)
+        np.save(given.out / "tokens.npy", found, allow_pickle=False)
+
+    def judge(folder: Path, healed: str) -> None:
+        checkpoint, tokens = open_checkpoint(folder), tokenizer(folder)
+        size = int(checkpoint.config["vocab_size"])
         for path, texts in before.items():
-            (was, count), (now, more) = known[path], nats(checkpoint, tokens, texts)
+            (was, count), (now, more) = known[path], nats(checkpoint, tokens, texts, device)
             total = sum(len(text.encode()) for text in texts)
             rise = now.sum() / was.sum() - 1
             error = np.std(now - (1 + rise) * was, ddof=1) * math.sqrt(len(was)) / was.sum()
-            hostile = [text for text in (*texts, *HOSTILE) if tokens.decode(tokens.encode(text)) != text]
+            lost = [text for text in (*texts, *HOSTILE) if tokens.decode(tokens.encode(text)) != text]
             row = {
-                "bench": "vocabulary", "model": given.model.name, "size": len(kept), "text": path.name,
-                "chunks": len(texts), "bytes": total,
+                "bench": "vocabulary", "model": given.model.name, "size": size, "healed": healed,
+                "text": path.name, "chunks": len(texts), "bytes": total,
                 "bits_per_byte_before": round(was.sum() / math.log(2) / total, 4),
                 "bits_per_byte": round(now.sum() / math.log(2) / total, 4),
                 "rise": round(rise, 4), "error": round(float(error), 4),
                 "tokens_per_byte_before": round(count / total, 4), "tokens_per_byte": round(more / total, 4),
                 "embedding_bytes_before": row_bytes * int(original.config["vocab_size"]),
-                "embedding_bytes": row_bytes * len(kept), "lost": len(hostile),
+                "embedding_bytes": row_bytes * size, "lost": len(lost),
             }  # fmt: skip
             print(json.dumps(row), flush=True)
+
+    for size in map(int, given.sizes.split(",")):
+        edited, files, kept = trim(original, size, counted)
+        folder = given.out / f"{size}"
+        write_folder(edited, folder, tokenizer=files)
+        np.save(folder / KEPT, np.array(kept, np.int64), allow_pickle=False)
+        judge(folder, "")
+        if given.heal:
+            aligned.run(
+                lambda _: None, str(folder), str(given.model), str(given.out / "tokens.npy"),
+                str(given.out / f"{size}-healed"), given.heal, 0, given.threads, device, given.rate,
+            )  # fmt: skip
+            judge(given.out / f"{size}-healed", given.heal)
 
 
 if __name__ == "__main__":

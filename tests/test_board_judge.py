@@ -147,7 +147,14 @@ def test_a_verdict_of_the_original_itself(judged: dict[str, Verdict]) -> None:
     assert kl.value < 1e-4  # what is left is the cache in 16 bits
     assert top.value > 0.98
     assert bits.value == pytest.approx(theirs.value, abs=1e-3)
-    assert bits.count == 4
+    assert bits.count == len(same.passages) == 4
+    assert sum(same.passages) / 4 == pytest.approx(bits.value)
+    lost = same.reading("bits_lost")
+    assert lost
+    assert lost.value == pytest.approx(bits.value - theirs.value)
+    assert lost.spread is not None
+    assert bits.spread is not None
+    assert lost.spread < bits.spread
     assert bits.spread
     for name, unit in (("size", "B"), ("peak", "B"), ("decode", "tokens/s"), ("device_joules", "J/token")):
         reading = same.reading(name)

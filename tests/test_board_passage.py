@@ -129,3 +129,52 @@ def test_rounding_of_kernels_is_no_cheating(noise: float, seed: int) -> None:
     served = np.random.default_rng(seed).normal(-3, 1, 192)
     apart = noise * np.random.default_rng(seed + 1).uniform(-1, 1, 192)
     assert probes.compare_timed([(0, served.tolist())], [(served + apart).tolist()]).passed
+
+
+class Artifact:
+    """What a cheating runtime might do, which no file makes llama.cpp do: a session of logits by rule."""
+
+    n_vocab, n_batch = 32, 16
+
+    def __init__(self, cheat: str) -> None:
+        self.cheat, self.calls, self.seen = cheat, 0, []  # type: ignore[var-annotated]
+
+    def clear(self) -> None:
+        if self.cheat != "remembers":
+            self.seen = []
+
+    def decode(self, tokens: np.ndarray, pos0: int = 0, all_logits: bool = True) -> np.ndarray:
+        self.calls += 1
+        rows = []
+        for i, token in enumerate(tokens):
+            self.seen.append(int(token))
+            state = sum(self.seen[-3:]) if self.cheat != "remembers" else sum(self.seen)
+            row = np.cos(np.arange(self.n_vocab) * (1 + state % 7)) * 2
+            if self.cheat == "peeks" and i + 1 < len(tokens):
+                row[tokens[i + 1]] += 3
+            if self.cheat == "wavers":
+                row[self.calls % self.n_vocab] += 1
+            if self.cheat == "serves worse" and len(tokens) == 1:
+                row = row * 0
+            rows.append(row)
+        return np.array(rows, np.float32)
+
+
+@pytest.mark.parametrize(
+    ("cheat", "failing"),
+    [
+        ("none", set()),
+        ("wavers", {"deterministic", "order"}),
+        ("remembers", {"deterministic", "order"}),
+        ("peeks", {"causal", "batch"}),
+        ("serves worse", {"batch"}),
+    ],
+)
+def test_each_probe_can_fail(cheat: str, failing: set[str]) -> None:
+    session: Any = Artifact(cheat)
+    rng = np.random.default_rng(0)
+    pieces = [passage.Piece(i, 0, rng.integers(0, 32, 300).astype(np.int32)) for i in range(3)]
+    known = {i: probes.scored(session, piece).tolist() for i, piece in enumerate(pieces)}
+    found = {probe.name for probe in probes.run(session, pieces, known) if not probe.passed}
+    assert failing <= found
+    assert bool(found) == bool(failing)

@@ -2,6 +2,9 @@ from __future__ import annotations
 
 import json
 import os
+import signal
+import sys
+import time
 import tomllib
 from pathlib import Path
 
@@ -164,3 +167,28 @@ def test_judge_on_the_command_line(tmp_path: Path) -> None:
     assert not shell.running()
     reproduced = verdicts[0]["command"].removeprefix("tenth ").split()
     assert json.loads(shell.run(*reproduced, "--work", "work", "--json").stdout)["verdicts"][0] == verdicts[0]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="looks for processes in /proc")
+def test_ctrl_c_leaves_nothing_running_and_what_was_judged_stays(tmp_path: Path) -> None:
+    raw = strangers.model(tmp_path / "original.gguf").read_bytes()
+    strangers.submission(tmp_path / "submissions", "a-liar", strangers.LIES["cut"])
+    for name in ("honest", "later"):
+        strangers.submission(tmp_path / "submissions", name, raw)
+    shell = Shell(tmp_path)
+    process = shell.start(
+        "judge", "submissions", "--device", "pixel-8", "--against", "original.gguf", "--context", "512",
+        "--threads", "1", "--work", "work",
+    )  # fmt: skip
+    end = time.monotonic() + 120
+    while not list((tmp_path / "results").glob("honest-*.log")) and time.monotonic() < end:
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 130, said
+    assert "stopped" in said
+    while shell.running() and time.monotonic() < end:
+        time.sleep(0.05)
+    assert not shell.running()
+    assert len(list((tmp_path / "results").glob("a-liar-*.json"))) == 1
+    assert not list((tmp_path / "results").glob("honest-*.json"))

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import json
+import struct
 import tracemalloc
 from contextlib import suppress
 from pathlib import Path
@@ -13,6 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tenth.errors import InputError
+from tenth.formats import hf
 from tenth.formats.inspect import read_header
 
 CORPUS = sorted((Path(__file__).parent / "corpus").glob("*.gguf"))
@@ -101,3 +104,35 @@ def test_any_damage_is_read_or_refused(
 def test_any_bytes_are_refused(tmp_path: Path, tail: bytes) -> None:
     with pytest.raises(InputError):
         read(tmp_path, b"GGUF\x03\x00\x00\x00" + tail)
+
+
+headers = st.dictionaries(
+    st.text(max_size=8),
+    st.one_of(
+        st.fixed_dictionaries({
+            "dtype": st.sampled_from(["F32", "F16", "BF16", "I64", "F8_E4M3", "X"]),
+            "shape": st.lists(st.one_of(st.integers(-2, 9), st.integers(0, 1 << 66)), max_size=3),
+            "data_offsets": st.lists(st.one_of(st.integers(-9, 99), st.integers(0, 1 << 66)), max_size=3),
+        }),
+        st.none() | st.integers() | st.text(max_size=3),
+    ),
+    max_size=4,
+)  # fmt: skip
+
+
+@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    entries=headers, length=st.none() | st.integers(0, (1 << 64) - 1), cut=st.integers(0, 300),
+    data=st.integers(0, 99),
+)  # fmt: skip
+def test_any_safetensors_header_is_read_or_refused(
+    tmp_path: Path, entries: dict[str, object], length: int | None, cut: int, data: int
+) -> None:
+    raw = json.dumps(entries).encode()
+    raw = struct.pack("<Q", len(raw) if length is None else length) + raw + bytes(data)
+    file = tmp_path / "model.safetensors"
+    file.write_bytes(raw if length is None else raw[: max(0, len(raw) - cut)])
+    with suppress(InputError):
+        tensors, _, _ = hf.read_header(file)
+        for tensor in tensors.values():
+            assert 2 * tensor.load().size <= data

@@ -27,11 +27,12 @@ def drawn() -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
 
 def of(weight: np.ndarray, z: np.ndarray, target: np.ndarray) -> refit.Site:
     gram, cross = z.T @ z / len(z), (target - z @ weight.T).T @ z / len(z)
-    return refit.site(*(torch.from_numpy(a) for a in (weight, gram, cross)))
+    return refit.site(torch.from_numpy(weight), torch.from_numpy(gram), len(z), torch.from_numpy(cross))
 
 
 def damping(z: np.ndarray) -> float:
-    return float(refit.DAMPING * np.trace(z.T @ z) / len(z) / z.shape[1])
+    share = max(refit.DAMPING, refit.FEW * z.shape[1] / len(z))
+    return float(share * np.trace(z.T @ z) / len(z) / z.shape[1])
 
 
 def objective(values: np.ndarray, weight: np.ndarray, z: np.ndarray, target: np.ndarray) -> np.ndarray:

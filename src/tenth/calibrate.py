@@ -22,7 +22,7 @@ llama.cpp also rounds the ACTIVATIONS to 8 bits before a product with a quantise
 that Q8_0 stands on. We keep what predicts it: `grad2`, the per-position second moment of the output's
 gradient, and `noise`, the mean square error of rounding each input column for both block lengths.
 For error feedback (rounding.py) we keep each position's `energy`, the squared gradient of the site's output;
-for the removal of structure (refit.py) the second moment E[g g^T] of the gradient behind each block.
+for the removal of structure (refit.py), of a block's two ends, all of E[g g^T].
 
 Peak memory: one block as float32, its largest weight gradient, and one window of hidden states; hidden states
 at block boundaries are on disk.
@@ -87,11 +87,10 @@ class Stats:
             energy: np.ndarray = data[f"{source}/energy"]
             return energy
 
-    def residual(self, index: int) -> np.ndarray:
-        """float32 [hidden, hidden]: E[g g^T] of the gradient where block `index` ends, per position."""
-        key = f"block-{index}"
-        with np.load(self._files[key], allow_pickle=False) as data:
-            moment: np.ndarray = data[f"{key}/residual"]
+    def moment(self, source: str) -> np.ndarray:
+        """float32 [out, out]: E[g g^T] of the gradient of the output, per position; of a block's two ends."""
+        with np.load(self._files[source], allow_pickle=False) as data:
+            moment: np.ndarray = data[f"{source}/moment"]
             return moment
 
     def __getitem__(self, source: str) -> SiteStats:
@@ -109,7 +108,7 @@ class Stats:
 class _Site:
     """Accumulates one SiteStats over windows."""
 
-    def __init__(self, out: int, columns: int, device: Any) -> None:
+    def __init__(self, out: int, columns: int, device: Any, whole: bool = False) -> None:
         import torch
 
         def zeros(size: int) -> Any:
@@ -117,6 +116,7 @@ class _Site:
 
         self.rows, self.grad2, self.cols, self.square = zeros(out), zeros(out), zeros(columns), zeros(columns)
         self.noise = {n: zeros(columns) for n in ACTIVATION_BLOCKS}
+        self.moment = torch.zeros(out, out, device=device) if whole else None
         self.energy: list[np.ndarray] = []
         self.windows = 0
 
@@ -126,6 +126,8 @@ class _Site:
             square = (g[:, start : start + ROWS_AT_ONCE].T @ x).square_()
             self.rows[start : start + ROWS_AT_ONCE] += square.sum(1)
             self.cols += square.sum(0)
+        if self.moment is not None:
+            self.moment.addmm_(g.T, g)
         powers = g.square()
         self.grad2 += powers.sum(0)
         self.energy.append(powers.sum(1).cpu().numpy())
@@ -140,6 +142,8 @@ class _Site:
         values = {"rows": self.rows, "cols": self.cols, "grad2": self.grad2, "square": self.square}
         values |= {f"noise{n}": noise for n, noise in self.noise.items()}
         arrays = {key: (value * scale).cpu().numpy().astype(np.float32) for key, value in values.items()}
+        if self.moment is not None:
+            arrays["moment"] = (self.moment * scale).cpu().numpy()
         if self.energy:
             arrays["energy"] = np.stack(self.energy)
         return {f"{source}/{key}": value for key, value in arrays.items()}
@@ -246,8 +250,10 @@ def _block(walk: Any, index: int, state: Any, here: Path) -> None:
         return
     with walk.block(index):
         linears = walk.linears(index)
-        sites = {m: _Site(m.out_features, m.in_features, walk.device) for m in linears}
-        residual = torch.zeros(walk.width, walk.width, device=walk.device)
+        ends = walk.checkpoint.arch.ends(walk.checkpoint.config, index)
+        sites = {
+            m: _Site(m.out_features, m.in_features, walk.device, name in ends) for m, name in linears.items()
+        }
         seen: dict[Any, Any] = {}
         hooks = [
             m.register_forward_hook(lambda m, args, out: seen.update({m: (args[0].detach(), out)}))
@@ -257,7 +263,6 @@ def _block(walk: Any, index: int, state: Any, here: Path) -> None:
         def gradients() -> Any:
             for hidden, gradient in zip(state.read(index), state.read(f"gradient-{index + 1}"), strict=True):
                 seen.clear()
-                residual.addmm_(gradient[0].T, gradient[0])
                 hidden.requires_grad_(True)
                 out = walk.run(index, hidden)
                 outputs = [seen[m][1] for m in linears]
@@ -271,8 +276,6 @@ def _block(walk: Any, index: int, state: Any, here: Path) -> None:
         for hook in hooks:
             hook.remove()
         arrays = [site.arrays(linears[module], state.length) for module, site in sites.items()]
-        moment = residual / (state.windows * state.length)
-        arrays.append({f"block-{index}/residual": moment.cpu().numpy()})
         _save(path, {key: value for part in arrays for key, value in part.items()})
     state.drop(f"gradient-{index + 1}")  # only now: a killed run starts this block again from it
 

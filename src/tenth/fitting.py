@@ -241,10 +241,11 @@ def _smaller(options: FitOptions, known: Known, alone: float) -> Known | None:
         healed = f"{options.heal}: KL {found['before']:.3g} to {found['after']:.3g} on windows held back"
         for note in found["notes"]:
             reporter.say(note)
-    structure = Structure(
-        parameters=sum(spec.count for spec in known.checkpoint.specs()), shape=made, channels=menu.channels,
-        kv_heads=menu.groups, damage=damage, healed=healed,
-    )  # fmt: skip
+    before = known.structure or Structure(parameters=sum(spec.count for spec in known.checkpoint.specs()))
+    removed = {"shape": made, "channels": menu.channels, "kv_heads": menu.groups, "damage": damage}
+    structure = before.model_copy(
+        update=removed | {"healed": "; ".join(filter(None, [before.healed, healed]))}
+    )
     smaller = replace(open_checkpoint(folder), name=known.checkpoint.name)
     return know(options, smaller, stages.store.root, reporter, stages.log, known, structure)
 

@@ -15,7 +15,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from tenth import __version__, bundle, native
+from tenth import __version__, bundle, native, text
 from tenth.checkpoint import Checkpoint, open_checkpoint, open_config
 from tenth.encode import bits_per_weight
 from tenth.errors import BudgetError, InputError
@@ -128,12 +128,19 @@ def _source(
         check(options, checkpoint)
         return checkpoint, None
     stages = Stages(checkpoint, work, reporter, log, options.threads, options.compute)
-    folder = stages.trimmed(options.text, options.vocabulary or before, options.languages)
+    folder, healed = stages.trimmed(options.text, options.vocabulary or before, options.languages), ""
+    length = min(text.LENGTH, options.budget.context)
+    texts = stages.texts(options.text, options.eval_text, length, options.tried, options.seed)
+    bits = next(r.value for r in original(stages.reference(texts)) if r.name == "bits_per_byte")
+    if options.heal:
+        folder, found = stages.healed(folder, texts, options.text, options.heal, options.seed, respelled=True)
+        healed = f"{options.heal}: loss {found['before']:.3g} to {found['after']:.3g} on windows held back"
     trimmed = replace(open_checkpoint(folder), name=checkpoint.name)
     check(options, trimmed)
     weights = sum(spec.count for spec in checkpoint.specs())
     after = int(trimmed.config["vocab_size"])
-    return trimmed, Structure(parameters=weights, vocabulary=(before, after))
+    structure = Structure(parameters=weights, vocabulary=(before, after), healed=healed, original_bits=bits)
+    return trimmed, structure
 
 
 def _possible(options: FitOptions, known: Known, folder: Path, last: bool) -> list[Fitted]:
@@ -170,8 +177,25 @@ def _notes(options: FitOptions, best: Fitted) -> list[str]:
         f"judged on {options.eval_text or end}, which calibration did not see",
         "baselines run with the settings of our plan (context, n_ubatch, KV types),"
         " which is kinder to them than the defaults",
+        *_removed(best.known.structure),
         *best.known.checkpoint.notes(),
     ]
+
+
+def _removed(structure: Structure | None) -> list[str]:
+    """What a person must know of a smaller model to read its figures."""
+    if structure is None:
+        return []
+    notes = [f"healed, {structure.healed}"] if structure.healed else []
+    if structure.shape is not None:
+        notes.append(f"parts of the model were removed: KL {structure.damage:.3g} before any quantisation")
+    if structure.vocabulary is not None:
+        before, after = structure.vocabulary
+        notes.append(
+            f"{after:,} of {before:,} tokens were kept: KL, agreement and perplexity are against the model"
+            f" with those, only bits per byte compares, and the original's is {structure.original_bits:.4f}"
+        )
+    return notes
 
 
 def _machine() -> str:

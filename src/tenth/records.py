@@ -184,8 +184,9 @@ class Structure(Record):
     channels: int = 0  # of the original's blocks
     kv_heads: int = 0
     vocabulary: tuple[int, int] | None = None  # tokens before and after
-    damage: float | None = None  # measured KL in nats per token, before quantisation
+    damage: float | None = None  # measured KL of the shape in nats per token, before healing and quantisation
     healed: str = ""  # with how much, and what it did
+    original_bits: float | None = None  # per byte, of the original, where the vocabulary is another
 
 
 class Plan(Record):

@@ -24,7 +24,8 @@ from dataclasses import dataclass
 
 import torch
 
-DAMPING = 1e-2  # of the mean of the diagonal
+DAMPING = 1e-3  # of the mean of the diagonal, at the least
+FEW = 0.1  # of the same, for each column that there is for a token
 
 
 @dataclass(frozen=True)
@@ -46,10 +47,11 @@ class Removal:
     cost: list[float]
 
 
-def site(weight: torch.Tensor, gram: torch.Tensor, cross: torch.Tensor | None = None) -> Site:
-    """From W [out, in], G [in, in] and C [out, in] (None: what W gives is what is wanted)."""
+def site(weight: torch.Tensor, gram: torch.Tensor, tokens: int, cross: torch.Tensor | None = None) -> Site:
+    """From W [out, in], and of that many tokens G [in, in] and C [out, in] (None: W gives what is wanted)."""
     form = gram.double().clone()
-    form.diagonal().add_(max(DAMPING * float(form.diagonal().mean()), 1e-12))
+    share = max(DAMPING, FEW * len(form) / tokens)
+    form.diagonal().add_(max(share * float(form.diagonal().mean()), 1e-12))
     best = weight.double()
     if cross is not None:
         best = best + torch.linalg.solve(form, cross.double().T).T

@@ -15,7 +15,7 @@ from typing import TypeVar
 
 from pydantic import TypeAdapter, ValidationError
 
-from tenth import frontier, ondevice, pictures, scatter, tables
+from tenth import frontier, ondevice, pictures, removed, scatter, tables
 from tenth.bundle import MEASUREMENT, REMOTE
 from tenth.errors import InputError, OutputError
 from tenth.figures import figures
@@ -103,6 +103,7 @@ def render(
         f'<p class="lead {tone}">{escape(quality.text)}</p></header>',
         _tiles(plan, card),
         _memory_section(plan, card),
+        removed.section(plan, WIDE, NARROW),
         _bits_section(plan),
         *(ondevice.section(device, found, plan) for device, found in (measured or {}).items()),
         _quality_section(card, extra),

@@ -151,11 +151,11 @@ def isolate_network() -> str:
 
 def _reaches_out() -> bool:
     """Whether a route out exists. Connecting a datagram socket sends nothing; 192.0.2.0/24 is no one's."""
-    try:
-        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        try:
             probe.connect(("192.0.2.1", 9))
-    except OSError:
-        return False
+        except OSError:
+            return False
     return True
 
 

@@ -27,6 +27,7 @@ METRICS = 3  # raised whenever a stage's meaning changes, so that old results ar
 JUDGE_WINDOWS, LEAST_WINDOWS = 48, 12  # of held-out text
 JUDGE_WORK = 15_000 * MB  # weights x windows: large models are judged on fewer
 SPEED_REPEATS = 3
+REFIT = 256  # windows at the least that a smaller model is refitted on, if the text has as many
 HEAL_RATE = {
     "cpu": 20_000,
     "cuda": 1_000_000,
@@ -97,7 +98,7 @@ class Stages:
             "text": str(text) if text else None,
             "eval_text": str(eval_text) if eval_text else None,
             "length": length, "calibrate": effort.windows,
-            "train": max(0, effort.training - effort.windows), "judge": judge, "seed": seed,
+            "train": max(0, max(effort.training, REFIT) - effort.windows), "judge": judge, "seed": seed,
         }  # fmt: skip
         stamps = [_stamp(path) for path in (text, eval_text)]
 
@@ -186,9 +187,12 @@ class Stages:
         return self._stage("shaped", made_from, build)
 
     def healed(
-        self, smaller: Path, texts: Texts, text: Path | None, amount: str, seed: int
+        self, smaller: Path, texts: Texts, text: Path | None, amount: str, seed: int, respelled: bool = False
     ) -> tuple[Path, dict[str, Any]]:
-        """A folder with the smaller model trained towards this one, and how that went (methods/heal.py)."""
+        """A folder with the smaller model trained towards this one, and how that went (methods/heal.py).
+
+        respelled: it has fewer tokens (methods/aligned.py).
+        """
         wanted = Amount.parse(amount)
         tokens = wanted.tokens or min(HEAL_TOKENS, round(wanted.seconds * HEAL_RATE[self._device["device"]]))
         given: dict[str, Any] = {"length": texts.length, "seed": seed}
@@ -197,16 +201,18 @@ class Stages:
             destination = folder / "windows.npy"
             if not destination.exists():
                 arguments = {
-                    "model": str(smaller), "text": str(text) if text else None, "wanted": tokens,
+                    "model": self._common["model"], "text": str(text) if text else None, "wanted": tokens,
                     "held_out": str(texts.held_out), "destination": str(destination), **given,
                 }  # fmt: skip
                 self._child("read the text to heal on", "tenth.methods.corpus:run", arguments)
             arguments = {
                 **self._device, "model": str(smaller), "original": self._common["model"],
                 "tokens": str(destination), "folder": str(folder), "amount": amount,
-                "memory": _free_memory(), "seed": seed, "threads": self._common["threads"],
+                "seed": seed, "threads": self._common["threads"],
             }  # fmt: skip
-            found = self._child(f"heal, {amount}", "tenth.methods.heal:run", arguments)
+            arguments |= {} if respelled else {"memory": _free_memory()}
+            stage = "tenth.methods.aligned:run" if respelled else "tenth.methods.heal:run"
+            found = self._child(f"heal, {amount}", stage, arguments)
             write_text(folder / "healed.json", json.dumps(found))
             destination.unlink()
 

@@ -1,16 +1,18 @@
 """Smaller models: what each removal costs, and the model without what was chosen, refitted in closed form.
 
 Two stages of a fit, each a child process. `price` walks the original once and gives a `Menu`: for each block
-the costs of removing FFN channels and KV groups (refit.py), and what removing its attention or all of it did
-to the output (depth.py). `run` follows a `Shape`: the original and the smaller model are walked together, and
-each o_proj and down_proj is chosen and refitted on what it will really read,
+the costs of removing FFN channels and KV groups (refit.py), scaled to what removing half of them did to the
+output, and what removing its attention or all of it did (variants.py). `run` follows a `Shape`: the original
+and the smaller model are walked together, and each o_proj and down_proj is chosen and refitted on what it
+will really read,
 
     target = W x + SHARE (r - s),    r, s residual streams of the original and the smaller model there,
 
 so that it makes good what was lost before it too. A block that is dropped whole is part of the target of the
 down_proj before it: its closed-form patch, at no weight more (ReplaceMe, Shopkhoev et al. 2025, arXiv
-2505.02819). q, k, v, gate and up only lose rows. Where a norm stands between a matrix and the residual
-stream, or a block's halves are parallel, SHARE is 0.
+2505.02819). q, k, v, gate and up move DRIFT of the way to giving on the smaller model's stream what they gave
+on the original's, then lose rows. Where a norm stands between a matrix and the residual stream, or a block's
+halves are parallel, both shares are 0.
 
 Peak memory: one block, and for its widest site a few matrices of [in, in] in float64; hidden states of every
 block boundary of the original (price: of two) are on disk.
@@ -18,16 +20,18 @@ block boundary of the original (price: of two) are on disk.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+import json
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from tenth import depth, refit, shape, surgery
+from tenth import refit, shape, surgery
 from tenth.calibrate import Stats
 from tenth.checkpoint import Checkpoint, open_checkpoint
 from tenth.formats.folder import write_folder
@@ -35,11 +39,15 @@ from tenth.outline import taken
 from tenth.records import Shape
 from tenth.shape import BlockMenu, Menu
 from tenth.store import atomic, write_text
+from tenth.variants import Variants
 from tenth.walk import Hidden, Walk
 
 SHARE = 0.7  # of what was lost before; .5 and 1 are 1 to 4 % worse
 ROUNDS = 48  # of removing channels
-DEPTH_WINDOWS = 4  # that the removal of whole parts is measured on
+FEW = 8  # windows that removals are measured on
+VARIANTS = 4  # measured for each block
+TRUST = 4.0  # how far a measured cost may be from the predicted one
+DRIFT = 0.5  # of what was lost before, that the matrices inside a block follow
 
 Windows = Sequence[str]  # files of int32 [windows, T]
 
@@ -55,44 +63,71 @@ def price(
     here, windows = Path(folder), _read(tokens)
     walk, stats = Walk(open_checkpoint(Path(model)), threads, device), Stats(Path(calibration))
     blocks, arch, config = len(walk.blocks), walk.checkpoint.arch, walk.checkpoint.config
-    few = windows[: min(DEPTH_WINDOWS, len(windows))]
-    share = len(few) / len(windows)
-    total = blocks + depth.passes(blocks) * share
-    groups = arch.heads(config)[1]
+    groups, channels = arch.heads(config)[1], arch.axes(config)["ffn"]
     state = Hidden(here, len(windows), windows.shape[1], walk.width, walk.device)
-    menus: list[BlockMenu] = []
+    few = Variants(walk, Hidden(here, min(FEW, len(windows)), windows.shape[1], walk.width, walk.device))
+    weight = few.state.windows / len(windows)  # of a pass of a variant, against one of all windows
+
+    def done(index: int) -> float:
+        return index + weight * (VARIANTS * index * (index + 1) / 2)
+
     with torch.no_grad():
-        measured = depth.measure(walk, few, here, lambda done: emit({"done": done * share, "total": total}))
-        start = next((i for i in reversed(range(blocks)) if state.has(i) and _saved(here, i)), None)
+        start = max((i for i in range(blocks) if state.has(i) and _priced(here, i)), default=None)
         if start is None:
             _embed(walk, windows, state)
         for index in range(start or 0, blocks):
-            fisher = torch.from_numpy(stats.residual(index)).to(walk.device)
             with walk.block(index):
                 ends = _Ends(walk, index)
                 with _Inputs(ends.modules) as seen:
                     state.write(index + 1, (walk.run(index, hidden) for hidden in state.read(index)))
-                costs = []
-                for module, unit in ((ends.down, 1), (ends.out, ends.out.in_features // groups)):
-                    here_site = refit.site(module.weight, seen.sums.pop(module) / windows.size)
-                    rounds = ROUNDS if unit == 1 else groups
-                    costs.append([0.5 * c for c in refit.removal(here_site, fisher, unit, rounds).cost])
-            attention = max(costs[1][-2], measured.attention[index])
-            menu = BlockMenu(
-                ffn=shape.sampled(costs[0], len(costs[0]) - 1), kv_heads=(*costs[1][:-1], attention),
-                whole=measured.whole[index],
-            )  # fmt: skip
-            write_text(here / f"menu-{index:04d}.json", menu.model_dump_json())
+                few.begin(index, "whole", islice(state.read(index), few.state.windows), run=False)
+                costs = {}
+                for name, module, unit in (
+                    ("kv_heads", ends.out, ends.out.in_features // groups), ("ffn", ends.down, 1),
+                ):  # fmt: skip
+                    found = refit.site(module.weight, seen.sums.pop(module) / windows.size, windows.size)
+                    removed = refit.removal(found, ends.moment(module, stats), unit, ROUNDS)
+                    half = len(removed.order) // 2
+                    costs[name], costs[f"half {name}"] = removed.cost, [removed.cost[half]]
+                    for variant, gone in ((name, half), ("attention", len(removed.order))):
+                        if variant == "attention" and name == "ffn":
+                            continue
+                        stay = _columns(removed.order[gone:], unit, walk.device)
+                        whole = torch.zeros_like(module.weight)
+                        whole[:, stay] = refit.refit(found, stay)
+                        kept, module.weight = module.weight, torch.nn.Parameter(whole, requires_grad=False)
+                        few.begin(index, variant, islice(state.read(index), few.state.windows))
+                        module.weight = kept
+                few.step(index)
+            write_text(here / f"costs-{index:04d}.json", json.dumps(costs))
+            few.drop(index)
             state.drop(index)
-            emit({"done": depth.passes(blocks) * share + index + 1, "total": total})
-    for index in range(blocks):
-        menus.append(BlockMenu.model_validate_json((here / f"menu-{index:04d}.json").read_text()))
-        (here / f"menu-{index:04d}.json").unlink()
-    found = Menu(channels=arch.axes(config)["ffn"], groups=groups, blocks=tuple(menus))
-    write_text(here / "menu.json", found.model_dump_json())
+            emit({"done": done(index + 1), "total": done(blocks)})
+        measured = few.divergences(islice(state.read(blocks), few.state.windows))
+    menus = [_menu(here, index, measured, channels) for index in range(blocks)]
+    found_menu = Menu(channels=channels, groups=groups, blocks=tuple(menus))
+    write_text(here / "menu.json", found_menu.model_dump_json())
     state.clear()
-    depth.clear(here)
+    for index in range(blocks):
+        (here / f"costs-{index:04d}.json").unlink()
     return {"blocks": blocks}
+
+
+def _menu(folder: Path, index: int, measured: Mapping[tuple[int, str], float], channels: int) -> BlockMenu:
+    """The costs of a block, scaled so that half of it costs what was measured."""
+    costs = json.loads((folder / f"costs-{index:04d}.json").read_text())
+
+    def scaled(name: str) -> list[float]:
+        predicted = costs[f"half {name}"][0]
+        factor = measured[index, name] / predicted if predicted > 0 else 1.0
+        return [min(max(factor, 1 / TRUST), TRUST) * cost for cost in costs[name]]
+
+    groups = scaled("kv_heads")
+    attention = max(groups[-2], measured[index, "attention"])
+    return BlockMenu(
+        ffn=shape.sampled(scaled("ffn"), channels), kv_heads=(*groups[:-1], attention),
+        whole=measured[index, "whole"],
+    )  # fmt: skip
 
 
 def run(
@@ -121,9 +156,8 @@ def run(
         for number in range(start, len(kept)):
             index = kept[number]
             after = kept[number + 1] if number + 1 < len(kept) else blocks
-            fisher = torch.from_numpy(stats.residual(index)).to(walk.device)
             _original(walk, state, index, after)
-            _block(walk, index, after, state, wanted, fisher, share, here)
+            _block(walk, index, after, state, wanted, stats, share, here)
             for passed in range(index, after):
                 state.drop(passed)
             state.drop(_own(index))
@@ -133,51 +167,52 @@ def run(
     write_folder(smaller, here)
     for index in kept:
         (here / _edit(index)).unlink()
+        for source in _matrices(checkpoint, index):
+            (here / f"{source}.npy").unlink()
     return {"weights": sum(spec.count for spec in smaller.specs())}
 
 
 def assembled(checkpoint: Checkpoint, wanted: Shape, folder: Path) -> Checkpoint:
-    """The checkpoint in that shape with the edits that `run` left in the folder."""
-    edits = {index: _Edit.load(folder / _edit(index)) for index in wanted.kept}
-    smaller = taken(checkpoint, wanted, lambda i: (edits[i].ffn.tolist(), edits[i].kv_heads.tolist()))
-    block = smaller.arch.block(smaller.config)
-    values = {}
-    for number, index in enumerate(wanted.kept):
-        values[block["ffn_down.weight"].source.format(i=number)] = edits[index].down
-        if wanted.kv_heads[index]:
-            values[block["attn_output.weight"].source.format(i=number)] = edits[index].out
-    return surgery.replaced(smaller, values)
+    """The checkpoint in that shape with the edits that `run` left in the folder: the channels and KV heads
+    that stay of a block, and its matrices, in their original sizes.
+    """
+    stay, values = {}, {}
+    for index in wanted.kept:
+        edit = json.loads((folder / _edit(index)).read_text())
+        stay[index] = edit["ffn"], edit["kv_heads"]
+        values.update({source: folder / f"{source}.npy" for source in _matrices(checkpoint, index)})
+    return taken(surgery.replaced(checkpoint, values), wanted, stay.__getitem__)
 
 
-@dataclass(frozen=True)
-class _Edit:
-    """What stays of a block, ascending, and the refitted matrices, float32 [hidden, columns that stay]."""
-
-    ffn: np.ndarray
-    kv_heads: np.ndarray
-    down: np.ndarray
-    out: np.ndarray
-
-    def save(self, path: Path) -> None:
-        with atomic(path) as partial, partial.open("wb") as file:
-            np.savez(file, allow_pickle=False, **vars(self))
-
-    @classmethod
-    def load(cls, path: Path) -> _Edit:
-        with np.load(path, allow_pickle=False) as data:
-            return cls(**{name: data[name] for name in data.files})
+def _matrices(checkpoint: Checkpoint, index: int) -> list[str]:
+    """Hugging Face names of a block's matrices."""
+    return [spec.source for spec in checkpoint.specs() if spec.layer == index and spec.linear]
 
 
 class _Ends:
     """The two modules of a block that write into the residual stream."""
 
     def __init__(self, walk: Walk, index: int) -> None:
-        block = walk.checkpoint.arch.block(walk.checkpoint.config)
         modules = {name: module for module, name in walk.linears(index).items()}
         self.out, self.down = (
-            modules[block[role].source.format(i=index)] for role in ("attn_output.weight", "ffn_down.weight")
+            modules[name] for name in walk.checkpoint.arch.ends(walk.checkpoint.config, index)
         )
         self.modules = (self.out, self.down)
+        block = walk.checkpoint.arch.block(walk.checkpoint.config)
+        self.readers = {  # what is between the residual stream and an end
+            end: [
+                modules[entry.source.format(i=index)]
+                for role, entry in block.items()
+                if role.startswith(part) and entry.source.format(i=index) in modules
+                and modules[entry.source.format(i=index)] not in self.modules
+            ]
+            for end, part in ((self.out, "attn_"), (self.down, "ffn_"))
+        }  # fmt: skip
+        self._names = {module: name for name, module in modules.items()}
+
+    def moment(self, module: Any, stats: Stats) -> torch.Tensor:
+        """F of a module (refit.py)."""
+        return torch.from_numpy(stats.moment(self._names[module])).to(module.weight.device)
 
 
 class _Inputs:
@@ -227,7 +262,7 @@ def _pass(walk: Walk, index: int, hidden: torch.Tensor, ends: _Ends, last: Any) 
         notes.outputs[module] = out.reshape(-1, out.shape[-1])
 
     with ExitStack() as stack:
-        for module in ends.modules:
+        for module in {*ends.modules, last}:
             stack.callback(module.register_forward_pre_hook(note_input).remove)
             stack.callback(module.register_forward_hook(note_output).remove)
         with suppress(_Reached):
@@ -236,8 +271,7 @@ def _pass(walk: Walk, index: int, hidden: torch.Tensor, ends: _Ends, last: Any) 
 
 
 def _block(
-    walk: Walk, index: int, after: int, state: Hidden, wanted: Shape, fisher: torch.Tensor, share: float,
-    here: Path,
+    walk: Walk, index: int, after: int, state: Hidden, wanted: Shape, stats: Stats, share: float, here: Path,
 ) -> None:  # fmt: skip
     """Choose and refit a block's two ends; leaves the smaller model's hidden states where block `after`
     begins.
@@ -245,7 +279,7 @@ def _block(
     groups = walk.checkpoint.arch.heads(walk.checkpoint.config)[1]
     with walk.block(index):
         ends = _Ends(walk, index)
-        weights = {module: module.weight for module in ends.modules}
+        weights = {module: module.weight for module in walk.linears(index)}
         edited = dict(weights)
         columns = {}
 
@@ -261,6 +295,8 @@ def _block(
             (ends.out, wanted.kv_heads[index], ends.out.in_features // groups),
             (ends.down, wanted.ffn[index], 1),
         ):
+            if share:
+                _follow(ends.readers[module], both, edited)
             weight = weights[module]
             gram = torch.zeros(module.in_features, module.in_features, device=weight.device)
             cross, tokens = torch.zeros_like(weight), 0
@@ -276,8 +312,10 @@ def _block(
                 gram.addmm_(y.T, y)
                 cross.addmm_(target.T, y)
                 tokens += len(y)
-            found = refit.site(weight, gram / tokens, cross / tokens)
-            columns[module] = _columns(found, fisher, unit, keep)
+            found = refit.site(weight, gram / tokens, tokens, cross / tokens)
+            order = refit.removal(found, ends.moment(module, stats), unit, ROUNDS, keep).order
+            stay = set(range(module.in_features // unit)) - set(order)
+            columns[module] = _columns(stay, unit, weight.device)
             values = refit.refit(found, columns[module])
             whole = torch.zeros_like(weight)
             whole[:, columns[module]] = values
@@ -285,19 +323,34 @@ def _block(
         _set(edited)
         state.write(_own(after), (walk.run(index, own) for own in state.read(_own(index))))
         unit = ends.out.in_features // groups
-        _Edit(
-            columns[ends.down].cpu().numpy(), (columns[ends.out][::unit] // unit).cpu().numpy(),
-            edited[ends.down][:, columns[ends.down]].cpu().numpy(),
-            edited[ends.out][:, columns[ends.out]].cpu().numpy(),
-        ).save(here / _edit(index))  # fmt: skip
+        for module, source in walk.linears(index).items():
+            with atomic(here / f"{source}.npy") as partial, partial.open("wb") as file:
+                np.save(file, edited[module].cpu().numpy(), allow_pickle=False)
+        groups_left = (columns[ends.out][::unit] // unit).tolist()
+        edit = {"ffn": columns[ends.down].tolist(), "kv_heads": groups_left}
+        write_text(here / _edit(index), json.dumps(edit))
 
 
-def _columns(found: refit.Site, fisher: torch.Tensor, unit: int, keep: int) -> torch.Tensor:
-    """The columns that stay, ascending."""
-    units = found.best.shape[1] // unit
-    gone = refit.removal(found, fisher, unit, ROUNDS, keep).order if keep < units else []
-    stay = torch.tensor(sorted(set(range(units)) - set(gone)), dtype=torch.long, device=fisher.device)
-    return (stay[:, None] * unit + torch.arange(unit, device=fisher.device)).reshape(-1)
+def _follow(readers: Sequence[Any], both: Callable[[Any], Iterator[Any]], edited: dict[Any, Any]) -> None:
+    """Bring matrices that read the residual stream nearer to giving what they gave on the original's."""
+    first = readers[0]
+    gram = torch.zeros(first.in_features, first.in_features, device=first.weight.device)
+    cross, tokens = torch.zeros_like(gram), 0
+    for original, own, *_ in both(first):
+        x, y = original.inputs[first], own.inputs[first]
+        gram.addmm_(y.T, y)
+        cross.addmm_((x - y).T, y)
+        tokens += len(y)
+    for module in readers:
+        weight = edited[module]
+        best = refit.site(weight, gram / tokens, tokens, weight @ cross / tokens).best.float()
+        edited[module] = torch.nn.Parameter(weight.lerp(best, DRIFT), requires_grad=False)
+
+
+def _columns(units: Iterable[int], unit: int, device: torch.device) -> torch.Tensor:
+    """The columns of units, ascending."""
+    stay = torch.tensor(sorted(units), dtype=torch.long, device=device)
+    return (stay[:, None] * unit + torch.arange(unit, device=device)).reshape(-1)
 
 
 def _set(weights: dict[Any, Any]) -> None:
@@ -329,9 +382,9 @@ def _read(tokens: Windows) -> np.ndarray:
     return np.concatenate([np.load(path, allow_pickle=False) for path in tokens])
 
 
-def _saved(folder: Path, index: int) -> bool:
-    """Whether the menus of all blocks before are there."""
-    return all((folder / f"menu-{i:04d}.json").exists() for i in range(index))
+def _priced(folder: Path, index: int) -> bool:
+    """Whether the costs of all blocks before are there."""
+    return all((folder / f"costs-{i:04d}.json").exists() for i in range(index))
 
 
 def _own(index: int) -> str:
@@ -340,4 +393,4 @@ def _own(index: int) -> str:
 
 
 def _edit(index: int) -> str:
-    return f"edit-{index:04d}.npz"
+    return f"edit-{index:04d}.json"

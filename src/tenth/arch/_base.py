@@ -212,6 +212,12 @@ class Architecture:
         lines += [(role, entry, None) for role, entry in self.final.items()]
         return lines if self.tied(config) else [*lines, ("output.weight", HEAD, None)]
 
+    def ends(self, config: Config, index: int) -> tuple[str, str]:
+        """Hugging Face names of the two matrices of a block that write into the residual stream."""
+        block = self.block(config)
+        out, down = (block[role].source.format(i=index) for role in ("attn_output.weight", "ffn_down.weight"))
+        return out, down
+
     def specs(self, config: Config) -> list[TensorSpec]:
         """Every tensor of the GGUF, in file order."""
         config = self.complete(config)

@@ -5,7 +5,7 @@ The machines share the folders of the submissions, the results and the work fold
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator
 from typing import Any
 
 from tenth.board.judge import Task
@@ -15,7 +15,7 @@ from tenth.errors import InputError, TenthError
 LOCAL = "local"  # as an address: a cluster of this machine alone
 
 
-def there(tasks: list[Task], address: str) -> Iterator[tuple[Task, Verdict | str]]:
+def there(tasks: list[Task], address: str) -> Generator[tuple[Task, Verdict | str], None, None]:
     """Judge on a cluster, as they come; a str says why there is no verdict. Raises InputError without Ray."""
     try:
         import ray

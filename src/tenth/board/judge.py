@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import datetime
 import math
-import shutil
 import signal
 import statistics
 import tempfile
@@ -28,12 +27,13 @@ from tenth.errors import InputError, NativeError, TenthError
 from tenth.formats.inspect import Header, read_header
 from tenth.meters.memory import prove
 from tenth.records import MB, Reading, Record, Runtime
-from tenth.store import write_text
+from tenth.store import atomic, write_text
 from tenth.tasks import evaluate
 
 PREFILL, DECODE = 256, 32  # tokens on the clock
 _ALLOWANCE = 96 << 20  # bytes that a child of Python needs beside the artifact and its logits
-_FASTEST = 20e6  # bytes/s that the slowest machine reads; more is a hang
+_CONTROL = bytes({*range(32), 127} - {9, 10})  # of terminals; a file's own strings are in the log
+_SLOWEST = 20e6  # bytes/s that the slowest machine reads
 
 
 class Task(Record):
@@ -221,7 +221,7 @@ class Case:
         """Full context within the budget; returns the bytes of the KV cache."""
         budget = self.task.conditions.budget
         self.note("fill the context within the budget")
-        patience = min(self.task.seconds, 300 + header.size / _FASTEST + 2 * runtime.n_ctx)
+        patience = min(self.task.seconds, 300 + header.size / _SLOWEST + 2 * runtime.n_ctx)
         proof = prove(gguf, runtime, budget, header.weights, self.log, None, patience, strict=True)
         self.isolation.note(f"memory of the proof: {proof.limit}; network: {proof.network}")
         self._read(
@@ -254,10 +254,12 @@ class Case:
         state = (
             f"KV {runtime.type_k}/{runtime.type_v}, {len(found['bits'])} passages of {passage.BYTES} bytes"
         )
+        self._mean("bits_per_byte", found["bits"], "bits/byte", f"{state}, {found['tokens']} tokens")
         self.passages = found["bits"]
-        self._mean("bits_per_byte", self.passages, "bits/byte", f"{state}, {found['tokens']} tokens")
         if original:
             self._mean("bits_per_byte_original", original.bits, "bits/byte", "the same text; nothing rounded")
+            lost = [mine - theirs for mine, theirs in zip(found["bits"], original.bits, strict=True)]
+            self._mean("bits_lost", lost, "bits/byte", f"more than {original.name}, passage by passage")
         for name, unit in (("kl", "nats/token"), ("top1", "share")):
             if name in found:
                 self._mean(name, found[name], unit, f"{state}; against {original.name if original else ''}")
@@ -327,14 +329,13 @@ def _clean(text: str, submission: Submission, scratch: Path) -> str:
 
 
 def _publish(log: Path, submission: Submission, scratch: Path) -> None:
-    """Take this machine's paths out of the log, which is for everybody."""
+    """Take this machine's paths and all control characters out of the log, which is for everybody."""
     places = [(str(submission.folder), submission.name), (str(scratch), "converted")]
-    with tempfile.NamedTemporaryFile("wb", dir=log.parent, delete=False) as out, log.open("rb") as source:
+    with atomic(log) as partial, partial.open("wb") as out, log.open("rb") as source:
         for line in source:
             for path, name in places:
                 line = line.replace(path.encode(), name.encode())
-            out.write(line)
-    shutil.move(out.name, log)
+            out.write(line.translate(None, _CONTROL))
 
 
 def _last_line(log: Path) -> str:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from tenth import cell, models
 from tenth.checkpoint import open_checkpoint
 from tenth.errors import InputError
+from tenth.formats.inspect import read_header
 from tenth.records import Record, Runtime
 from tenth.store import Store, write_text
 
@@ -57,6 +58,7 @@ def prepare(
         "original", {"hash": hashes[0], "stage": STAGE}, lambda here: _gguf(path, here, reporter)
     )
     gguf = made / "model.gguf"
+    context = min(context, read_header(gguf).number("context_length") or context)
 
     def read(here: Path) -> None:
         with reporter.step("the original reads the text", 1.0) as advance:

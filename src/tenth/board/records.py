@@ -146,6 +146,7 @@ class Verdict(Record):
 READINGS = {
     "bits_per_byte": "quality on raw bytes; less is better",
     "bits_per_byte_original": "the original's",
+    "bits_lost": "bits per byte more than the original's, paired by passage",
     "kl": "KL divergence from the original, nats per token; only with the same tokenizer",
     "top1": "share of tokens where both have the same favourite",
     "size": "bytes of all files that it needs",

@@ -12,7 +12,8 @@ import json
 import os
 import shlex
 import signal
-from collections.abc import Iterator
+import threading
+from collections.abc import Generator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -118,7 +119,7 @@ def judge_all(options: Options, reporter: Reporter) -> Judged:
             from tenth.board.cluster import there
 
             answers = there(waiting, options.cluster)
-        with reporter.step("judge", len(waiting), "submissions") as advance:
+        with contextlib.closing(answers), reporter.step("judge", len(waiting), "submissions") as advance:
             for count, (one, answer) in enumerate(answers, 1):
                 name = Path(one.folder).name
                 if isinstance(answer, Verdict):
@@ -132,13 +133,16 @@ def judge_all(options: Options, reporter: Reporter) -> Judged:
     return done
 
 
-def here(tasks: list[Task], jobs: int) -> Iterator[tuple[Task, Verdict | str]]:
+def here(tasks: list[Task], jobs: int) -> Generator[tuple[Task, Verdict | str], None, None]:
     """Judge on this machine, so many at a time, as they come; a str says why there is no verdict."""
     children: dict[int, int] = {}  # place in tasks -> process
+    stopped = threading.Event()
 
     def one(place: int) -> Verdict | str:
         def on_event(event: dict[str, Any]) -> None:
             children[place] = event["pid"]
+            if stopped.is_set():
+                _end(event["pid"])
 
         try:
             answer = worker.call("tenth.board.judge:run", {"task": tasks[place].model_dump()}, on_event)
@@ -155,10 +159,15 @@ def here(tasks: list[Task], jobs: int) -> Iterator[tuple[Task, Verdict | str]]:
             for future in wait(pending, return_when=FIRST_COMPLETED).done:
                 yield tasks[pending.pop(future)], future.result()
     finally:  # after Ctrl-C those that run are ended, and with them what they run
+        stopped.set()
         pool.shutdown(wait=False, cancel_futures=True)
         for pid in list(children.values()):
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
+            _end(pid)
+
+
+def _end(pid: int) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(pid, signal.SIGKILL)
 
 
 def _known(results: Path, submission: Submission, conditions: Conditions) -> Verdict | None:
