@@ -92,6 +92,21 @@ def test_places_hold_every_order_that_the_text_allows(figures: list[tuple[float,
         assert all(each.id in rows[other].ties for other in row.ties)
 
 
+def test_whiskers_leave_out_what_a_passage_does_to_all_alike() -> None:
+    a = verdict("a", 1.7)
+    b = a.model_copy(update={"submission": "b", "passages": [value + 0.01 for value in a.passages]})
+    noisy = [value + 0.01 * (-1) ** i for i, value in enumerate(a.passages)]
+    c = a.model_copy(update={"submission": "c", "passages": noisy})
+    rows = standing.standings([a, b], RULES)
+    assert max(standing.whiskers(rows).values()) < 1e-9
+    found = standing.whiskers(standing.standings([a, c], RULES))
+    error = 1.96 * 0.01 / len(noisy) ** 0.5
+    # The difference of the two has the error of one of them: each has its share.
+    assert sum(half**2 for half in found.values()) == pytest.approx(error**2, rel=0.05)
+    (alone,) = standing.whiskers(standing.standings([a], RULES)).values()
+    assert alone == pytest.approx(1.96 * 0.02, rel=1e-3)
+
+
 def test_a_verdict_without_a_number_has_no_place() -> None:
     nothing = verdict("a", readings=[])
     infinite = verdict("b", readings=[Reading(name="bits_per_byte", value=float("inf"), unit="")])

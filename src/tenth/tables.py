@@ -17,6 +17,7 @@ WORDS: dict[str, tuple[str, int]] = {
     "perplexity": ("perplexity", -1),
     "bits_per_byte": ("bits per byte", -1),
     "bits_per_byte_original": ("bits per byte of the original", 0),
+    "bits_lost": ("bits per byte more than the original", -1),
     "size": ("size of all files", -1),
     "load": ("load time", -1),
     "prefill": ("reading speed (prefill)", 1),

@@ -87,8 +87,10 @@ def _tasks(tasks: Sequence[TaskScore]) -> str:
     drawn = (
         f'<div class="wide">{_scores(tasks, WIDE)}</div><div class="narrow">{_scores(tasks, NARROW)}</div>'
     )
-    body = "".join(_task_row(task) for task in tasks)
-    heads = ("score", "original", "difference", "lost, won", "", "hidden items", "public − hidden")
+    secret = any(task.hidden or task.gap for task in tasks)
+    body = "".join(_task_row(task, secret=secret) for task in tasks)
+    heads = ["score", "original", "difference", "lost, won", ""]
+    heads += ["hidden items", "public − hidden"] if secret else []
     head = "".join(f'<th scope="col" class="n">{word}</th>' for word in heads)
     return (
         '<section class="long"><h2>Tasks</h2><p class="why">The filled mark is the model, the ring its '
@@ -138,7 +140,8 @@ def _whisker(found: Interval, y: float, x_of: Callable[[float], float], css: str
     return f'<path class="whisker {css}" d="M{x_of(found.low):.1f} {y:.1f}H{x_of(found.high):.1f}"/>'
 
 
-def _task_row(task: TaskScore) -> str:
+def _task_row(task: TaskScore, *, secret: bool) -> str:
+    """secret: whether there are columns of hidden items."""
     against = task.against
     if against:
         verdict = _badge(against.verdict, VERDICTS[against.verdict])
@@ -154,7 +157,7 @@ def _task_row(task: TaskScore) -> str:
     gap = _interval(task.gap, signed=True)
     if task.gap is not None and task.gap.low > 0:
         gap += _badge("seen before?", "bad")
-    cells = [_interval(task.score), *compared, _interval(task.hidden), gap]
+    cells = [_interval(task.score), *compared, *((_interval(task.hidden), gap) if secret else ())]
     title = said(task.title or task.task, 80)
     under = f"{said(task.metric, 40)}, {task.score.count:,} items, chance {100 * task.chance:.1f} %"
     return (

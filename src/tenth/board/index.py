@@ -151,7 +151,8 @@ def _picture(rows: Sequence[Row], setting: Setting, number: int, label: str, *, 
     )
     why = "" if explained else (
         '<p class="why">Each mark is a submission and leads to its page. A line is the best that a division '
-        "has: nothing of it is better in both. Whiskers are 95 % intervals.</p>"
+        "has: nothing of it is better in both. Whiskers are 95 % intervals, without what a passage of the "
+        "text does to all alike.</p>"
     )  # fmt: skip
     return [
         f'<section class="pictures" data-setting="{number}"><h2>Quality on {escape(label)}</h2>{why}'

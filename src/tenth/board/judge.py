@@ -254,8 +254,8 @@ class Case:
         state = (
             f"KV {runtime.type_k}/{runtime.type_v}, {len(found['bits'])} passages of {passage.BYTES} bytes"
         )
+        self._mean("bits_per_byte", found["bits"], "bits/byte", f"{state}, {found['tokens']} tokens")
         self.passages = found["bits"]
-        self._mean("bits_per_byte", self.passages, "bits/byte", f"{state}, {found['tokens']} tokens")
         if original:
             self._mean("bits_per_byte_original", original.bits, "bits/byte", "the same text; nothing rounded")
             lost = [mine - theirs for mine, theirs in zip(found["bits"], original.bits, strict=True)]

@@ -13,11 +13,10 @@ from html import escape
 
 from tenth.board.pages import clean, span
 from tenth.board.records import QUALITY, Division
-from tenth.board.standing import Row
+from tenth.board.standing import Row, whiskers
 from tenth.pictures import LETTER
-from tenth.records import MB, Reading
+from tenth.records import MB
 from tenth.scatter import Box, free_box, linear_axis, log_axis, overlap
-from tenth.statistics import Z
 from tenth.tables import figure, shown
 
 LEFT, RIGHT, TOP, BOTTOM = 46.0, 14.0, 34.0, 46.0
@@ -62,7 +61,8 @@ class Spot:
     """A submission in the picture."""
 
     row: Row
-    quality: Reading
+    quality: float
+    whisker: float  # half of the interval
     x: float
     y: float
 
@@ -95,8 +95,8 @@ def picture(rows: Sequence[Row], against: Against, budget: int, width: int, heig
     if which is None:
         return ""
     name, floor = against.readings[which], height - BOTTOM
-    found = [(r, q, x) for r in rows if (q := r.reading(QUALITY)) and _drawable(q.value)
-             and (x := _value(r, name)) is not None]  # fmt: skip
+    found = [(r, q, x) for r in rows
+             if (q := _value(r, QUALITY)) is not None and (x := _value(r, name)) is not None]  # fmt: skip
     if not found:
         return ""
     originals = {(r.verdict.conditions.original, o.value) for r, _, _ in found
@@ -104,11 +104,12 @@ def picture(rows: Sequence[Row], against: Against, budget: int, width: int, heig
     across = [x / against.unit for _, _, x in found]
     limit = budget / MB if against.name == "memory" and budget / MB < 1.6 * max(across) else None
     x_of = Axis([*across, *([limit] if limit else [])], LEFT, width - RIGHT)
-    y_of = Axis([*(q.value for _, q, _ in found), *(v for _, v in originals)], floor, TOP)
+    y_of = Axis([*(q for _, q, _ in found), *(v for _, v in originals)], floor, TOP)
     out = _frame(x_of, y_of, against.words[which], width, height)
     if limit:
         out += _budget(limit, x_of(limit), floor)
-    spots = [Spot(r, q, x_of(x / against.unit), y_of(q.value)) for r, q, x in found]
+    half = whiskers(rows)
+    spots = [Spot(r, q, half[r.verdict.id], x_of(x / against.unit), y_of(q)) for r, q, x in found]
     spots.sort(key=lambda spot: (spot.x, spot.y, spot.row.verdict.id))
     divisions = dict.fromkeys(spot.row.division for spot in spots if spot.row.division)
     for division in divisions:
@@ -224,14 +225,14 @@ def _front(spots: Sequence[Spot], division: Division, better: int) -> str:
 
 
 def _point(spot: Spot, y_of: Axis, against: str, pages: str, taken: list[Box], inside: Box) -> str:
-    row, quality = spot.row, spot.quality
+    row = spot.row
     assert row.division is not None
     label = clean(row.name, LETTERS)
     place = f", place {span(row.place)}" if row.place else ""
-    said = f"{clean(row.name, 80)}: {figure(quality.value)} bits per byte, {against}{place}"
+    said = f"{clean(row.name, 80)}: {figure(spot.quality)} bits per byte, {against}{place}"
     whisker = ""
-    if quality.spread:
-        low, high = (y_of(quality.value + sign * Z * quality.spread) for sign in (1, -1))
+    if 0 < spot.whisker < LARGEST:
+        low, high = (y_of(spot.quality + sign * spot.whisker) for sign in (1, -1))
         whisker = f'<path class="whisker" d="M{spot.x:.1f} {low:.1f}V{high:.1f}"/>'
     wide, tall = (len(label) + 0.5) * LETTER * LABEL + 4, LABEL + 3
     found = free_box(spot.x, spot.y, wide, tall, (12.0, 22.0, 36.0, 54.0), taken, inside)

@@ -12,6 +12,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
+import numpy as np
+
 from tenth.board.records import DIVISIONS, QUALITY, Division, Verdict
 from tenth.pictures import megabytes
 from tenth.records import Reading
@@ -116,6 +118,23 @@ def tied(a: Verdict, b: Verdict) -> bool:
         variance = sum((d - mean) * (d - mean) for d in differences) / (n - 1)
         return apart <= Z * math.sqrt(variance / n)
     return apart <= Z * ((one.spread or 0.0) + (other.spread or 0.0))
+
+
+def whiskers(rows: Sequence[Row]) -> dict[str, float]:
+    """id -> half of the interval of 95 % of each row of a setting.
+
+    What a passage does to all of them alike is taken out (Cousineau 2005, with Morey's correction of 2008):
+    it is most of the spread, and says nothing about their order. Without passages: of the reading's spread.
+    """
+    length = {len(row.verdict.passages) for row in rows}
+    count, n = len(rows), max(length, default=0)
+    if len(length) != 1 or n < 2 or count < 2:
+        readings = ((row.verdict.id, row.reading(QUALITY)) for row in rows)
+        return {name: Z * (found.spread or 0.0) for name, found in readings if found}
+    values = np.array([row.verdict.passages for row in rows])
+    apart = values - values.mean(axis=0)
+    errors = apart.std(axis=1, ddof=1) * math.sqrt(count / (count - 1) / n)
+    return {row.verdict.id: Z * float(error) for row, error in zip(rows, errors, strict=True)}
 
 
 def _state(verdict: Verdict, rules: int, *, last: bool) -> State:
