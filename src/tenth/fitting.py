@@ -197,6 +197,8 @@ def ways(options: FitOptions, known: Known, folder: Path) -> Iterator[Fitted]:
         found += 1
     except BudgetError as error:
         refused = error
+    if options.heal and known.structure is None and alone <= WORTH_REMOVING:
+        known.stages.reporter.say("bits alone do little damage here: nothing is removed, nothing to heal")
     if options.structure and alone > WORTH_REMOVING:
         smaller = _smaller(options, known, alone)
         try:
@@ -215,10 +217,11 @@ def _smaller(options: FitOptions, known: Known, alone: float) -> Known | None:
     menu = stages.menu(known.texts, known.calibration)
     growth, made = 1.0, None
     while True:
-        best = _best(options, known, menu, growth * (HEALS if options.heal else 1.0))
+        left = growth * (HEALS if options.heal else 1.0)
+        best = _best(options, known, menu, left)
         if best is None or best[1] >= alone or best[0] == made:
             break
-        if made is not None and best[1] > REPAIRED * _total(options, known, menu, made, growth):
+        if made is not None and best[1] > REPAIRED * _total(options, known, menu, made, left):
             break
         first, made = made is None, best[0]
         folder = stages.shaped(known.texts, known.calibration, made)
