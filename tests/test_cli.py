@@ -172,11 +172,11 @@ def test_mistakes(capsys: pytest.CaptureFixture[str], model: Path, words: list[s
 
 
 def test_the_context_is_2048_or_what_the_model_knows(model: Path) -> None:
-    assert Asked(memory="1GB").budget(model).context == 512
+    assert Asked(memory="1GB").budget([model]).context == 512
     (model / "config.json").write_text(json.dumps(CONFIG | {"max_position_embeddings": 8192}))
-    budget = Asked("pixel-8").budget(model)
+    budget = Asked("pixel-8").budget([model])
     assert (budget.context, budget.memory, budget.device, budget.share) == (2048, 800_000_000, "pixel-8", 0.1)
-    assert Asked("pixel-8", "5%", context=8192).budget(model).memory == 400_000_000
+    assert Asked("pixel-8", "5%", context=8192).budget([model]).memory == 400_000_000
 
 
 @pytest.mark.parametrize(
