@@ -48,10 +48,10 @@ def fit(options: FitOptions, reporter: Reporter) -> Scorecard:
         best: Fitted | None = None
         beside: list[Candidate] = []
         for checkpoint, structure in sources:
-            whole = know(options, checkpoint, work, reporter, log, structure=structure)
-            for found in _possible(options, whole, folder, best is None and checkpoint is sources[-1][0]):
+            known = know(options, checkpoint, work, reporter, log, structure=structure)
+            for found in _possible(options, known, folder, best is None and checkpoint is sources[-1][0]):
                 if best is None or found.bits_per_byte < best.bits_per_byte:
-                    best, found, base = found, best, whole
+                    best, found, base = found, best, known
                     best.gguf.replace(gguf)
                 else:
                     found.gguf.unlink()
@@ -59,8 +59,9 @@ def fit(options: FitOptions, reporter: Reporter) -> Scorecard:
                     beside.append(found.candidate)
         assert best is not None
         ours = best.candidate.model_copy(update={"name": "tenth"})
+        whole = replace(base.problem, constants=best.problem.constants)  # as the proof corrected them
         baselines = base.stages.baselines(
-            base.problem, best.decision, options.budget.memory, base.reference, base.calibration, folder,
+            whole, best.decision, options.budget.memory, base.reference, base.calibration, folder,
             options.baselines,
         )  # fmt: skip
         if options.folder is not None:

@@ -1,7 +1,7 @@
 """What a smaller model could look like: channels, KV groups and blocks to keep, and what each removal costs.
 
-A `Menu` has the costs, in nats per token, of one unit at a time (structure.py, depth.py); they are taken to
-add up, times GROWTH, which is how much more was measured than the sum (docs/log.md). A `Shape` (records.py)
+A `Menu` has the costs, in nats per token, of one block's parts at a time (structure.py); they are taken to
+add up, and a fit corrects their sum by what a shape that it made was measured to cost. A `Shape` (records.py)
 is a choice.
 Which choice is best for a number of weights is a knapsack; its Lagrangian is minimised block by block: remove
 what costs least per weight.
@@ -20,7 +20,6 @@ from tenth.arch import Architecture
 from tenth.errors import InputError
 from tenth.records import Record, Shape
 
-GROWTH = 1.5  # measured KL over the sum of costs: 1.4 to 1.6 at 10 to 30 % of a 46 M Llama
 STEP = 32  # channels between two entries of a menu
 
 
@@ -97,7 +96,7 @@ def cost(menu: Menu, shape: Shape) -> float:
             total += block.whole
         else:
             total += block.ffn[(menu.channels - width) // STEP] + block.kv_heads[menu.groups - groups]
-    return GROWTH * total
+    return total
 
 
 def full(menu: Menu) -> Shape:
