@@ -26,6 +26,8 @@ from tenth.records import (
     Reading,
     Runtime,
     Scorecard,
+    Shape,
+    Structure,
 )
 from tenth.tables import figure, shown
 
@@ -296,6 +298,21 @@ def test_bits_are_ggmls(kind: str) -> None:
 def test_no_bits_for_a_type_that_ggml_lacks() -> None:
     assert pictures.bits_of("Q99") is None
     assert pictures.bits_text(None) == "?"
+
+
+def test_what_was_removed_is_drawn_block_by_block() -> None:
+    shape = Shape(ffn=(96, 0, 32), kv_heads=(2, 0, 1))
+    known = {"shape": shape, "channels": 96, "kv_heads": 2, "damage": 0.123, "vocabulary": (400, 300)}
+    found = Structure(parameters=2 * make_plan().parameters, healed="5Mtok: KL 0.4 to <b>", **known)
+    page = report.render(make_plan(structure=found), make_card(0.01))
+    assert "What was removed" in page
+    assert page.count("<title>block 1: removed</title>") == 2  # for two widths of the page
+    assert page.count("<title>block 2: 32 of 96 channels, 1 of 2 KV heads</title>") == 2
+    assert "50.0% went" in page
+    assert "300 of 400 tokens" in page
+    assert "0.123" in page
+    assert "<b>" not in page.split("What was removed")[1].split("</section>")[0]
+    assert "What was removed" not in report.render(make_plan(), make_card(0.01))
 
 
 @pytest.mark.parametrize("width", [350, 880])
