@@ -45,7 +45,6 @@ class FitOptions:
     model: Path
     destination: Path
     budget: Budget
-    others: tuple[Path, ...] = ()  # further models, of which the best fit is wanted
     text: Path | None = None
     eval_text: Path | None = None
     effort: str = "normal"  # of EFFORTS
@@ -58,6 +57,7 @@ class FitOptions:
     baselines: int = 2  # stock recipes to measure beside it, and plain Q4_0; 0: none of them
     device: Device | None = None  # that the budget is a share of
     demands: Demands = field(default_factory=Demands)  # of that device
+    others: tuple[Path, ...] = ()  # further models, of which the best fit is wanted
     structure: bool = True  # parts of the model may be removed
     homogeneous: bool = False  # all blocks alike
     heal: str | None = None  # methods/amount.py
