@@ -8,7 +8,6 @@ folder -> checkpoint -> texts -> calibration -> prices -> decide -> round, write
 
 from __future__ import annotations
 
-import hashlib
 import platform
 from contextlib import suppress
 from dataclasses import replace
@@ -29,6 +28,7 @@ from tenth.profile import Device
 from tenth.proving import Lessons
 from tenth.records import Budget, Candidate, Demands, Plan, Scorecard, Structure
 from tenth.stages import Reporter, Stages, default_work
+from tenth.store import sha256
 from tenth.surgery import uniform
 
 __all__ = ["FitOptions", "fit", "plan"]
@@ -69,7 +69,7 @@ def fit(options: FitOptions, reporter: Reporter) -> Scorecard:
             write_folder(uniform(best.known.checkpoint), folder / bundle.FOLDER, options.folder)
         card = Scorecard(
             tenth=__version__, runtime=native.build(), machine=_machine(), model=best.known.checkpoint.name,
-            sha256=_sha256(gguf), proof=best.proof, original=original(base.reference),
+            sha256=sha256(gguf), proof=best.proof, original=original(base.reference),
             candidates=[ours, *beside, *baselines], notes=_notes(options, best),
             sample=sample(gguf, best.decision.runtime, log),
         )  # fmt: skip
@@ -201,8 +201,3 @@ def _removed(structure: Structure | None) -> list[str]:
 
 def _machine() -> str:
     return f"{platform.machine()}, {native.cores()} cores, {platform.system()} {platform.release()}"
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -113,6 +113,16 @@ def _key(inputs: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()[:16]
 
 
+def sha256(*files: Path) -> str:
+    """SHA-256, hex, of the files' bytes one after the other."""
+    digest = hashlib.sha256()
+    for file in files:
+        with file.open("rb") as source:
+            while block := source.read(1 << 22):
+                digest.update(block)
+    return digest.hexdigest()
+
+
 def write_text(path: Path, text: str) -> None:
     """Write a whole file or none of it."""
     with atomic(path) as partial:

@@ -13,7 +13,7 @@ from tenth.checkpoint import open_checkpoint
 from tenth.errors import InputError
 from tenth.formats.inspect import read_header
 from tenth.records import Record, Runtime
-from tenth.store import Store, write_text
+from tenth.store import Store, sha256, write_text
 
 if TYPE_CHECKING:
     from tenth.stages import Reporter
@@ -52,7 +52,7 @@ def prepare(
     else:
         folder = models.resolve(against)
         checkpoint = open_checkpoint(folder)
-        hashes = (checkpoint.hash(), _weights(sorted(folder.glob("*.safetensors"))))
+        hashes = (checkpoint.hash(), sha256(*sorted(folder.glob("*.safetensors"))))
         name, path = checkpoint.name, folder
     made = store.stage(
         "original", {"hash": hashes[0], "stage": STAGE}, lambda here: _gguf(path, here, reporter)
@@ -87,18 +87,6 @@ def _gguf(path: Path, here: Path, reporter: Reporter) -> None:
     reporter.say("the original is written as a GGUF")
     asked = {"source": str(path), "destination": str(here / "model.gguf")}
     cell.call("tenth.board.division:convert", asked, _AMPLE, cell.Isolation(), None, [path], here)
-
-
-def _weights(files: list[Path]) -> str:
-    """SHA-256 of the files one after the other."""
-    import hashlib
-
-    digest = hashlib.sha256()
-    for file in files:
-        with file.open("rb") as source:
-            while block := source.read(1 << 22):
-                digest.update(block)
-    return digest.hexdigest()
 
 
 def _progress(advance: Callable[[float], None]) -> Callable[[dict[str, float]], None]:

@@ -13,6 +13,7 @@ from typing import Any
 from tenth import __version__, cell, models, statistics, worker
 from tenth.errors import InputError, OutputError
 from tenth.stages import Reporter
+from tenth.store import sha256
 from tenth.tasks import catalogue, results
 from tenth.tasks.results import Evaluation, Outcome, TaskResult
 
@@ -41,12 +42,7 @@ class Subject:
     def digest(self) -> str:
         """SHA-256 of the GGUF, or of the folder's safetensors files one after the other."""
         files = [self.path] if self.path.is_file() else sorted(self.path.glob("*.safetensors"))
-        digest = hashlib.sha256()
-        for file in files:
-            with file.open("rb") as source:
-                while block := source.read(1 << 22):
-                    digest.update(block)
-        return digest.hexdigest()
+        return sha256(*files)
 
 
 def subject(model: str) -> Subject:
