@@ -23,16 +23,20 @@ REMOTE = "measure-"  # begins the names of what tenth measure --on brings back: 
 STEMS = {Path(name).stem for name in (*BUNDLE_FILES, LOG)} | {"baseline", "bits", "smaller", FOLDER}
 
 
-def check_destination(out: Path, overwrite: bool) -> None:
-    """OutputError when OUT is taken: not a folder, not empty, or a finished bundle without overwrite."""
+def held_in(out: Path) -> set[str]:
+    """Names in OUT, none where it does not exist yet; OutputError for a file and a link to nothing."""
     if not out.exists():
         if out.is_symlink():
             raise OutputError(f"{out} is a link to nothing; give -o a folder that does not exist yet")
-        return
+        return set()
     if not out.is_dir():
         raise OutputError(f"{out} is a file; give -o a folder that does not exist yet")
-    held = {entry.name for entry in out.iterdir() if not entry.name.startswith(REMOTE)}
-    held -= {LOG, MEASUREMENT, FOLDER}
+    return {entry.name for entry in out.iterdir()}
+
+
+def check_destination(out: Path, overwrite: bool) -> None:
+    """OutputError when OUT is taken: not a folder, not empty, or a finished bundle without overwrite."""
+    held = {name for name in held_in(out) if not name.startswith(REMOTE)} - {LOG, MEASUREMENT, FOLDER}
     if held == BUNDLE_FILES:
         if not overwrite:
             raise OutputError(f"{out} holds a finished result; give another -o, or --overwrite to replace it")

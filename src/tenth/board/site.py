@@ -66,13 +66,7 @@ def write(results: Path, out: Path, submissions: Path | None = None) -> Site:
 
 def check(out: Path) -> None:
     """OutputError unless OUT is free, empty, or a site that was drawn by this."""
-    if not out.exists():
-        if out.is_symlink():
-            raise OutputError(f"{out} is a link to nothing; give -o a folder that does not exist yet")
-        return
-    if not out.is_dir():
-        raise OutputError(f"{out} is a file; give -o a folder that does not exist yet")
-    held = {entry.name for entry in out.iterdir()}
+    held = bundle.held_in(out)
     if held and not (held == {INDEX, PAGES} and _drawn(out / INDEX)):
         raise OutputError(f"{out} is not empty and not a leaderboard; give -o an empty or new folder")
 
