@@ -87,11 +87,11 @@ def price(
                 ):  # fmt: skip
                     found = refit.site(module.weight, seen.sums.pop(module) / windows.size, windows.size)
                     removed = refit.removal(found, ends.moment(module, stats), unit, ROUNDS)
-                    half = len(removed.order) // 2
-                    costs[name], costs[f"half {name}"] = removed.cost, [removed.cost[half]]
-                    for variant, gone in ((name, half), ("attention", len(removed.order))):
-                        if variant == "attention" and name == "ffn":
-                            continue
+                    costs[name] = removed.cost
+                    tried = {name: len(removed.order) // 2}
+                    if module is ends.out:
+                        tried["attention"] = len(removed.order)
+                    for variant, gone in tried.items():
                         stay = _columns(removed.order[gone:], unit, walk.device)
                         whole = torch.zeros_like(module.weight)
                         whole[:, stay] = refit.refit(found, stay)
@@ -118,7 +118,7 @@ def _menu(folder: Path, index: int, measured: Mapping[tuple[int, str], float], c
     costs = json.loads((folder / f"costs-{index:04d}.json").read_text())
 
     def scaled(name: str) -> list[float]:
-        predicted = costs[f"half {name}"][0]
+        predicted = costs[name][(len(costs[name]) - 1) // 2]
         factor = measured[index, name] / predicted if predicted > 0 else 1.0
         return [min(max(factor, 1 / TRUST), TRUST) * cost for cost in costs[name]]
 
