@@ -340,12 +340,12 @@ def test_targets_are_of_the_same_text(folders: Any) -> None:
         for i, token in enumerate(windows[row]):
             for number, piece in enumerate(pieces_of[token]):
                 assert targets.windows[row, at] == piece
-                if i and number:
-                    total -= float(said[at - 1, piece])
-                elif i:
-                    wanted = torch.zeros(len(kept))
+                if i:
+                    wanted, earlier = torch.zeros(len(kept)), pieces_of[token][:number]
                     for parts, chance in zip(pieces_of, logits[row, i - 1].softmax(-1), strict=False):
-                        wanted[parts[0]] += chance
+                        if parts[:number] == earlier and len(parts) > number:
+                            wanted[parts[number]] += chance
+                    wanted /= wanted.sum()
                     total += float((wanted * (wanted.clamp_min(1e-30).log() - said[at - 1])).sum())
                 at += 1
     found = np.mean([float(targets.divergence(other[[row]], np.array([row]))) for row in (0, 1)])
