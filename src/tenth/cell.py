@@ -94,7 +94,7 @@ def enter(
     module, _, name = function.partition(":")
     work = getattr(importlib.import_module(module), name)
     network = seal.isolate_network()
-    start = seal.resident(exact=True)
+    start = seal.baseline()
     group = seal.limit_memory(memory + start.total)
     if group:
         emit({"group": str(group.path), "version": group.version})

@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import errno
+import gc
 import os
 import socket
 import sys
@@ -190,6 +191,18 @@ def resident(exact: bool = False) -> Resident:
 
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         return Resident(peak if sys.platform == "darwin" else peak * 1024, 0)
+
+
+def baseline() -> Resident:
+    """What this process holds before its work, without free heap that the work could use unseen.
+
+    An interpreter keeps up to some MB that it has freed (the more, the more it compiled); what llama.cpp then
+    puts there would not count. The exact size; the heap is given back where the C library can (glibc).
+    """
+    gc.collect()
+    with contextlib.suppress(AttributeError):
+        ctypes.CDLL(None).malloc_trim(0)
+    return resident(exact=True)
 
 
 def _fields(path: str) -> dict[str, int]:

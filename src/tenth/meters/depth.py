@@ -120,7 +120,7 @@ def run(
 
     settings = Runtime(**runtime)
     prefill, decode = sizes(settings.n_ctx)
-    start = seal.resident(exact=True)
+    start = seal.baseline()
     seal.forget_peak()
     watch = Watch(start, None, emit)
     figures: dict[str, Any] = {"load": [], "ttft": [], "difference": 0.0, "interpreter": start.total}

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     import numpy as np
 
 _PERIOD = 0.005  # seconds between looks at the resident size
+_PIECES = 50  # of the context, between two signs of progress
 _LAST = 4  # tokens decoded one by one at the end of the context
 
 
@@ -173,7 +174,7 @@ def hold(
 
     settings = Runtime(**runtime)
     network = seal.isolate_network()
-    start = seal.resident(exact=True)
+    start = seal.baseline()
     group = seal.limit_memory(budget + start.total)
     emit({"interpreter": start.total, "network": network})
     if group:
@@ -189,8 +190,10 @@ def hold(
         emit({"parts": session.buffers})
         ids = any_tokens(session.n_vocab, settings.n_ctx)
         prefill = max(settings.n_ctx - _LAST, 1)
-        for begin in range(0, prefill, settings.n_ubatch):
-            end = min(begin + settings.n_ubatch, prefill)
+        # As a host reads a prompt: many batches without a row of logits, whose graph llama.cpp keeps beside.
+        each = max(-(-prefill // _PIECES), 4 * settings.n_ubatch)
+        for begin in range(0, prefill, each):
+            end = min(begin + each, prefill)
             session.decode(ids[begin:end], begin, all_logits=False)
             emit({"filled": end / settings.n_ctx})
         watch.look(exact=True)
