@@ -98,7 +98,7 @@ def measure(folder: Path, options: Options, reporter: Reporter) -> Measurement:
     measurement = Measurement(
         tenth=__version__, runtime=found["build"], model=card.model, sha256=card.sha256, machine=where,
         readings=readings, depths=_by_depth(found), over_time=found.get("sustained", {}).get("series", []),
-        energy=_energy(source, bundle.plan), without=without,
+        energy=_energy(source, options.counter, bundle.plan), without=without,
         checks=checks + more, offline=isolated, notes=_notes(where),
     )  # fmt: skip
     write_text(folder / MEASUREMENT, measurement.model_dump_json(indent=1))
@@ -253,12 +253,13 @@ def _connections(seen: Offline) -> Reading:
     )
 
 
-def _energy(source: counters.Source | None, plan: Plan) -> str:
+def _energy(source: counters.Source | None, asked: str, plan: Plan) -> str:
     if source:
         return f"counter {source.name}: {source.scope}"
+    why = "no counter is wanted" if asked == "none" else "no counter can be used"
     if plan.outlook and energy.planned(plan):
-        return f"estimated for {plan.outlook.device}, as planned: no counter can be used"
-    return "not measured: no counter can be used, and the plan names no device to estimate it for"
+        return f"estimated for {plan.outlook.device}, as planned: {why}"
+    return f"not measured: {why}, and the plan names no device to estimate it for"
 
 
 def _notes(where: Machine) -> list[str]:
