@@ -13,6 +13,7 @@ from commands import Killed
 from rounded import Case, files, make_case
 
 from tenth import outline, refit, shape, structure
+from tenth.calibrate import Stats
 from tenth.checkpoint import open_checkpoint
 from tenth.distil import log_probabilities, whole
 from tenth.records import Shape
@@ -110,21 +111,30 @@ def test_what_is_measured_is_the_divergence_without_the_part(case: Case, tmp_pat
         assert block.kv_heads[-1] == pytest.approx(max(expected, block.kv_heads[-2]), rel=2e-3, abs=1e-6)
 
 
-def test_half_of_a_part_costs_what_it_was_measured_to_cost(llama: Case, tmp_path: Path) -> None:
+def test_half_of_a_part_costs_between_what_is_predicted_and_measured(llama: Case, tmp_path: Path) -> None:
+    """Of the last down_proj, behind which nothing follows: the geometric mean of the two."""
     menu = priced(llama, tmp_path)
     assert (menu.channels, menu.groups) == (WIDTH, GROUPS)
-    original = logs(llama.folder, llama.windows)
     for block in menu.blocks:
         assert list(block.ffn) == sorted(block.ffn)
         assert block.ffn[0] == block.kv_heads[0] == 0
         assert 0 < block.ffn[1] < block.ffn[2]
         assert 0 < block.kv_heads[1] <= block.kv_heads[2]
-    # Behind the last down_proj nothing follows, so half of it costs what was measured.
+    seen: list[torch.Tensor] = []
+    down = llama.model.model.layers[-1].mlp.down_proj
+    hook = down.register_forward_pre_hook(lambda _m, args: seen.append(args[0].detach().reshape(-1, WIDTH)))
+    original = naive_logs(llama.model, llama.windows)
+    hook.remove()
+    gram = sum(z.T @ z for z in seen) / llama.windows.size
+    moment = Stats(llama.folder / "stats").moment(f"model.layers.{BLOCKS - 1}.mlp.down_proj.weight")
+    found = refit.site(down.weight.detach(), gram, llama.windows.size)
+    predicted = refit.removal(found, torch.from_numpy(moment), 1, structure.ROUNDS).cost
     wanted = FULL.model_copy(update={"ffn": (WIDTH, WIDTH, WIDTH // 2)})
-    found = kl(original, logs(made(llama, wanted, tmp_path / "half"), llama.windows))
-    below, above = menu.blocks[-1].ffn[1:3]
-    assert found == pytest.approx((below + above) / 2, rel=0.25)
-    assert below < found < above
+    measured = kl(original[:, :-1], logs(made(llama, wanted, tmp_path / "half"), llama.windows))
+    assert 1 / structure.TRUST < measured / predicted[WIDTH // 2] < structure.TRUST
+    factor = (measured / predicted[WIDTH // 2]) ** 0.5
+    for entry, gone in ((1, shape.STEP), (2, 2 * shape.STEP)):
+        assert menu.blocks[-1].ffn[entry] == pytest.approx(factor * predicted[gone], rel=0.1)
 
 
 def test_the_least_damage_is_what_the_refitted_model_does(llama: Case, tmp_path: Path) -> None:

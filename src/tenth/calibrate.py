@@ -41,6 +41,7 @@ from tenth.checkpoint import HEAD
 from tenth.store import atomic
 
 ROWS_AT_ONCE = 8192  # of a weight gradient; bounds its memory
+TOGETHER = 8  # windows that a GPU runs at once
 ACTIVATION_BLOCKS = (256, 32)  # ggml's block_q8_K and block_q8_0 (ggml-common.h)
 
 
@@ -121,20 +122,20 @@ class _Site:
         self.windows = 0
 
     def add(self, x: Any, g: Any) -> None:
-        """One window: inputs [T, in], gradients of the summed loss at the outputs [T, out]."""
-        for start in range(0, g.shape[1], ROWS_AT_ONCE):
-            square = (g[:, start : start + ROWS_AT_ONCE].T @ x).square_()
+        """Windows: inputs [B, T, in], gradients of each one's summed loss at the outputs [B, T, out]."""
+        for start in range(0, g.shape[2], ROWS_AT_ONCE):
+            square = (g[:, :, start : start + ROWS_AT_ONCE].mT @ x).square_().sum(0)
             self.rows[start : start + ROWS_AT_ONCE] += square.sum(1)
             self.cols += square.sum(0)
+        self.windows += len(x)
+        self.energy.append(g.square().sum(2).cpu().numpy())
+        x, g = x.flatten(0, 1), g.flatten(0, 1)
         if self.moment is not None:
             self.moment.addmm_(g.T, g)
-        powers = g.square()
-        self.grad2 += powers.sum(0)
-        self.energy.append(powers.sum(1).cpu().numpy())
+        self.grad2 += g.square().sum(0)
         self.square += x.square().sum(0)
         for n in ACTIVATION_BLOCKS:
             self.noise[n] += rounding_noise(x, n)
-        self.windows += 1
 
     def arrays(self, source: str, length: int) -> dict[str, np.ndarray]:
         """Means per token, ready to store."""
@@ -145,7 +146,7 @@ class _Site:
         if self.moment is not None:
             arrays["moment"] = (self.moment * scale).cpu().numpy()
         if self.energy:
-            arrays["energy"] = np.stack(self.energy)
+            arrays["energy"] = np.concatenate(self.energy)
         return {f"{source}/{key}": value for key, value in arrays.items()}
 
 
@@ -180,7 +181,8 @@ def run(
     walk = Walk(open_checkpoint(Path(model)), threads, device)
     windows = np.load(tokens, allow_pickle=False)
     count, depth = len(windows), len(walk.blocks)
-    total, state = 4 * depth + 2, Hidden(here, count, windows.shape[1], walk.width, walk.device)
+    together = TOGETHER if device == "cuda" else 1
+    total, state = 4 * depth + 2, Hidden(here, count, windows.shape[1], walk.width, walk.device, together)
 
     def done(work: int) -> None:
         emit({"done": work, "total": total})
@@ -222,18 +224,22 @@ def _head(walk: Any, windows: np.ndarray, state: Any, here: Path, seed: int) -> 
     with walk.head() as head:
         site = _Site(head.out_features, head.in_features, walk.device)
         seen: list[Any] = []
-        hook = head.register_forward_hook(lambda _m, args, out: seen.extend((args[0].detach()[0], out)))
+        hook = head.register_forward_hook(lambda _m, args, out: seen.extend((args[0].detach(), out)))
 
         def gradients() -> Any:
-            for hidden in state.read(len(walk.blocks)):
+            for hidden in (window for part in state.read(len(walk.blocks)) for window in part.split(1)):
                 seen.clear()
                 hidden.requires_grad_(True)
                 logits = walk.logits(hidden)[0]
                 with torch.no_grad():
-                    labels = torch.multinomial(logits.softmax(-1).cpu(), 1, generator=draw)[:, 0]
-                loss = torch.nn.functional.cross_entropy(logits, labels.to(logits.device), reduction="sum")
+                    points = torch.rand(len(logits), 1, generator=draw).to(logits.device)
+                    below = logits.softmax(-1).cumsum(-1)
+                    labels = torch.searchsorted(below, points * below[:, -1:], right=True)[:, 0]
+                    labels.clamp_(max=below.shape[1] - 1)
+                    del below
+                loss = torch.nn.functional.cross_entropy(logits, labels, reduction="sum")
                 g_out, g_in = torch.autograd.grad(loss, (seen[1], hidden))
-                site.add(seen[0], g_out[0])
+                site.add(seen[0], g_out)
                 yield g_in
 
         state.write(f"gradient-{len(walk.blocks)}", gradients())
@@ -268,8 +274,7 @@ def _block(walk: Any, index: int, state: Any, here: Path) -> None:
                 outputs = [seen[m][1] for m in linears]
                 *g_outs, g_in = torch.autograd.grad(out, (*outputs, hidden), gradient)
                 for m, g in zip(linears, g_outs, strict=True):
-                    x = seen[m][0]
-                    sites[m].add(x.reshape(-1, x.shape[-1]), g.reshape(-1, g.shape[-1]))
+                    sites[m].add(*(t.reshape(len(hidden), -1, t.shape[-1]) for t in (seen[m][0], g)))
                 yield g_in
 
         state.write(f"gradient-{index}", gradients())
@@ -292,10 +297,11 @@ def _embedding(walk: Any, windows: np.ndarray, state: Any, here: Path) -> None:
     with walk.embed() as embed:  # some families scale what they look up
         looked_up = walk.embedding.weight[walk.ids(windows[0])]
         scale = float(embed(windows[0]).norm() / looked_up.norm().clamp_min(1e-30))
-    for window, gradient in zip(windows, state.read("gradient-0"), strict=True):
+    gradients = (window for part in state.read("gradient-0") for window in part)
+    for window, gradient in zip(windows, gradients, strict=True):
         ids, where = np.unique(window, return_inverse=True)
         summed = torch.zeros(len(ids), columns, device=walk.device)
-        summed.index_add_(0, walk.ids(where), gradient[0] * scale)
+        summed.index_add_(0, walk.ids(where), gradient * scale)
         square = summed.square_()
         site.rows[walk.ids(ids)] += square.sum(1)
         site.cols += square.sum(0)

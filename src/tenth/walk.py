@@ -210,13 +210,16 @@ class Walk:
 
 
 class Hidden:
-    """Hidden states [windows, 1, length, width] float32 in files, by key; one window in memory at a time."""
+    """Hidden states [windows, length, width] float32 in files, by key; `together` windows in memory at a time
+    (one, unless a GPU wants more to do).
+    """
 
     def __init__(
-        self, folder: Path, windows: int, length: int, width: int, device: torch.device | str = "cpu"
-    ) -> None:
+        self, folder: Path, windows: int, length: int, width: int, device: torch.device | str = "cpu",
+        together: int = 1,
+    ) -> None:  # fmt: skip
         self.folder, self.windows, self.length, self.width = folder, windows, length, width
-        self.device = device
+        self.device, self.together = device, together
 
     def has(self, key: int | str) -> bool:
         """Whether that key was written whole."""
@@ -229,12 +232,13 @@ class Hidden:
                 window.detach().cpu().numpy().tofile(file)
 
     def read(self, key: int | str) -> Iterator[torch.Tensor]:
-        """Each window's [1, length, width]."""
-        count = self.length * self.width
+        """The windows in order, [up to `together`, length, width] at a time."""
+        each = self.length * self.width
         with self._path(key).open("rb") as file:
-            for _ in range(self.windows):
-                window = torch.from_numpy(np.fromfile(file, np.float32, count))
-                yield window.reshape(1, self.length, self.width).to(self.device)
+            for start in range(0, self.windows, self.together):
+                count = min(self.together, self.windows - start)
+                part = torch.from_numpy(np.fromfile(file, np.float32, count * each))
+                yield part.reshape(count, self.length, self.width).to(self.device)
 
     def drop(self, key: int | str) -> None:
         """Remove one key's file."""

@@ -32,7 +32,12 @@ def labels_of(model: Any, windows: np.ndarray, seed: int) -> list[torch.Tensor]:
             logits = model(input_ids=torch.from_numpy(window[None].astype(np.int64)), use_cache=False).logits[
                 0
             ]
-            drawn.append(torch.multinomial(logits.softmax(-1), 1, generator=draw)[:, 0])
+            points = torch.rand(len(window), 1, generator=draw)[:, 0]
+            rows = logits.softmax(-1).double().cumsum(-1)
+            labels = [
+                int((row > point * row[-1]).nonzero()[0]) for row, point in zip(rows, points, strict=True)
+            ]
+            drawn.append(torch.tensor(labels))
     return drawn
 
 
