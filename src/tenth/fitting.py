@@ -17,7 +17,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from tenth import cost, outline, prior, shape, text
+from tenth import cost, joint, outline, prior, shape, text
 from tenth.arch import Architecture
 from tenth.checkpoint import Checkpoint, open_checkpoint
 from tenth.effort import EFFORTS, WORTH_TRAINING, Effort, expected
@@ -36,7 +36,7 @@ WORTH_REMOVING = 0.05  # nats of predicted damage of bits alone; where there is 
 # Of what removal costs this much is planned to stay after healing. With 1 Mtok on a 46 M Llama .73 to .91 of
 # the KL and .53 to .62 of the rise in bits per byte stayed (docs/results/structure.jsonl).
 HEALS = 0.5
-REPAIRED = 0.95  # of the predicted damage: by how much another shape must be better to be made as well
+BETTER = 0.95  # of the predicted damage: what another way must promise to be made as well
 KQUANT = 256  # weights of a super-block: widths of which K- and I-quants can store
 
 
@@ -217,15 +217,16 @@ def _smaller(options: FitOptions, known: Known, alone: float) -> Known | None:
     """The smaller model that promises the least damage, if that is less than of bits alone."""
     stages, reporter = known.stages, known.stages.reporter
     menu = stages.menu(known.texts, known.calibration)
-    growth, made, folder, damage = 1.0, None, Path(), 0.0
+    growth, made, folder, damage, bits = 1.0, None, Path(), 0.0, 0.0
     while True:
         left = growth * (HEALS if options.heal else 1.0)
-        best = _best(options, known, menu, left)
-        if best is None or best[1] >= alone or best[0] == made:
+        free, memory = _freedom(options, known.checkpoint), options.budget.memory
+        best = joint.best(known.problem, known.checkpoint, menu, free, memory, left)
+        if best is None or best.damage > BETTER * alone or best.shape == made:
             break
-        if made is not None and best[1] > REPAIRED * _total(options, known, menu, made, left):
+        if made is not None and best.damage > BETTER * (bits + left * shape.cost(menu, made)):
             break
-        first, made = made is None, best[0]
+        first, made, bits = made is None, best.shape, best.decision.damage
         folder = stages.shaped(known.texts, known.calibration, made)
         damage, predicted = _damage(stages, known, folder), shape.cost(menu, made)
         reporter.say(
@@ -250,37 +251,6 @@ def _smaller(options: FitOptions, known: Known, alone: float) -> Known | None:
     )
     smaller = replace(open_checkpoint(folder), name=known.checkpoint.name)
     return know(options, smaller, stages.store.root, reporter, stages.log, known, structure)
-
-
-def _best(options: FitOptions, known: Known, menu: shape.Menu, growth: float) -> tuple[Shape, float] | None:
-    """The shape of the least predicted damage, and that; None where none fits."""
-    sizes = shape.Sizes.of(known.checkpoint.arch, known.checkpoint.config)
-    found = []
-    for each in shape.ladder(menu, sizes, _freedom(options, known.checkpoint)):
-        total = _total(options, known, menu, each, growth)
-        if total is not None:
-            found.append((each, total))
-    return min(found, key=lambda pair: pair[1], default=None)
-
-
-def _total(options: FitOptions, known: Known, menu: shape.Menu, chosen: Shape, growth: float) -> float:
-    """Predicted damage of a shape with the best bits for it; infinite where it does not fit."""
-    smaller = outline.outline(known.checkpoint, chosen)
-    specs = smaller.specs()
-    names = dict(enumerate(chosen.kept))
-
-    def original(name: str, layer: int | None) -> str:
-        return name if layer is None else name.replace(f"blk.{layer}.", f"blk.{names[layer]}.", 1)
-
-    problem = replace(
-        known.problem, config=smaller.config, gguf_arch=smaller.arch.gguf_arch, specs=specs,
-        prices={s.name: known.problem.prices[original(s.name, s.layer)] for s in specs if s.linear},
-    )  # fmt: skip
-    try:
-        decided = decide(problem, options.budget.memory)
-    except BudgetError:
-        return float("inf")
-    return decided.damage + growth * shape.cost(menu, chosen)
 
 
 def _damage(stages: Stages, known: Known, folder: Path) -> float:

@@ -161,7 +161,7 @@ def coefficients(problem: Problem) -> Tables:
     plain = {s.name: "Q4_K" if holds("Q4_K", s.columns) else "F16" for s in problem.specs if s.linear}
     runtimes, fixed, kv_damage, slowness = [], [], [], []
     vectors = [each.vectors(problem.specs) for each in costs]
-    for candidate, harm in _ways(problem, plain):
+    for candidate, harm in efficient_ways(problem, plain):
         parts = problem.memory(plain, candidate)
         for repack in (False, True):
             runtimes.append(candidate.model_copy(update={"repack": repack}))
@@ -207,7 +207,7 @@ def _groups(problem: Problem) -> list[list[TensorSpec]]:
     return list(found.values())
 
 
-def _ways(problem: Problem, types: Mapping[str, str]) -> list[tuple[Runtime, float]]:
+def efficient_ways(problem: Problem, types: Mapping[str, str]) -> list[tuple[Runtime, float]]:
     """(how to run, KV damage), without cache types that others beat in both bytes and damage."""
     priced = [
         (runtime, harm)

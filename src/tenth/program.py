@@ -1,4 +1,4 @@
-"""The numbers of the integer program of plan.py, and the solver: HiGHS (scipy.optimize.milp).
+"""The numbers of the integer program of plan.py, and the solver: HiGHS (scipy.optimize.milp), joint.py's too.
 
 scipy is imported where it is used: what runs on a device decides nothing, and does without.
 """
@@ -8,7 +8,7 @@ from __future__ import annotations
 import ctypes
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -89,6 +89,31 @@ class Program:
         if found.x is None:
             return None
         return np.where(self.integral > 0, np.round(found.x), np.asarray(found.x, float))
+
+
+Row = tuple[Sequence[tuple[int, float]], float, float]  # variables with factors; the bounds of their sum
+
+
+def minimise(objective: np.ndarray, rows: Sequence[Row], binary: np.ndarray, gap: float) -> np.ndarray | None:
+    """The least of objective @ x within the rows, x >= 0; None where none is, or none was found in time.
+
+    binary: which variables are 0 or 1. gap: relative, at which to stop.
+    """
+    from scipy import sparse as sp
+    from scipy.optimize import Bounds, LinearConstraint, milp
+
+    entries = [(row, *term) for row, (terms, *_) in enumerate(rows) for term in terms]
+    number, variable, factor = (np.array(column) for column in zip(*entries, strict=True))
+    matrix = sp.csr_matrix((factor, (number, variable)), shape=(len(rows), len(objective)))
+    low, high = ([row[i] for row in rows] for i in (1, 2))
+    scale = max(float(np.abs(objective).max()), 1e-12)
+    with _stdout_on_stderr():
+        found = milp(
+            objective / scale, constraints=LinearConstraint(matrix, low, high), integrality=binary,
+            bounds=Bounds(0, np.where(binary, 1.0, np.inf)),
+            options={"mip_rel_gap": gap, "time_limit": 60.0},
+        )  # fmt: skip
+    return None if found.x is None else np.asarray(found.x, float)
 
 
 @contextmanager

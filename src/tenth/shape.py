@@ -4,7 +4,7 @@ A `Menu` has the costs, in nats per token, of one block's parts at a time (struc
 add up, and a fit corrects their sum by what a shape that it made was measured to cost. A `Shape` (records.py)
 is a choice.
 Which choice is best for a number of weights is a knapsack; its Lagrangian is minimised block by block: remove
-what costs least per weight.
+what costs least per weight. Which is best for a number of bytes, the types open, is joint.py's question.
 """
 
 from __future__ import annotations
@@ -122,22 +122,8 @@ def without(menu: Menu, sizes: Sizes, weights: int, free: Freedom | None = None)
     raise InputError(f"{weights} weights cannot be removed from this model's blocks; ask for less")
 
 
-def ladder(menu: Menu, sizes: Sizes, free: Freedom, steps: int = 30, most: float = 0.9) -> Iterator[Shape]:
-    """Shapes without ever more of the blocks' weights, up to a share `most`; none twice."""
-    total = len(menu.blocks) * (menu.channels * sizes.channel + menu.groups * sizes.group + sizes.rest)
-    seen = {full(menu)}
-    for step in range(1, steps + 1):
-        try:
-            shape = without(menu, sizes, int(total * most * step / steps), free)
-        except InputError:
-            return
-        if shape not in seen:
-            seen.add(shape)
-            yield shape
-
-
-def _widths(menu: Menu, multiple: int) -> list[int]:
-    """Numbers of channels that a block may have, none excluded."""
+def widths(menu: Menu, multiple: int) -> list[int]:
+    """Numbers of channels that a block may have, the most first, none excluded."""
     step = multiple if menu.channels % multiple == 0 else STEP
     removable = [gone for gone in range(0, menu.channels, STEP) if (menu.channels - gone) % step == 0]
     return [menu.channels - gone for gone in removable if gone // STEP < len(menu.blocks[0].ffn)]
@@ -151,7 +137,7 @@ def _options(menu: Menu, sizes: Sizes, block: BlockMenu, free: Freedom, first: b
             block.ffn[(menu.channels - width) // STEP] + block.kv_heads[menu.groups - groups],
             width, groups,
         )
-        for width in _widths(menu, free.multiple)
+        for width in widths(menu, free.multiple)
         for groups in (range(int(first), menu.groups + 1) if free.heads else (menu.groups,))
     ]  # fmt: skip
     everything = menu.channels * sizes.channel + menu.groups * sizes.group + sizes.rest
@@ -177,12 +163,12 @@ def _cheapest(options: Sequence[Sequence[_Option]], weights: int) -> list[_Optio
 def _restored(menu: Menu, sizes: Sizes, options: Sequence[_Option], weights: int, free: Freedom) -> Shape:
     """What went beyond the wanted number of weights comes back, dearest first, a step or a group a time."""
     ffn, groups = [option.ffn for option in options], [option.kv_heads for option in options]
-    widths = _widths(menu, free.multiple)
+    wider_ones = widths(menu, free.multiple)
     spare = sum(option.weights for option in options) - weights
 
     def gains() -> Iterator[tuple[float, int, Callable[[], None]]]:
         for i, block in enumerate(menu.blocks):
-            wider = next((width for width in reversed(widths) if width > ffn[i] > 0), None)
+            wider = next((width for width in reversed(wider_ones) if width > ffn[i] > 0), None)
             if wider is not None:
                 now, then = (block.ffn[(menu.channels - width) // STEP] for width in (ffn[i], wider))
                 yield now - then, (wider - ffn[i]) * sizes.channel, _setter(ffn, i, wider)
@@ -211,7 +197,7 @@ def _alike(menu: Menu, sizes: Sizes, free: Freedom) -> Iterator[Shape]:
     order = sorted(range(1, sizes.blocks), key=lambda i: menu.blocks[i].whole)
     for gone in range(sizes.blocks if free.depth else 1):
         dropped = set(order[:gone])
-        for width in _widths(menu, free.multiple):
+        for width in widths(menu, free.multiple):
             for groups in range(1, menu.groups + 1) if free.heads else (menu.groups,):
                 yield Shape(
                     ffn=tuple(0 if i in dropped else width for i in range(sizes.blocks)),

@@ -1,0 +1,125 @@
+"""Widths and bits in one program, against every shape with its own program."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from itertools import product
+
+import numpy as np
+import pytest
+import tiny
+
+from tenth import joint, outline, shape
+from tenth.checkpoint import Checkpoint, open_checkpoint
+from tenth.errors import BudgetError
+from tenth.fitting import guess
+from tenth.plan import Problem, decide, smallest_decision
+from tenth.records import Budget, Shape
+from tenth.shape import BlockMenu, Freedom, Menu
+
+WIDTH, GROUPS, BLOCKS, STEP = 768, 2, 2, 256
+
+
+@pytest.fixture(scope="module")
+def case(tmp_path_factory: pytest.TempPathFactory) -> tuple[Problem, Checkpoint]:
+    """A model whose blocks are much of what it needs."""
+    folder = tmp_path_factory.mktemp("model")
+    tiny.make_model(
+        folder, "llama", "tied", hidden_size=256, intermediate_size=WIDTH, num_hidden_layers=BLOCKS,
+        num_attention_heads=4, num_key_value_heads=GROUPS, max_position_embeddings=512,
+    )  # fmt: skip
+    checkpoint = open_checkpoint(folder)
+    problem = guess(checkpoint.config, checkpoint.arch, Budget(memory=20_000_000, context=256), 0, 1)
+    rng = np.random.default_rng(0)
+    prices = {
+        name: {kind: price * factor for kind, price in kinds.items()}
+        for (name, kinds), factor in zip(problem.prices.items(), rng.gamma(1.0, 1.0, 99), strict=False)
+    }
+    return replace(problem, prices=prices), checkpoint
+
+
+def menu_of(seed: int, scale: float) -> Menu:
+    """Costs that grow ever faster, other ones in every block."""
+    rng, blocks = np.random.default_rng(seed), []
+    for _ in range(BLOCKS):
+        ffn = scale * rng.uniform(0.3, 3) * np.linspace(0, 1, WIDTH // shape.STEP) ** 2
+        kv = scale * rng.uniform(0.3, 3) * np.array([0.0, 0.3, 1.0])
+        whole = (ffn[-1] + kv[-1]) * rng.uniform(0.7, 1.3)
+        blocks.append(BlockMenu(ffn=tuple(ffn), kv_heads=tuple(kv), whole=whole))
+    return Menu(channels=WIDTH, groups=GROUPS, blocks=tuple(blocks))
+
+
+def every(free: Freedom) -> list[Shape]:
+    """All shapes that are allowed, one by one."""
+    widths = range(STEP, WIDTH + 1, STEP)
+    kept = [*product(widths, range(0 if free.uneven else 1, GROUPS + 1) if free.heads else (GROUPS,))]
+    first = [pair for pair in kept if pair[1]]
+    later = [*kept, (0, 0)] if free.depth else kept
+    shapes = (
+        Shape(ffn=ffn, kv_heads=kv) for ffn, kv in map(_columns, product(first, *[later] * (BLOCKS - 1)))
+    )
+    return [
+        each
+        for each in shapes
+        if free.uneven or len({(each.ffn[i], each.kv_heads[i]) for i in each.kept}) == 1
+    ]
+
+
+def _columns(pairs: tuple[tuple[int, int], ...]) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    return tuple(width for width, _ in pairs), tuple(groups for _, groups in pairs)
+
+
+@pytest.mark.parametrize(
+    ("seed", "share", "free"),
+    [
+        (0, 0.9, Freedom(STEP)),
+        (1, 1.05, Freedom(STEP)),
+        (2, 0.85, Freedom(STEP, heads=False)),
+        (3, 1.1, Freedom(STEP, depth=False)),
+        (4, 0.92, Freedom(STEP, uneven=False)),
+        (5, 1.02, Freedom(STEP, uneven=False, heads=False)),
+    ],
+)
+def test_no_shape_is_much_better(
+    case: tuple[Problem, Checkpoint], seed: int, share: float, free: Freedom
+) -> None:
+    """share: of what the whole model needs beyond a shell without blocks, at the least."""
+    problem, checkpoint = case
+    menu = menu_of(seed, 0.05)
+    whole = smallest_decision(problem).memory.total
+    least = smallest_decision(
+        joint.narrowed(problem, checkpoint, outline.smallest(checkpoint, free))
+    ).memory.total
+    budget = round(least + share * (whole - least))
+    damages = {}
+    for each in every(free):
+        try:
+            bits = decide(joint.narrowed(problem, checkpoint, each), budget).damage
+        except BudgetError:
+            continue
+        damages[each] = bits + shape.cost(menu, each)
+    found = joint.best(problem, checkpoint, menu, free, budget)
+    assert found is not None
+    assert found.damage == pytest.approx(damages[found.shape], rel=1e-6)
+    assert found.decision.memory.total <= budget
+    assert len(damages) > 5
+    assert found.damage <= 1.03 * min(damages.values())
+
+
+def test_what_costs_nothing_goes_and_what_is_dear_stays(case: tuple[Problem, Checkpoint]) -> None:
+    problem, checkpoint = case
+    free, dear, cheap = Freedom(STEP), menu_of(0, 1e3), menu_of(0, 1e-6)
+    budget = smallest_decision(problem).memory.total + 300_000
+    stays, goes = (joint.best(problem, checkpoint, menu, free, budget) for menu in (dear, cheap))
+    assert stays is not None
+    assert goes is not None
+    assert stays.shape == shape.full(dear)
+    assert sum(goes.shape.ffn) <= STEP * BLOCKS
+    again = joint.best(problem, checkpoint, cheap, free, budget, growth=1e9)
+    assert again is not None
+    assert again.shape == stays.shape
+
+
+def test_nothing_fits(case: tuple[Problem, Checkpoint]) -> None:
+    problem, checkpoint = case
+    assert joint.best(problem, checkpoint, menu_of(0, 1.0), Freedom(STEP), 1_000_000) is None
