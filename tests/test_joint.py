@@ -13,7 +13,8 @@ from tenth import joint, outline, shape
 from tenth.checkpoint import Checkpoint, open_checkpoint
 from tenth.errors import BudgetError
 from tenth.fitting import guess
-from tenth.plan import Problem, decide, smallest_decision
+from tenth.limits import Cost, Limit
+from tenth.plan import Problem, decide, least_cost, smallest_decision
 from tenth.records import Budget, Shape
 from tenth.shape import BlockMenu, Freedom, Menu
 
@@ -104,6 +105,35 @@ def test_no_shape_is_much_better(
     assert found.decision.memory.total <= budget
     assert len(damages) > 5
     assert found.damage <= 1.03 * min(damages.values())
+
+
+def test_a_limit_is_kept_by_removing(case: tuple[Problem, Checkpoint]) -> None:
+    """Fewer bytes a token than any types of the whole model give: the best shape that does."""
+    problem, checkpoint = case
+    menu, free = menu_of(6, 0.05), Freedom(STEP)
+    reads = Cost(
+        dict.fromkeys(
+            {kind for kinds in problem.prices.values() for kind in kinds} | {"F32", "F16"}, 1.0
+        )
+    )
+    plenty = 10**9
+    most = 0.8 * least_cost(problem, plenty, reads)
+    limited = replace(problem, limits=(Limit("speed", reads, most, ""),))
+    with pytest.raises(BudgetError):
+        decide(limited, plenty)
+    damages = {}
+    for each in every(free):
+        try:
+            damages[each] = decide(joint.narrowed(limited, checkpoint, each), plenty).damage + shape.cost(
+                menu, each
+            )
+        except BudgetError:
+            continue
+    found = joint.best(limited, checkpoint, menu, free, plenty)
+    assert found is not None
+    assert found.damage <= 1.05 * min(damages.values())
+    smaller = joint.narrowed(limited, checkpoint, found.shape)
+    assert smaller.spent(reads, found.decision.types, found.decision.runtime) <= most
 
 
 def test_what_costs_nothing_goes_and_what_is_dear_stays(case: tuple[Problem, Checkpoint]) -> None:

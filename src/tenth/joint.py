@@ -6,6 +6,7 @@
                 F[i, none] <= A[i, none]        all channels go only with the whole block
                 z >= kv[r] sum_i,l groups[l] A[i, l] - M (1 - y[r]),    sum_r y[r] = 1
                 sum bytes[t, l, q] x[t, l, q] + z  <=  budget - fixed
+                and plan.py's limits on what a token costs, the cache taken as of all groups
 
 The levels and the types y of the KV cache are binary. The types of matrices are continuous: as one constraint
 counts bytes, only a matrix or two are between types, and plan.decide then solves the types and the way to run
@@ -30,6 +31,7 @@ from tenth.plan import Decision, Problem, decide, efficient_ways, smallest_decis
 from tenth.program import Row, minimise
 from tenth.records import MB, Runtime, Shape, TensorSpec
 from tenth.shape import Freedom, Menu
+from tenth.speed import multiplied
 
 TURNS = 4  # of shape and types
 LEVELS = 16  # widths of a block that are told apart, at most
@@ -115,6 +117,8 @@ class _Parts:
         self._size: list[float] = []  # bytes
         self._binary: list[bool] = []
         self._rows: list[Row] = []
+        self._spent: list[list[tuple[int, float]]] = [[] for _ in problem.limits]  # shares of each limit
+        self._read = {spec.name for spec in multiplied(problem.specs)}
         widths, groups = _levels(menu, free)
         self._ffn: list[dict[int, int]] = []
         self._attention: list[dict[int, int]] = []
@@ -166,20 +170,32 @@ class _Parts:
         """A variable for each type of a matrix, with the factor 1."""
         prices = self._problem.prices[spec.name]
         size = {kind: float(tensor_bytes(spec, kind)) for kind in prices if holds(kind, spec.columns)}
-        return [(self._variable(prices[kind], False, size[kind]), 1.0) for kind in _hull(size, prices)]
+        # Where a limit says otherwise, types that are large for their damage may be the quick ones.
+        kinds = {kind: self._variable(prices[kind], False, size[kind])
+                 for kind in (size if self._spent else _hull(size, prices))}  # fmt: skip
+        if spec.name in self._read:
+            for spent, limit in zip(self._spent, self._problem.limits, strict=True):
+                spent += [(x, size[k] * limit.cost.per_byte[k] / limit.most) for k, x in kinds.items()]
+        return [(variable, 1.0) for variable in kinds.values()]
 
     def _cache(self, runtime: Runtime, groups: int) -> None:
-        """The KV types, and a variable that is at least the cache's bytes with those that are taken."""
-        held, taken = self._variable(0.0, False, 1.0), []
-        plain = {name: next(iter(kinds)) for name, kinds in self._problem.prices.items()}
-        for each, harm in efficient_ways(self._problem, plain):
-            if each.n_ubatch == runtime.n_ubatch:
-                whole = self._problem.memory(plain, each).kv
-                share = whole / (groups * len(self._attention))
-                used = [(v, -share * g) for levels in self._attention for g, v in levels.items()]
-                taken.append((self._variable(harm, True), 1.0))
-                self._rows.append(([(held, 1.0), *used, (taken[-1][0], -whole)], -whole, np.inf))
+        """The KV types, a variable that is at least the cache's bytes with those taken, and the limits."""
+        problem, held, taken = self._problem, self._variable(0.0, False, 1.0), []
+        plain = {name: next(iter(kinds)) for name, kinds in problem.prices.items()}
+        for each, harm in efficient_ways(problem, plain):
+            if each.n_ubatch != runtime.n_ubatch:
+                continue
+            whole = problem.memory(plain, each).kv
+            share = whole / (groups * len(self._attention))
+            used = [(v, -share * g) for levels in self._attention for g, v in levels.items()]
+            taken.append((self._variable(harm, True), 1.0))
+            self._rows.append(([(held, 1.0), *used, (taken[-1][0], -whole)], -whole, np.inf))
+            for spent, limit in zip(self._spent, problem.limits, strict=True):
+                always = limit.cost.vectors(problem.specs)
+                amount = always + limit.cost.elsewhere(problem.config, problem.gguf_arch, each)
+                spent.append((taken[-1][0], amount / limit.most))
         self._rows.append((taken, 1, 1))
+        self._rows += [(spent, -np.inf, 1.0) for spent in self._spent]
 
     def solve(self, budget: int) -> Shape | None:
         """The levels of least damage with matrices and KV cache in so many bytes; None where nothing fits."""
@@ -199,9 +215,8 @@ class _Parts:
 def _levels(menu: Menu, free: Freedom) -> tuple[list[int], list[int]]:
     """(widths of a block that stays, numbers of its KV groups), the whole first."""
     widths = shape.widths(menu, free.multiple)
-    return widths[:: -(-len(widths) // LEVELS)], list(range(menu.groups, 0, -1)) if free.heads else [
-        menu.groups
-    ]
+    groups = range(menu.groups, 0, -1) if free.heads else (menu.groups,)
+    return widths[:: -(-len(widths) // LEVELS)], list(groups)
 
 
 def _outlined(checkpoint: Checkpoint, menu: Menu, width: int, groups: int) -> dict[str, TensorSpec]:
