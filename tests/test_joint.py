@@ -112,9 +112,7 @@ def test_a_limit_is_kept_by_removing(case: tuple[Problem, Checkpoint]) -> None:
     problem, checkpoint = case
     menu, free = menu_of(6, 0.05), Freedom(STEP)
     reads = Cost(
-        dict.fromkeys(
-            {kind for kinds in problem.prices.values() for kind in kinds} | {"F32", "F16"}, 1.0
-        )
+        dict.fromkeys({kind for kinds in problem.prices.values() for kind in kinds} | {"F32", "F16"}, 1.0)
     )
     plenty = 10**9
     most = 0.8 * least_cost(problem, plenty, reads)
