@@ -81,7 +81,7 @@ class Program:
         from scipy.optimize import LinearConstraint, milp
 
         extra = [] if enough is None else [LinearConstraint(enough[None], -np.inf, 1.0)]
-        with _stdout_on_stderr():  # HiGHS has remarks of its own
+        with _silent():  # HiGHS has remarks of its own, which help nobody
             found = milp(
                 objective, constraints=[*self.constraints, *extra], integrality=self.integral,
                 bounds=self.bounds, options={"mip_rel_gap": GAP, "time_limit": 60.0},
@@ -107,7 +107,7 @@ def minimise(objective: np.ndarray, rows: Sequence[Row], binary: np.ndarray, gap
     matrix = sp.csr_matrix((factor, (number, variable)), shape=(len(rows), len(objective)))
     low, high = ([row[i] for row in rows] for i in (1, 2))
     scale = max(float(np.abs(objective).max()), 1e-12)
-    with _stdout_on_stderr():
+    with _silent():
         found = milp(
             objective / scale, constraints=LinearConstraint(matrix, low, high), integrality=binary,
             bounds=Bounds(0, np.where(binary, 1.0, np.inf)),
@@ -117,11 +117,12 @@ def minimise(objective: np.ndarray, rows: Sequence[Row], binary: np.ndarray, gap
 
 
 @contextmanager
-def _stdout_on_stderr() -> Iterator[None]:
-    """What native code prints goes to stderr: stdout may carry JSON."""
+def _silent() -> Iterator[None]:
+    """What native code prints is dropped: its stdout is ours, which may carry JSON."""
     sys.stdout.flush()
-    kept = os.dup(1)
-    os.dup2(2, 1)
+    kept, nowhere = os.dup(1), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 1)
+    os.close(nowhere)
     try:
         yield
     finally:
