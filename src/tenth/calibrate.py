@@ -24,8 +24,8 @@ gradient, and `noise`, the mean square error of rounding each input column for b
 For error feedback (rounding.py) we keep each position's `energy`, the squared gradient of the site's output;
 for the removal of structure (refit.py), of a block's two ends, all of E[g g^T].
 
-Peak memory: one block as float32, its largest weight gradient, and one window of hidden states; hidden states
-at block boundaries are on disk.
+Peak memory: one block as float32, its largest weight gradient, and one window of hidden states (on a GPU
+TOGETHER of both); hidden states at block boundaries are on disk.
 """
 
 from __future__ import annotations
