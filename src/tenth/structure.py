@@ -2,9 +2,9 @@
 
 Two stages of a fit, each a child process. `price` walks the original once and gives a `Menu`: for each block
 the costs of removing FFN channels and KV groups (refit.py), scaled half the way to what removing half of them
-did to the output, and what removing its attention or all of it did (variants.py). `run` follows a `Shape`: the original
-and the smaller model are walked together, and each o_proj and down_proj is chosen and refitted on what it
-will really read,
+did to the output, and what removing its attention or all of it did (variants.py). `run` follows a `Shape`:
+the original and the smaller model are walked together, and each o_proj and down_proj is chosen and refitted
+on what it will really read,
 
     target = W x + SHARE (r - s),    r, s residual streams of the original and the smaller model there,
 
