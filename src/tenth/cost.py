@@ -16,8 +16,8 @@ Read from llama.cpp b11549 and checked against its log and against the resident 
 One row of logits is asked for at a time, as llama-server does (n_outputs_max). A host that leaves that
 setting at its default reserves n_ubatch rows, but does not touch those pages while it generates.
 
-The constants were measured on x86-64 Linux with models of 1k to 150k tokens and 2 to 48 layers: code 12.7 MB;
-heap 4.8 MB, 200 bytes per token and 240 more per BPE merge, 6.05 MB at the least; 1.3 KB per graph slot, of
+The constants were measured on x86-64 Linux with models of 1k to 150k tokens and 2 to 48 layers: code 10.8 MB;
+heap 4.25 MB, 200 bytes per token and 240 more per BPE merge, 5.5 MB at the least; 1.3 KB per graph slot, of
 which there are max(1024, 8 * tensors). On 16 configurations of a 46M-parameter model (43 to 230 MB; six
 mixtures, batches of 8 to 512, repacking, quantised caches, flash attention off) the total was off by at most
 2.5 %; so it was on 18 where its blocks differ in width (-2.2 to +0.4 %).
@@ -49,9 +49,9 @@ UBATCHES = (8, 16, 32, 64, 128, 256, 512)
 class Constants(Record):
     """Measured constants in bytes, and corrections learnt from a proof; saved with the plan."""
 
-    code: int = Field(default=12_700_000, ge=0)  # pages of the library that are used
-    heap: int = Field(default=4_800_000, ge=0)  # beside the vocabulary
-    heap_least: int = Field(default=6_050_000, ge=0)  # with it: what a small one leaves unused is held too
+    code: int = Field(default=10_800_000, ge=0)  # pages of the library that are used
+    heap: int = Field(default=4_250_000, ge=0)  # beside the vocabulary
+    heap_least: int = Field(default=5_500_000, ge=0)  # with it: what a small one leaves unused is held too
     graph_slot: float = Field(default=1_320, ge=0)  # per slot of the graph's tables
     token: float = Field(default=200, ge=0)  # per entry of the vocabulary
     merge: float = Field(default=240, ge=0)  # per BPE merge
