@@ -25,7 +25,7 @@ For error feedback (rounding.py) we keep each position's `energy`, the squared g
 for the removal of structure (refit.py), of a block's two ends, all of E[g g^T].
 
 Peak memory: one block as float32, its largest weight gradient, and one window of hidden states (on a GPU
-TOGETHER of both); hidden states at block boundaries are on disk.
+walk.TOGETHER of both); hidden states at block boundaries are on disk.
 """
 
 from __future__ import annotations
@@ -41,7 +41,6 @@ from tenth.checkpoint import HEAD
 from tenth.store import atomic
 
 ROWS_AT_ONCE = 8192  # of a weight gradient; bounds its memory
-TOGETHER = 8  # windows that a GPU runs at once
 ACTIVATION_BLOCKS = (256, 32)  # ggml's block_q8_K and block_q8_0 (ggml-common.h)
 
 
@@ -181,8 +180,8 @@ def run(
     walk = Walk(open_checkpoint(Path(model)), threads, device)
     windows = np.load(tokens, allow_pickle=False)
     count, depth = len(windows), len(walk.blocks)
-    together = TOGETHER if device == "cuda" else 1
-    total, state = 4 * depth + 2, Hidden(here, count, windows.shape[1], walk.width, walk.device, together)
+    total = 4 * depth + 2
+    state = Hidden(here, count, windows.shape[1], walk.width, walk.device, walk.together)
 
     def done(work: int) -> None:
         emit({"done": work, "total": total})

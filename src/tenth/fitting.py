@@ -217,10 +217,10 @@ def _smaller(options: FitOptions, known: Known, alone: float) -> Known | None:
     """The smaller model that promises the least damage, if that is less than of bits alone."""
     stages, reporter = known.stages, known.stages.reporter
     menu = stages.menu(known.texts, known.calibration)
+    free, memory = _freedom(options, known.checkpoint), options.budget.memory
     growth, made, folder, damage, bits = 1.0, None, Path(), 0.0, 0.0
     while True:
         left = growth * (HEALS if options.heal else 1.0)
-        free, memory = _freedom(options, known.checkpoint), options.budget.memory
         best = joint.best(known.problem, known.checkpoint, menu, free, memory, left)
         if best is None or best.damage > BETTER * alone or best.shape == made:
             break

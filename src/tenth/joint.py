@@ -182,6 +182,7 @@ class _Parts:
         """The KV types, a variable that is at least the cache's bytes with those taken, and the limits."""
         problem, held, taken = self._problem, self._variable(0.0, False, 1.0), []
         plain = {name: next(iter(kinds)) for name, kinds in problem.prices.items()}
+        vectors = [limit.cost.vectors(problem.specs) for limit in problem.limits]
         for each, harm in efficient_ways(problem, plain):
             if each.n_ubatch != runtime.n_ubatch:
                 continue
@@ -190,8 +191,7 @@ class _Parts:
             used = [(v, -share * g) for levels in self._attention for g, v in levels.items()]
             taken.append((self._variable(harm, True), 1.0))
             self._rows.append(([(held, 1.0), *used, (taken[-1][0], -whole)], -whole, np.inf))
-            for spent, limit in zip(self._spent, problem.limits, strict=True):
-                always = limit.cost.vectors(problem.specs)
+            for spent, limit, always in zip(self._spent, problem.limits, vectors, strict=True):
                 amount = always + limit.cost.elsewhere(problem.config, problem.gguf_arch, each)
                 spent.append((taken[-1][0], amount / limit.most))
         self._rows.append((taken, 1, 1))

@@ -11,6 +11,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -78,17 +79,11 @@ class Program:
 
         enough: a row that may come to 1 at most.
         """
-        from scipy.optimize import LinearConstraint, milp
+        from scipy.optimize import LinearConstraint
 
         extra = [] if enough is None else [LinearConstraint(enough[None], -np.inf, 1.0)]
-        with _silent():  # HiGHS has remarks of its own, which help nobody
-            found = milp(
-                objective, constraints=[*self.constraints, *extra], integrality=self.integral,
-                bounds=self.bounds, options={"mip_rel_gap": GAP, "time_limit": 60.0},
-            )  # fmt: skip
-        if found.x is None:
-            return None
-        return np.where(self.integral > 0, np.round(found.x), np.asarray(found.x, float))
+        found = _milp(objective, [*self.constraints, *extra], self.integral, self.bounds, GAP)
+        return None if found is None else np.where(self.integral > 0, np.round(found), found)
 
 
 Row = tuple[Sequence[tuple[int, float]], float, float]  # variables with factors; the bounds of their sum
@@ -100,17 +95,26 @@ def minimise(objective: np.ndarray, rows: Sequence[Row], binary: np.ndarray, gap
     binary: which variables are 0 or 1. gap: relative, at which to stop.
     """
     from scipy import sparse as sp
-    from scipy.optimize import Bounds, LinearConstraint, milp
+    from scipy.optimize import Bounds, LinearConstraint
 
     entries = [(row, *term) for row, (terms, *_) in enumerate(rows) for term in terms]
     number, variable, factor = (np.array(column) for column in zip(*entries, strict=True))
     matrix = sp.csr_matrix((factor, (number, variable)), shape=(len(rows), len(objective)))
     low, high = ([row[i] for row in rows] for i in (1, 2))
     scale = max(float(np.abs(objective).max()), 1e-12)
-    with _silent():
+    bounds = Bounds(0, np.where(binary, 1.0, np.inf))
+    return _milp(objective / scale, [LinearConstraint(matrix, low, high)], binary, bounds, gap)
+
+
+def _milp(
+    objective: np.ndarray, constraints: Sequence[Any], integral: np.ndarray, bounds: Any, gap: float
+) -> np.ndarray | None:
+    """HiGHS, for a minute at most."""
+    from scipy.optimize import milp
+
+    with _silent():  # it has remarks of its own, which help nobody
         found = milp(
-            objective / scale, constraints=LinearConstraint(matrix, low, high), integrality=binary,
-            bounds=Bounds(0, np.where(binary, 1.0, np.inf)),
+            objective, constraints=constraints, integrality=integral, bounds=bounds,
             options={"mip_rel_gap": gap, "time_limit": 60.0},
         )  # fmt: skip
     return None if found.x is None else np.asarray(found.x, float)

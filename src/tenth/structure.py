@@ -32,7 +32,7 @@ import numpy as np
 import torch
 
 from tenth import refit, shape, surgery
-from tenth.calibrate import TOGETHER, Stats
+from tenth.calibrate import Stats
 from tenth.checkpoint import Checkpoint, open_checkpoint
 from tenth.formats.folder import write_folder
 from tenth.outline import taken
@@ -379,8 +379,7 @@ def _rows(states: torch.Tensor) -> torch.Tensor:
 
 
 def _hidden(folder: Path, walk: Walk, windows: np.ndarray) -> Hidden:
-    together = TOGETHER if walk.device.type == "cuda" else 1
-    return Hidden(folder, len(windows), windows.shape[1], walk.width, walk.device, together)
+    return Hidden(folder, len(windows), windows.shape[1], walk.width, walk.device, walk.together)
 
 
 def _embed(walk: Walk, windows: np.ndarray, state: Hidden) -> None:

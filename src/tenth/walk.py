@@ -26,6 +26,7 @@ from tenth.errors import InputError
 from tenth.formats.folder import text_config
 from tenth.store import atomic
 
+TOGETHER = 8  # windows that keep a GPU busy
 Call = tuple[tuple[Any, ...], dict[str, Any]]  # what a block gets beside the hidden states
 
 
@@ -72,6 +73,7 @@ class Walk:
         self._prefix = checkpoint.arch.block_path()
         self._calls: dict[int, list[Call]] = {}
         self.width: int = self.model.config.hidden_size
+        self.together = TOGETHER if device == "cuda" else 1  # windows worth running at once
 
     @contextmanager
     def embed(self) -> Iterator[Callable[[np.ndarray], torch.Tensor]]:
