@@ -33,8 +33,8 @@ from tenth.checkpoint import open_checkpoint
 from tenth.distil import whole
 from tenth.errors import InputError
 from tenth.formats.folder import write_folder
+from tenth.methods import heal
 from tenth.methods.amount import Amount
-from tenth.methods.heal import BATCH, HELD_BACK, HELD_SHARE, JUDGEMENTS, SHARE_BYTES, forward_of, parameters
 from tenth.methods.training import Schedule, train
 from tenth.methods.vocabulary import KEPT, fallen
 from tenth.surgery import replaced
@@ -50,7 +50,7 @@ class Aligned:
 
     forward: the original, its ids [B, T] -> logits [B, T, vocabulary]. originals: windows of its ids, int32
     [count, T]. pieces: vocabulary.fallen; what the embedding has behind those ids counts as never said.
-    windows: the student's, int32 [count, longest], padded behind.
+    windows: the student's, int32 [count, longest], padded behind. device: of the logits.
     Memory: the original, and a few [B, T, vocabulary] of float32.
     """
 
@@ -59,49 +59,55 @@ class Aligned:
         forward: Callable[[np.ndarray], torch.Tensor],
         originals: np.ndarray,
         pieces: Sequence[tuple[int, ...]],
+        device: str = "cpu",
     ) -> None:
-        self._forward, self._originals = forward, originals
-        longest = max(sum(len(pieces[token]) for token in window) for window in originals)
-        self.windows = np.zeros((len(originals), longest), np.int32)
-        self._starts = np.zeros(originals.shape, np.int64)  # where each token's first piece stands
-        for number, window in enumerate(originals):
-            parts = [pieces[token] for token in window]
-            row = [piece for part in parts for piece in part]
-            self.windows[number, : len(row)] = row
-            self._starts[number] = np.cumsum([0, *(len(part) for part in parts)])[:-1]
+        self._forward, self._originals, self._device = forward, originals, device
         self._lengths = np.array([len(part) for part in pieces])
+        ends = self._lengths[originals].cumsum(1)
+        self._starts = ends - self._lengths[originals]  # where each token's first piece stands
+        self.windows = np.zeros((len(originals), ends.max()), np.int32)
+        every = np.array([piece for part in pieces for piece in part])
+        firsts = self._lengths.cumsum() - self._lengths
+        for row, window, starts in zip(self.windows, originals, self._starts, strict=True):
+            places = np.repeat(firsts[window] - starts, self._lengths[window])
+            row[: len(places)] = every[places + np.arange(len(places))]
         most = int(self._lengths.max())
-        self._pieces = torch.tensor([(*part, *[-1] * (most - len(part))) for part in pieces]).T.contiguous()
+        padded = np.array([(*part, *[-1] * (most - len(part))) for part in pieces])
+        self._pieces = self._to(padded.T)  # [most, tokens]
+        self._going = [self._to(np.flatnonzero(self._lengths > depth)) for depth in range(most)]
 
     def divergence(self, logits: torch.Tensor, rows: np.ndarray) -> torch.Tensor:
         """Nats per token of the original, of windows `rows`, from logits [B, longest, its size]."""
-        found, pieces = logits.float().log_softmax(-1), self._pieces.to(logits.device)
-        count = pieces.shape[1]
         with torch.no_grad():
-            before = self._forward(self._originals[rows])[:, :-1, :count].float().softmax(-1)
-        starts = torch.from_numpy(self._starts[rows][:, 1:]).to(found.device)
-        begun = found.gather(1, (starts - 1)[..., None].expand(*starts.shape, found.shape[-1]))
-        first = torch.zeros_like(begun).index_add_(-1, pieces[0].clamp_min(0), before)
-        total = _divergence(first, begun)
-        said = self._originals[rows][:, 1:]
-        for depth in range(1, len(pieces)):
-            batch, place = np.nonzero(self._lengths[said] > depth)
-            token = torch.from_numpy(said[batch, place].astype(np.int64)).to(found.device)
-            going_on = pieces[depth] >= 0
-            for earlier in pieces[:depth]:
-                going_on = going_on & (earlier == earlier[token][:, None])
-            chances = before[batch, place] * going_on
-            chances /= chances.sum(-1, keepdim=True).clamp_min(TINY)
-            inner = found[batch, self._starts[rows][:, 1:][batch, place] - 1 + depth]
-            total = total + _divergence(
-                torch.zeros_like(inner).index_add_(-1, pieces[depth].clamp_min(0), chances), inner
-            )
-        return total / starts.numel()
+            wanted = self._wanted(rows, logits)
+            known = torch.xlogy(wanted, wanted).sum()
+        said = torch.nn.functional.cross_entropy(logits.flatten(0, 1).float(), wanted, reduction="sum")
+        total: torch.Tensor = (known + said) / (len(rows) * (self._starts.shape[1] - 1))
+        return total
 
+    def _wanted(self, rows: np.ndarray, logits: torch.Tensor) -> torch.Tensor:
+        """What each position is to say next, [B * longest, size]; zeros where there is nothing to say."""
+        batch, longest, size = logits.shape
+        before = self._forward(self._originals[rows])[:, :-1, : len(self._lengths)]
+        before = before.float().softmax(-1).flatten(0, 1)
+        said = self._originals[rows][:, 1:].ravel()
+        place = (self._starts[rows][:, 1:] - 1 + longest * np.arange(batch)[:, None]).ravel()
+        wanted = torch.zeros(batch * longest, size, device=self._device)
+        for depth, (piece, going) in enumerate(zip(self._pieces, self._going, strict=True)):
+            inside = np.flatnonzero(self._lengths[said] > depth)
+            chances = (before[self._to(inside)] if depth else before)[:, going]
+            if depth:
+                token = self._to(said[inside])
+                for earlier in self._pieces[:depth]:
+                    chances *= earlier[going] == earlier[token][:, None]
+                chances /= chances.sum(-1, keepdim=True).clamp_min(TINY)
+            found = torch.zeros(len(inside), size, device=self._device)
+            found.index_add_(1, piece[going], chances)
+            wanted.index_copy_(0, self._to(place[inside] + depth), found)
+        return wanted
 
-def _divergence(wanted: torch.Tensor, said: torch.Tensor) -> torch.Tensor:
-    """The sum of KL(wanted || exp(said)) over all but the last axis."""
-    return torch.xlogy(wanted, wanted).sum() - (wanted * said).sum()
+    def _to(self, places: np.ndarray) -> torch.Tensor:
+        return torch.from_numpy(places.astype(np.int64)).to(self._device)
 
 
 def run(
@@ -119,29 +125,33 @@ def run(
     here.mkdir(parents=True, exist_ok=True)
     student, teacher = (Walk(open_checkpoint(Path(path)), threads, device) for path in (model, original))
     windows, pieces = _inputs(student, teacher, tokens)
-    length, size = windows.shape[1], int(teacher.checkpoint.config["vocab_size"])
+    length = windows.shape[1]
+    together = 1
     if device == "cuda":
         torch.set_float32_matmul_precision("high")
-    share = max(1, SHARE_BYTES // (4 * length * size)) if device == "cuda" else 1
+        together = heal.means(student, teacher, length, torch.cuda.mem_get_info()[0], 0)[2]
     order = np.random.default_rng(seed).permutation(len(windows))
-    held = min(HELD_BACK, len(windows) // HELD_SHARE + 1)
+    held = min(heal.HELD_BACK, len(windows) // heal.HELD_SHARE + 1)
     count = Amount.parse(amount).tokens // length
     if not count:
         raise InputError(f"healing of a vocabulary is given in tokens, at least {length}: not {amount!r:.40}")
-    batch = min(BATCH, max(1, count // STEPS))
+    batch = min(heal.BATCH, max(1, count // STEPS))
     steps = max(1, count // batch)
-    schedule = Schedule(steps, batch, rate, max(1, steps // JUDGEMENTS), seed, share)
+    every = max(1, steps // heal.JUDGEMENTS)
+    schedule = Schedule(steps, batch, rate, every, seed, heal.even(batch, together))
     with ExitStack() as stack:
         for walk in (student, teacher):
             stack.enter_context(whole(walk))
-        weights = parameters(student)
+        if count * length >= heal.FUSED:
+            heal.fuse(student, teacher)
+        weights = heal.parameters(student)
         for parameter in weights.values():
             parameter.requires_grad_(True)
-        beside = forward_of(teacher)
-        judge = Aligned(beside, windows[order[:held]], pieces)
-        targets = Aligned(beside, windows[order[held:]], pieces)
+        beside = heal.forward_of(teacher)
+        judge = Aligned(beside, windows[order[:held]], pieces, device)
+        targets = Aligned(beside, windows[order[held:]], pieces, device)
         outcome = train(
-            forward_of(student), list(weights.values()), targets, judge, schedule, here,
+            heal.forward_of(student), list(weights.values()), targets, judge, schedule, here,
             lambda step: emit({"done": step * batch, "total": steps * batch}),
         )  # fmt: skip
         values = {source: weight.detach().cpu().numpy() for source, weight in weights.items()}

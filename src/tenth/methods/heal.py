@@ -44,9 +44,9 @@ RATE, LORA_RATE = 3e-4, 2e-3
 LOCAL, LOCAL_RATE = 0.3, 3.0  # of the tokens, by blocks, at so many times the rate; adapters go without
 RANK = 16  # of adapters, where none is given
 HELD_BACK, HELD_SHARE = 16, 16  # windows to judge on: at most so many, and one in so many of those given
-STEPS, BATCH = 1000, 32  # steps wanted before one takes more windows; windows of a step at most
+STEPS, BATCH = 1000, 64  # steps wanted before one takes more windows; windows of a step at most
 JUDGEMENTS, JUDGING = 20, 2.5  # at most; windows trained on between two, for each window judged on
-SHARE_BYTES = 1_000_000_000  # of logits that a GPU takes at once; a processor takes one window
+FUSED = 20_000_000  # tokens from which on compiling a GPU's blocks pays: it takes 15 s, and halves a step
 TIMED = 3  # gradients that are timed to plan minutes
 FORWARD = 1 / 3  # of the time of a gradient
 
@@ -74,8 +74,7 @@ def run(
         torch.set_float32_matmul_precision("high")
         memory = torch.cuda.mem_get_info()[0]
     vocabulary, length = int(student.checkpoint.config["vocab_size"]), windows.shape[1]
-    share = max(1, SHARE_BYTES // (4 * length * vocabulary)) if device == "cuda" else 1
-    rank, live = _once(here / "means.json", lambda: means(student, teacher, share * length, memory, lora))
+    rank, live, together = _once(here / "means.json", lambda: means(student, teacher, length, memory, lora))
     order = np.random.default_rng(seed).permutation(len(windows))
     held = min(HELD_BACK, len(windows) // HELD_SHARE + 1)
     judging, learning = windows[order[:held]], windows[order[held:]]
@@ -105,14 +104,14 @@ def run(
             wanted = Amount.parse(amount)
             count = wanted.tokens // length
             if wanted.seconds:
-                each = _seconds(forward, learnt, judge, share)
+                each = _seconds(forward, learnt, judge, together)
                 count = _windows_within(
                     wanted.seconds - (time.monotonic() - start), each, once, len(learning)
                 )
             states = 12 * length * student.width  # bytes of a window in `reconstruct`
             room = 8 * sum(weight.numel() for weight in learnt) // states  # where moments will be
             local = 0 if rank else min(int(LOCAL * count), len(learning), room)
-            made = _schedule(count - local, held, rate or (LORA_RATE if rank else RATE), seed, share)
+            made = _schedule(count - local, held, rate or (LORA_RATE if rank else RATE), seed, together)
             return {"local": local, **asdict(made)}
 
         plan = _once(here / "plan.json", planned)
@@ -121,7 +120,9 @@ def run(
         rest = np.roll(learning, -local, 0)[:batches]
         sampled = 0.0 if live else FORWARD * len(rest)  # the work of it, in windows trained on
         total = local + sampled + batches
-        before = _once(here / "before.json", lambda: evaluate(forward, judge, share))
+        before = _once(here / "before.json", lambda: evaluate(forward, judge, together))
+        if schedule.steps * schedule.batch * length >= FUSED:
+            fuse(student, *([teacher] if live else []))
         if local and not (here / "state.npz").exists():
             blocks = len(student.blocks)
             reconstruct(
@@ -218,13 +219,15 @@ def _inputs(
     return windows, ids
 
 
-def means(student: Walk, teacher: Walk, tokens: int, memory: int, lora: int | None) -> tuple[int, bool]:
-    """(the rank of adapters or 0, whether the original is computed beside the student) in so much memory.
+def means(student: Walk, teacher: Walk, length: int, memory: int, lora: int | None) -> tuple[int, bool, int]:
+    """(the rank of adapters or 0, whether the original is computed beside the student, how many windows of
+    `length` tokens go through at once) in so much memory.
 
-    tokens: that go through at once. InputError where not even adapters find room.
+    More than one only on a GPU. InputError where not even adapters find room.
     """
     weights, others = (sum(s.count for s in walk.checkpoint.specs()) for walk in (student, teacher))
-    room = memory - activations(student, tokens)
+    each = activations(student, length)
+    room = memory - each
     rank = (0 if 16 * weights <= room else RANK) if lora is None else lora
     low = sum(
         rank * (linear.in_features + linear.out_features)
@@ -237,7 +240,26 @@ def means(student: Walk, teacher: Walk, tokens: int, memory: int, lora: int | No
             f"healing {student.checkpoint.path.name} needs {(needed + memory - room) / MB:,.0f} MB"
             f" of memory{f' with adapters of rank {rank}' if rank else ''}; {memory / MB:,.0f} MB are free"
         )
-    return rank, needed + 4 * others <= room
+    live = needed + 4 * others <= room
+    left = room - needed - 4 * others * live
+    return rank, live, min(BATCH, 1 + left // each) if student.device.type == "cuda" else 1
+
+
+def fuse(*walks: Walk) -> None:
+    """Let torch's compiler join the small operations of filled blocks on a GPU; blocks of one shape share the
+    code. Where it cannot (no Triton, no C compiler), they stay as they are.
+    """
+    settings = torch._dynamo.config
+    settings.suppress_errors = True
+    settings.recompile_limit = max(settings.recompile_limit, 8 * sum(len(walk.blocks) for walk in walks))
+    for walk in walks:
+        for block in walk.blocks if walk.device.type == "cuda" else ():
+            block.compile(dynamic=False)
+
+
+def even(batch: int, most: int) -> int:
+    """Windows at once, at most `most`, that cut a batch into equal parts as far as can be."""
+    return -(-batch // -(-batch // most))
 
 
 def _once(path: Path, decide: Callable[[], Any]) -> Any:
@@ -247,12 +269,12 @@ def _once(path: Path, decide: Callable[[], Any]) -> Any:
     return json.loads(path.read_text())
 
 
-def _seconds(forward: Forward, learnt: list[torch.nn.Parameter], judge: Targets, share: int) -> float:
+def _seconds(forward: Forward, learnt: list[torch.nn.Parameter], judge: Targets, together: int) -> float:
     """Of the gradient of one window, with its part of the judging; the first one warms up."""
-    rows, times = np.arange(min(share, len(judge.windows))), []
+    rows, times = np.arange(min(together, len(judge.windows))), []
     for _ in range(1 + TIMED):
         start = time.monotonic()
-        gradient(forward, learnt, judge, rows, share)
+        gradient(forward, learnt, judge, rows, together)
         times.append(time.monotonic() - start)
     return float(np.median(times[1:])) / len(rows) * (1 + FORWARD / JUDGING)
 
@@ -262,9 +284,9 @@ def _windows_within(seconds: float, each: float, once: float, count: int) -> int
     return int(max(seconds / (each + once), (seconds - count * once) / each))
 
 
-def _schedule(total: int, held: int, rate: float, seed: int, share: int) -> Schedule:
+def _schedule(total: int, held: int, rate: float, seed: int, together: int) -> Schedule:
     """About `total` windows in steps."""
     batch = min(BATCH, max(1, total // STEPS))
     steps = max(1, total // batch)
     every = max(math.ceil(steps / JUDGEMENTS), math.ceil(JUDGING * held / batch))
-    return Schedule(steps, batch, rate, min(every, steps), seed, share)
+    return Schedule(steps, batch, rate, min(every, steps), seed, even(batch, together))
