@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from reference.naive_plan import every_decision
-from test_plan import SCRATCH, llama, problems
+from test_plan import ROWS, llama, problems
 
 from tenth import devices, outlook, speed
 from tenth.errors import BudgetError, InputError
@@ -32,8 +32,8 @@ def spent(problem: Problem, decision: Any) -> float:
 def test_as_good_as_trying_everything(problem: Problem, memory: float, place: float) -> None:
     everything = list(every_decision(problem))
     totals = [d.memory.total for d in everything]
-    budget = int(min(totals) + memory * (max(totals) - min(totals))) + SCRATCH
-    fitting = [d for d in everything if d.memory.total <= budget - SCRATCH]
+    budget = int(min(totals) + memory * (max(totals) - min(totals))) + ROWS
+    fitting = [d for d in everything if d.memory.total <= budget - ROWS]
     times = [spent(problem, d) for d in fitting]
     most = (min(times) + place * (max(times) - min(times))) * (1 + 2e-6)
     limited = replace(problem, limits=(Limit("speed", PACE, most, ""),))
@@ -50,8 +50,8 @@ def test_as_good_as_trying_everything(problem: Problem, memory: float, place: fl
 def test_preferring_speed_is_as_fast_as_trying_everything(problem: Problem, memory: float) -> None:
     everything = list(every_decision(problem))
     totals = [d.memory.total for d in everything]
-    budget = int(min(totals) + memory * (max(totals) - min(totals))) + SCRATCH
-    fitting = [d for d in everything if d.memory.total <= budget - SCRATCH]
+    budget = int(min(totals) + memory * (max(totals) - min(totals))) + ROWS
+    fitting = [d for d in everything if d.memory.total <= budget - ROWS]
     found = decide(replace(problem, pace=PACE, prefer="speed"), budget)
     least = min(d.damage for d in fitting)
     assert found.damage <= max(decide(problem, budget).damage * (1 + FASTER), UNFELT) * 1.001

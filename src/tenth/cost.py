@@ -297,16 +297,20 @@ def _work(
         if spec.linear and spec.layer is not None:
             kind = _stored(spec, types)
             activations = batch * _activation_row(kind, spec.columns)
-            tiled = "_K" in kind or (kind.startswith("IQ") and kind != "IQ4_NL")
-            largest = max(largest, activations + (_TILED_SLOT * threads if tiled else 0))
+            largest = max(largest, activations + (_TILED_SLOT * threads if tiled(kind) else 0))
     return largest
+
+
+def tiled(kind: str) -> bool:
+    """Whether products with weights of this type take the tiled kernels, which want scratch."""
+    return "_K" in kind or (kind.startswith("IQ") and kind != "IQ4_NL")
 
 
 def _activation_row(kind: str, columns: int) -> int:
     """Bytes of a row of activations converted for a product with weights of this type."""
     if kind in ("F32", "F16", "BF16"):
         return 0 if kind == "F32" else 2 * columns
-    if "_K" in kind or kind.startswith("TQ") or (kind.startswith("IQ") and kind != "IQ4_NL"):
+    if tiled(kind) or kind.startswith("TQ"):
         return columns // 256 * 292  # Q8_K
     return columns // 32 * 36  # Q8_0 (34 bytes) or Q8_1
 

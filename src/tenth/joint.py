@@ -5,12 +5,13 @@
                 sum_q x[t, l, q] = P[i, l]      and every matrix t of the part has a type of that level's size
                 F[i, none] <= A[i, none]        all channels go only with the whole block
                 z >= kv[r] sum_i,l groups[l] A[i, l] - M (1 - y[r]),    sum_r y[r] = 1
-                sum bytes[t, l, q] x[t, l, q] + z  <=  budget - fixed
+                b >= sum_l buffer[l] F[i, l]    for every block i: as large as the widest wants
+                sum bytes[t, l, q] x[t, l, q] + z + b  <=  budget - fixed
                 and plan.py's limits on what a token costs, the cache taken as of all groups
 
 The levels and the types y of the KV cache are binary. The types of matrices are continuous: as one constraint
 counts bytes, only a matrix or two are between types, and plan.decide then solves the types and the way to run
-of that shape exactly. Buffers depend on the shape a little, so the two take turns. Blocks that must be alike
+of that shape exactly. Buffers depend on those a little, so the two take turns. Blocks that must be alike
 share their levels. Removal costs are a menu's (shape.py), scaled by what is known of their sum; a matrix that
 lost channels keeps its damage, since the ones that matter stay.
 """
@@ -27,7 +28,7 @@ from tenth.checkpoint import Checkpoint
 from tenth.encode import holds
 from tenth.errors import BudgetError
 from tenth.formats.gguf import tensor_bytes
-from tenth.plan import Decision, Problem, decide, efficient_ways, smallest_decision
+from tenth.plan import Decision, Problem, decide, efficient_ways, kernels, smallest_decision
 from tenth.program import Row, minimise
 from tenth.records import MB, Runtime, Shape, TensorSpec
 from tenth.shape import Freedom, Menu
@@ -54,9 +55,16 @@ def best(
 
     problem: of the whole model. growth: what the sum of removal costs is to be multiplied with.
     """
+    found = [_best(each, checkpoint, menu, free, budget, growth) for each in kernels(problem)]
+    return min((choice for choice in found if choice), key=lambda choice: choice.damage, default=None)
+
+
+def _best(
+    problem: Problem, checkpoint: Checkpoint, menu: Menu, free: Freedom, budget: int, growth: float
+) -> Choice | None:
     smallest = smallest_decision(problem)
     parts = _Parts(problem, checkpoint, menu, free, growth, smallest.runtime)
-    fixed = _fixed(problem, smallest, smallest.runtime)  # of the whole model: at least any shape's
+    fixed = parts.fixed(problem, smallest, menu.channels)
     found: Choice | None = None
     tried: set[Shape] = set()
     for _ in range(TURNS):
@@ -75,15 +83,8 @@ def best(
         damage = decision.damage + growth * shape.cost(menu, chosen)
         if found is None or damage < found.damage:
             found = Choice(chosen, decision, damage)
-        fixed = _fixed(smaller, decision, smallest.runtime)
+        fixed = parts.fixed(smaller, decision, max(chosen.ffn))
     return found
-
-
-def _fixed(problem: Problem, decision: Decision, leanest: Runtime) -> int:
-    """Bytes that neither types nor KV groups change much, with the least buffers."""
-    runtime = decision.runtime.model_copy(update={"n_ubatch": leanest.n_ubatch, "repack": False})
-    memory = problem.memory(decision.types, runtime)
-    return memory.total - memory.weights - memory.kv
 
 
 def narrowed(problem: Problem, checkpoint: Checkpoint, wanted: Shape) -> Problem:
@@ -112,7 +113,7 @@ class _Parts:
         self, problem: Problem, checkpoint: Checkpoint, menu: Menu, free: Freedom, growth: float,
         runtime: Runtime,
     ) -> None:  # fmt: skip
-        self._problem = problem
+        self._problem, self._runtime = problem, runtime
         self._cost: list[float] = []
         self._size: list[float] = []  # bytes
         self._binary: list[bool] = []
@@ -158,7 +159,14 @@ class _Parts:
                 if level:
                     kinds = self._types(sized[level][spec.name])
                     self._rows.append(([*kinds, (variable, -1.0)], 0, 0))
-        self._cache(runtime, menu.groups)
+        self._cache(menu.groups)
+        self._buffers(checkpoint, menu, widths)
+
+    def fixed(self, problem: Problem, decision: Decision, width: int) -> int:
+        """Bytes of a decision that the program does not know, at its n_ubatch; width: of the widest block."""
+        changes = {"n_ubatch": self._runtime.n_ubatch, "repack": False}
+        memory = problem.memory(decision.types, decision.runtime.model_copy(update=changes))
+        return memory.total - memory.weights - memory.kv - self._compute[width]
 
     def _variable(self, cost: float, binary: bool, size: float = 0.0) -> int:
         self._cost.append(cost)
@@ -178,13 +186,25 @@ class _Parts:
                 spent += [(x, size[k] * limit.cost.per_byte[k] / limit.most) for k, x in kinds.items()]
         return [(variable, 1.0) for variable in kinds.values()]
 
-    def _cache(self, runtime: Runtime, groups: int) -> None:
+    def _buffers(self, checkpoint: Checkpoint, menu: Menu, widths: list[int]) -> None:
+        """A variable that is at least what the widest block wants."""
+        self._compute = {}
+        for width in widths:
+            alike = narrowed(self._problem, checkpoint, _alike(menu, width, menu.groups))
+            types = {name: next(iter(kinds)) for name, kinds in alike.prices.items()}
+            self._compute[width] = alike.memory(types, self._runtime).compute
+        wanted = self._variable(0.0, False, 1.0)
+        for levels in self._ffn:
+            used = [(variable, -float(self._compute[w])) for w, variable in levels.items() if w]
+            self._rows.append(([(wanted, 1.0), *used], 0, np.inf))
+
+    def _cache(self, groups: int) -> None:
         """The KV types, a variable that is at least the cache's bytes with those taken, and the limits."""
         problem, held, taken = self._problem, self._variable(0.0, False, 1.0), []
         plain = {name: next(iter(kinds)) for name, kinds in problem.prices.items()}
         vectors = [limit.cost.vectors(problem.specs) for limit in problem.limits]
         for each, harm in efficient_ways(problem, plain):
-            if each.n_ubatch != runtime.n_ubatch:
+            if each.n_ubatch != self._runtime.n_ubatch:
                 continue
             whole = problem.memory(plain, each).kv
             share = whole / (groups * len(self._attention))
@@ -221,9 +241,13 @@ def _levels(menu: Menu, free: Freedom) -> tuple[list[int], list[int]]:
 
 def _outlined(checkpoint: Checkpoint, menu: Menu, width: int, groups: int) -> dict[str, TensorSpec]:
     """The matrices of the model whose blocks are all of that size."""
+    smaller = outline.outline(checkpoint, _alike(menu, width, groups))
+    return {spec.name: spec for spec in smaller.specs() if spec.linear}
+
+
+def _alike(menu: Menu, width: int, groups: int) -> Shape:
     blocks = len(menu.blocks)
-    wanted = Shape(ffn=(width,) * blocks, kv_heads=(groups,) * blocks)
-    return {spec.name: spec for spec in outline.outline(checkpoint, wanted).specs() if spec.linear}
+    return Shape(ffn=(width,) * blocks, kv_heads=(groups,) * blocks)
 
 
 def _hull(size: Mapping[str, float], damage: Mapping[str, float]) -> list[str]:

@@ -97,8 +97,35 @@ def decide(problem: Problem, budget: int) -> Decision:
     Raises BudgetError: with the smallest decision, part by part, where memory is too little for any; else
     with the best that can be had of what a limit is on.
     """
-    tables = coefficients(problem)
-    limit = budget
+    found = [decision for each in kernels(problem) if (decision := _decided(each, budget))]
+    if found:  # preferring speed, the first has the types of both to choose from
+        return min(found, key=lambda d: d.damage) if problem.prefer == "quality" else found[0]
+    smallest = smallest_decision(problem)
+    if smallest.memory.total <= budget:
+        spent = [problem.spent(each.cost, smallest.types, smallest.runtime) for each in problem.limits]
+        if all(amount <= each.most for amount, each in zip(spent, problem.limits, strict=True)):
+            return smallest
+        raise BudgetError(_too_slow(problem, budget))
+    raise BudgetError(_unreachable(problem, smallest, budget), _parts(smallest.memory))
+
+
+def kernels(problem: Problem) -> list[Problem]:
+    """The problem, and the one without the types of blocks whose kernels want scratch, if it has others.
+
+    What a file without them saves (cost.tiled) is in that one's `coefficients` only.
+    """
+    scratch = {spec.name for spec in problem.specs if spec.layer is not None}
+    prices = {
+        name: {kind: x for kind, x in table.items() if not (name in scratch and cost.tiled(kind))}
+        for name, table in problem.prices.items()
+    }
+    held = (any(holds(kind, s.columns) for kind in prices[s.name]) for s in problem.specs if s.linear)
+    return [problem, replace(problem, prices=prices)] if prices != problem.prices and all(held) else [problem]
+
+
+def _decided(problem: Problem, budget: int) -> Decision | None:
+    """The best decision of the program; None where it finds none."""
+    tables, limit = coefficients(problem), budget
     for _ in range(4):
         chosen = _solve(tables, limit)
         if chosen is None:
@@ -108,18 +135,16 @@ def decide(problem: Problem, budget: int) -> Decision:
         if excess <= 0:
             return decision
         limit -= excess  # the work buffer depends on the types a little: ask again for that much less
-    smallest = smallest_decision(problem, tables)
-    if smallest.memory.total <= budget:
-        spent = [problem.spent(each.cost, smallest.types, smallest.runtime) for each in problem.limits]
-        if all(amount <= each.most for amount, each in zip(spent, problem.limits, strict=True)):
-            return smallest
-        raise BudgetError(_too_slow(problem, budget))
-    raise BudgetError(_unreachable(problem, smallest, budget), _parts(smallest.memory))
+    return None
 
 
-def smallest_decision(problem: Problem, tables: Tables | None = None) -> Decision:
+def smallest_decision(problem: Problem) -> Decision:
     """The least memory that any decision needs, whatever the damage."""
-    tables = tables or coefficients(problem)
+    return min((_smallest(each) for each in kernels(problem)), key=lambda d: d.memory.total)
+
+
+def _smallest(problem: Problem) -> Decision:
+    tables = coefficients(problem)
     chosen = np.zeros(len(tables.options) + len(tables.runtimes))
     for number, group in enumerate(tables.groups):
         own = [i for i, (g, _) in enumerate(tables.options) if g == number]
@@ -158,7 +183,7 @@ def coefficients(problem: Problem) -> Tables:
             damage.append(problem.prices[spec.name][name])
             for row, each in zip(spent, costs, strict=True):
                 row.append(tensor_bytes(spec, name) * each.per_byte[name] if spec.name in read else 0.0)
-    plain = {s.name: "Q4_K" if holds("Q4_K", s.columns) else "F16" for s in problem.specs if s.linear}
+    plain = {s.name: _typical(s, problem.prices[s.name]) for s in problem.specs if s.linear}
     runtimes, fixed, kv_damage, slowness = [], [], [], []
     vectors = [each.vectors(problem.specs) for each in costs]
     for candidate, harm in efficient_ways(problem, plain):
@@ -185,6 +210,12 @@ def coefficients(problem: Problem) -> Tables:
         costs=np.array(shares).reshape(len(shares), len(options) + len(runtimes)),
         seconds=np.array(spent[-1]) if problem.prefer == "speed" and problem.pace else None,
     )
+
+
+def _typical(spec: TensorSpec, prices: Mapping[str, float]) -> str:
+    """A type whose kernels need what those of most others do."""
+    kind = "Q4_K" if any(cost.tiled(kind) for kind in prices) else "Q8_0"
+    return kind if holds(kind, spec.columns) else "F16"
 
 
 def prefill_slowness(n_ubatch: int, repack: bool) -> float:

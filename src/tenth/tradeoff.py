@@ -13,8 +13,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from tenth.limits import Cost, Limit
-from tenth.plan import Problem, coefficients
-from tenth.program import Program
+from tenth.plan import Problem, coefficients, kernels
+from tenth.program import Program, Tables
 
 FELT = 0.01  # of the damage: a limit binds if the damage would fall by more without it
 STEPS = 5  # points of a curve
@@ -31,12 +31,15 @@ class Point:
 
 def binding(problem: Problem, budget: int) -> list[str]:
     """What the damage would fall without, by more than FELT: "memory" and names of limits; empty: nothing."""
-    tables = coefficients(problem)
+    every = [coefficients(each) for each in kernels(problem)]
 
     def least(allowed: float, rows: Sequence[int]) -> float:
-        program = Program(replace(tables, costs=tables.costs[list(rows)]), allowed, relaxed=True)
-        found = program.solve(program.harm)
-        return np.inf if found is None else float(program.harm @ found)
+        harms = [np.inf]
+        for tables in every:
+            program = Program(replace(tables, costs=tables.costs[list(rows)]), allowed, relaxed=True)
+            found = program.solve(program.harm)
+            harms += [] if found is None else [float(program.harm @ found) * program.scale]
+        return min(harms)
 
     rows = list(range(len(problem.limits)))
     with_all = least(budget, rows)
@@ -51,28 +54,31 @@ def binding(problem: Problem, budget: int) -> list[str]:
 def curves(problem: Problem, budgets: Iterable[int], costs: Sequence[Cost]) -> list[list[Point]]:
     """For each budget, from the best quality to the least of the first cost; none where nothing fits."""
     limits = tuple(Limit("", cost, 1.0, "") for cost in costs)
-    tables = coefficients(replace(problem, limits=limits, pace=None, prefer="quality"))
-    amounts = np.hstack([tables.costs, np.zeros((len(costs), 1))])
+    free = replace(problem, limits=limits, pace=None, prefer="quality")
+    every = [coefficients(each) for each in kernels(free)]
+    found = ([_curve(tables, budget) for tables in every] for budget in budgets)
+    kept = ([curve for curve in curves if curve] for curves in found)
+    return [min(curves, key=lambda curve: curve[0].damage) for curves in kept if curves]
+
+
+def _curve(tables: Tables, budget: int) -> list[Point]:
+    """Points by falling first cost; empty where nothing fits."""
+    amounts = np.hstack([tables.costs, np.zeros((len(tables.costs), 1))])
     memory = np.concatenate([tables.size, tables.fixed, [1e6]])
-    scale = max(float(tables.damage.max()), 1e-12)
 
     def point(program: Program, found: np.ndarray) -> Point:
-        return Point(
-            int(memory @ found), float(program.harm @ found) * scale, tuple(map(float, amounts @ found))
-        )
+        damage = float(program.harm @ found) * program.scale
+        return Point(int(memory @ found), damage, tuple(map(float, amounts @ found)))
 
-    result = []
-    for budget in budgets:
-        program = Program(replace(tables, costs=tables.costs[:0]), budget, relaxed=True)
-        best, fastest = program.solve(program.harm), program.solve(amounts[0])
-        if best is None or fastest is None:
-            continue
-        found = [point(program, best)]
-        ends = float(amounts[0] @ best), float(amounts[0] @ fastest)
-        for most in np.geomspace(*ends, STEPS)[1:] * (1 + 1e-6):
-            program = Program(replace(tables, costs=tables.costs[:1] / most), budget, relaxed=True)
-            chosen = program.solve(program.harm)
-            if chosen is not None:
-                found.append(point(program, chosen))
-        result.append(found)
-    return result
+    program = Program(replace(tables, costs=tables.costs[:0]), budget, relaxed=True)
+    best, fastest = program.solve(program.harm), program.solve(amounts[0])
+    if best is None or fastest is None:
+        return []
+    found = [point(program, best)]
+    ends = float(amounts[0] @ best), float(amounts[0] @ fastest)
+    for most in np.geomspace(*ends, STEPS)[1:] * (1 + 1e-6):
+        program = Program(replace(tables, costs=tables.costs[:1] / most), budget, relaxed=True)
+        chosen = program.solve(program.harm)
+        if chosen is not None:
+            found.append(point(program, chosen))
+    return found
