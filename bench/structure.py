@@ -130,7 +130,8 @@ def heal(model: Llama, original: Llama, windows: np.ndarray, given: argparse.Nam
     optimiser = torch.optim.AdamW(parameters, betas=BETAS, eps=EPSILON, weight_decay=0.0, fused=True)
     torch.set_float32_matmul_precision("high")
     for step in range(steps):
-        loss = gradient(forward, parameters, targets, schedule.rows(step, len(windows)), schedule.share)  # type: ignore[arg-type]
+        rows = schedule.rows(step, len(windows))
+        loss = float(gradient(forward, parameters, targets, rows, schedule.share))  # type: ignore[arg-type]
         torch.nn.utils.clip_grad_norm_(parameters, CLIP)
         if not math.isfinite(loss):
             raise SystemExit(f"healing diverged at step {step} (KL {loss}); give a lower --rate")

@@ -215,7 +215,7 @@ def test_a_step_has_the_gradient_of_the_whole_batch(case: Case) -> None:
         found = []
         for share in (1, 2, 5):
             value = training.gradient(heal.forward_of(student), list(weights.values()), targets, rows, share)
-            assert value == pytest.approx(
+            assert float(value) == pytest.approx(
                 kl(logits(case.original, windows[rows]), logits(case.edited, windows[rows])), rel=1e-4
             )
             found.append([weight.grad for weight in weights.values()])

@@ -91,7 +91,7 @@ class Walk:
 
     def ids(self, tokens: np.ndarray) -> torch.Tensor:
         """Token ids as torch wants them."""
-        return torch.from_numpy(tokens.astype(np.int64)).to(self.device)
+        return moved(tokens.astype(np.int64), self.device)
 
     @contextmanager
     def block(self, index: int) -> Iterator[nn.Module]:
@@ -284,6 +284,14 @@ def _skeleton(checkpoint: Checkpoint, device: torch.device) -> Any:
         if held:
             model._init_weights(module)  # transformers' own way to restore what is computed, not stored
     return model.eval()
+
+
+def moved(values: np.ndarray, device: torch.device | str) -> torch.Tensor:
+    """The values on a device; a GPU is not waited for."""
+    tensor = torch.from_numpy(values)
+    if torch.device(device).type != "cuda":
+        return tensor.to(device)
+    return tensor.pin_memory().to(device, non_blocking=True)
 
 
 class _NoAttention(nn.Module):

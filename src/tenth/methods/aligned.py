@@ -38,7 +38,7 @@ from tenth.methods.amount import Amount
 from tenth.methods.training import Schedule, train
 from tenth.methods.vocabulary import KEPT, fallen
 from tenth.surgery import replaced
-from tenth.walk import Walk
+from tenth.walk import Walk, moved
 
 RATE = 3e-4
 STEPS = 200  # wanted before one takes more windows
@@ -107,7 +107,7 @@ class Aligned:
         return wanted
 
     def _to(self, places: np.ndarray) -> torch.Tensor:
-        return torch.from_numpy(places.astype(np.int64)).to(self._device)
+        return moved(places.astype(np.int64), self._device)
 
 
 def run(

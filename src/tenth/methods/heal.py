@@ -274,7 +274,7 @@ def _seconds(forward: Forward, learnt: list[torch.nn.Parameter], judge: Targets,
     rows, times = np.arange(min(together, len(judge.windows))), []
     for _ in range(1 + TIMED):
         start = time.monotonic()
-        gradient(forward, learnt, judge, rows, together)
+        float(gradient(forward, learnt, judge, rows, together))
         times.append(time.monotonic() - start)
     return float(np.median(times[1:])) / len(rows) * (1 + FORWARD / JUDGING)
 

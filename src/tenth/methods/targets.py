@@ -17,7 +17,7 @@ import numpy as np
 import torch
 
 from tenth.methods.training import Forward
-from tenth.walk import Walk
+from tenth.walk import Walk, moved
 
 SAMPLES = 64  # a position
 HIDDEN_BYTES = 256_000_000  # of hidden states that walk through the blocks together
@@ -62,8 +62,8 @@ class Sampled:
         if self._data is None:
             self._data = np.memmap(self._path, self.record, "r")
         part = self._data[rows]
-        ids = torch.from_numpy(part["ids"].astype(np.int64)).to(self._device)
-        mean = torch.from_numpy(part["mean"].copy()).to(self._device)
+        ids = moved(part["ids"].astype(np.int64), self._device)
+        mean = moved(part["mean"].copy(), self._device)
         logits = logits[:, :-1].float()
         found = logits.gather(-1, ids).mean(-1) - logits.logsumexp(-1)
         return (mean - found).mean()

@@ -30,6 +30,7 @@ Forward = Callable[[np.ndarray], torch.Tensor]  # int32 ids [B, T] -> logits [B,
 WARM_UP, FLOOR = 0.1, 0.1  # of the steps; of the rate
 BETAS, EPSILON = (0.9, 0.95), 1e-8
 CLIP = 1.0  # norm of the whole gradient
+LOOK = 16  # steps between looks at whether a GPU's gradients are finite: each waits for it
 PATIENCE, RISE = 3, 0.25  # judgements in a row, and the share they rise by, before a run is stopped
 SAVE_SECONDS = 30.0  # between saves; and ten times what a save takes
 
@@ -102,15 +103,16 @@ def train(
     if not state.judged:
         state.judge(evaluate(forward, judge, schedule.share))
     before = state.judged[0][1] if math.isnan(before) else before
-    reason = state.diverged(before)
+    reason, watched = state.diverged(before), torch.zeros(())
     while state.step < schedule.steps and not reason:
         rows = schedule.rows(state.step, len(targets.windows))
         loss = gradient(forward, parameters, targets, rows, schedule.share)
-        norm = float(torch.nn.utils.clip_grad_norm_(parameters, CLIP))
-        if not (math.isfinite(loss) and math.isfinite(norm)):
-            reason = f"the gradient is not finite (KL {loss:.3g})"
-            break
+        norm = torch.nn.utils.clip_grad_norm_(parameters, CLIP)
         state.move(schedule.at(state.step))
+        watched = watched + loss + norm  # once not finite, always
+        if (loss.is_cpu or state.step % LOOK == 0) and not math.isfinite(float(watched)):
+            reason = f"the gradient is not finite (KL {float(loss):.3g})"
+            break
         if state.step % schedule.every == 0 or state.step == schedule.steps:
             state.judge(evaluate(forward, judge, schedule.share))
             reason = state.diverged(before)
@@ -137,18 +139,18 @@ def adam(parameters: Sequence[torch.nn.Parameter]) -> torch.optim.AdamW:
 
 def gradient(
     forward: Forward, parameters: Sequence[torch.nn.Parameter], targets: Targets, rows: np.ndarray, share: int
-) -> float:
+) -> torch.Tensor:
     """Leaves the gradient of the mean KL over windows `rows` in the parameters, `share` windows at a time;
-    the KL.
+    the KL, [], where the parameters are, so that nobody waits for it.
     """
     for parameter in parameters:
         parameter.grad = None
-    total = 0.0
+    total = torch.zeros((), device=parameters[0].device)
     for start in range(0, len(rows), share):
         part = rows[start : start + share]
         loss = targets.divergence(forward(targets.windows[part]), part) * (len(part) / len(rows))
         torch.autograd.backward(loss)
-        total += float(loss.detach())
+        total += loss.detach()
     return total
 
 
