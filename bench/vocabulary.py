@@ -60,13 +60,11 @@ def chunks(text: str, most: int) -> Iterator[str]:
 
 def nats(checkpoint: Checkpoint, tokens: Tokenizer, texts: list[str], device: str) -> tuple[np.ndarray, int]:
     """(negative log-probability of each text, tokens of all)."""
-    ends = [checkpoint.config.get(key) for key in ("bos_token_id", "eos_token_id")]
-    start = next(e for end in ends for e in (end if isinstance(end, list) else [end]) if e is not None)
     walk = Walk(checkpoint, device=device)
     found, count = [], 0
     with torch.no_grad(), whole(walk):
         for text in texts:
-            ids = np.concatenate([np.array([start], np.int32), tokens.encode(text)])
+            ids = np.concatenate([np.array([tokens.start], np.int32), tokens.encode(text)])
             logprobs = log_probabilities(walk, ids[None])[0]
             found.append(-float(logprobs.gather(1, walk.ids(ids[1:])[:, None]).double().sum()))
             count += len(ids) - 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -334,20 +335,35 @@ def test_targets_are_of_the_same_text(folders: Any) -> None:
     assert len(pieces_of) < size  # the embedding has padding
     targets = Aligned(lambda ids: logits[[0 if ids[0, 0] == windows[0, 0] else 1]], windows, pieces_of)
     other = torch.randn(2, targets.windows.shape[1], len(kept), generator=generator)
-    total = 0.0
+    total, chances = 0.0, logits[..., : len(pieces_of)].softmax(-1)
     for row in (0, 1):
         said, at = other[row].log_softmax(-1), 0
         for i, token in enumerate(windows[row]):
-            for number, piece in enumerate(pieces_of[token]):
-                assert targets.windows[row, at] == piece
-                if i:
-                    wanted, earlier = torch.zeros(len(kept)), pieces_of[token][:number]
-                    for parts, chance in zip(pieces_of, logits[row, i - 1].softmax(-1), strict=False):
-                        if parts[:number] == earlier and len(parts) > number:
-                            wanted[parts[number]] += chance
-                    wanted /= wanted.sum()
-                    total += float((wanted * (wanted.clamp_min(1e-30).log() - said[at - 1])).sum())
+            parts = pieces_of[token]
+            assert targets.windows[row, at : at + len(parts)].tolist() == list(parts)
+            for number in range(1, len(parts) + 1):
                 at += 1
+                over = number == len(parts)
+                if (over and i == 39) or (not over and not i):
+                    continue
+                wanted, ending = torch.zeros(len(kept)), 1.0
+                if i:
+                    ending = 0.0
+                    for each, chance in zip(pieces_of, chances[row, i - 1], strict=True):
+                        if each == parts[:number]:
+                            ending = float(chance)
+                        elif each[:number] == parts[:number]:
+                            wanted[each[number]] += chance
+                    every = ending + float(wanted.sum())
+                    ending, wanted = ending / every, wanted / every
+                going = wanted > 0
+                if over:
+                    for each, chance in zip(pieces_of, chances[row, i], strict=True):
+                        if each:
+                            wanted[each[0]] += ending * chance
+                elif ending:
+                    total += ending * (math.log(ending) - float(said[at - 1][~going].logsumexp(-1)))
+                total += float((wanted * (wanted.clamp_min(1e-30).log() - said[at - 1])).sum())
     found = np.mean([float(targets.divergence(other[[row]], np.array([row]))) for row in (0, 1)])
     assert found == pytest.approx(total / (2 * 39), rel=1e-4)
     assert sum(len(pieces_of[token]) > 1 for token in windows.ravel()) > 5
@@ -369,6 +385,14 @@ def test_hostile_json_is_an_input_error(
         trimmed(folder, chosen(folder, np.zeros(1, np.int64), 400))
     except InputError as error:
         one_line(error)
+
+
+def test_half_of_the_windows_begin_a_text() -> None:
+    from tenth.methods.aligned import begun
+
+    windows = np.arange(12, dtype=np.int32).reshape(4, 3)
+    assert begun(windows, 99).tolist() == [[99, 0, 1], [3, 4, 5], [99, 6, 7], [9, 10, 11]]
+    assert begun(windows, None).tolist() == windows.tolist()
 
 
 def test_healing_teaches_the_pieces(folders: Any, tmp_path: Path) -> None:

@@ -2,18 +2,19 @@
 
 The original must read its own tokens. Read in the pieces of the trimmed vocabulary, a text is as strange to
 it as to the model that is to be healed. So a window is the original's, and the student's is the same with
-every token replaced by its pieces (vocabulary.fallen). Where a token begins, the original's distribution over
-tokens is one over first pieces,
+every token replaced by its pieces (vocabulary.fallen). Behind the first pieces a of a token the student
+cannot know whether it ends there. The original's distribution p, where the token begins, says how likely:
 
-    q(a) = sum of p(t) over the tokens t whose first piece is a,
+    end(a) = p(a) / sum of p(t) over the tokens t whose pieces begin with a,
+    q(b | a) = sum of p(t) over those of them that go on with b / the same sum
+             + end(a) * sum of p'(t) over the tokens t whose first piece is b,
 
-and the loss is KL(q || student). Inside a token that fell apart, behind pieces a, the original's distribution
-is that over tokens which begin with these pieces and go on:
-
-    q(b | a) = sum of p(t) over the tokens t whose pieces begin with a, b / the same over those with a.
-
-The KLs are summed and divided by the original's tokens. (That a piece may also be a whole token, behind which
-another begins, the student learns from how often the text has either.)
+where p' is the original's distribution behind the token with the pieces a. It is known where the text has
+that token, and the loss is KL(q || student). Where the text's token goes on, the second line is known only as
+a whole: the student is to give end(a) to all pieces that do not go on, for no text that the tokenizer cuts
+has a token and then what would have made it a longer one. The KLs are summed and divided by the original's
+tokens. (Teaching each position the one of the two that the text has is the same in the mean, but the student
+learns by heart where: docs/log.md.)
 
 Peak memory: 16 bytes a weight of the student, 4 a weight of the original, and heal.activations.
 """
@@ -38,6 +39,7 @@ from tenth.methods.amount import Amount
 from tenth.methods.training import Schedule, train
 from tenth.methods.vocabulary import KEPT, fallen
 from tenth.surgery import replaced
+from tenth.tokens import tokenizer
 from tenth.walk import Walk, moved
 
 RATE = 3e-4
@@ -75,36 +77,64 @@ class Aligned:
         padded = np.array([(*part, *[-1] * (most - len(part))) for part in pieces])
         self._pieces = self._to(padded.T)  # [most, tokens]
         self._going = [self._to(np.flatnonzero(self._lengths > depth)) for depth in range(most)]
+        token = {part: number for number, part in enumerate(pieces)}
+        self._exact = [
+            np.array([token.get(part[:depth], -1) for part in pieces]) for depth in range(1, most + 1)
+        ]  # the token that ends after so many pieces of another; -1 for none
 
     def divergence(self, logits: torch.Tensor, rows: np.ndarray) -> torch.Tensor:
         """Nats per token of the original, of windows `rows`, from logits [B, longest, its size]."""
+        logits = logits.float()
         with torch.no_grad():
-            wanted = self._wanted(rows, logits)
-            known = torch.xlogy(wanted, wanted).sum()
-        said = torch.nn.functional.cross_entropy(logits.flatten(0, 1).float(), wanted, reduction="sum")
-        total: torch.Tensor = (known + said) / (len(rows) * (self._starts.shape[1] - 1))
+            wanted, inside, other = self._wanted(rows, logits)
+            known = torch.xlogy(wanted, wanted).sum() + torch.xlogy(other, other).sum()
+        said = torch.nn.functional.cross_entropy(logits.flatten(0, 1), wanted, reduction="sum")
+        there = logits.flatten(0, 1).index_select(0, inside)
+        left = there.masked_fill(wanted[inside] > 0, -torch.inf).logsumexp(-1) - there.logsumexp(-1)
+        total: torch.Tensor = (known + said - (other * left).sum()) / (
+            len(rows) * (self._starts.shape[1] - 1)
+        )
         return total
 
-    def _wanted(self, rows: np.ndarray, logits: torch.Tensor) -> torch.Tensor:
-        """What each position is to say next, [B * longest, size]; zeros where there is nothing to say."""
+    def _wanted(
+        self, rows: np.ndarray, logits: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """What each position is to say next, [B * longest, size], zeros where there is nothing to say; the
+        positions inside tokens, and what each of those is to leave to other pieces than it is to say.
+        """
         batch, longest, size = logits.shape
         before = self._forward(self._originals[rows])[:, :-1, : len(self._lengths)]
-        before = before.float().softmax(-1).flatten(0, 1)
-        said = self._originals[rows][:, 1:].ravel()
-        place = (self._starts[rows][:, 1:] - 1 + longest * np.arange(batch)[:, None]).ravel()
+        before = before.float().softmax(-1).flatten(0, 1)  # of all tokens but the first of each window
+        tokens, lengths = self._originals[rows][:, 1:], self._lengths[self._originals[rows][:, 1:]]
+        starts = self._starts[rows][:, 1:] + longest * np.arange(batch)[:, None]
         wanted = torch.zeros(batch * longest, size, device=self._device)
-        for depth, (piece, going) in enumerate(zip(self._pieces, self._going, strict=True)):
-            inside = np.flatnonzero(self._lengths[said] > depth)
-            chances = (before[self._to(inside)] if depth else before)[:, going]
-            if depth:
-                token = self._to(said[inside])
-                for earlier in self._pieces[:depth]:
-                    chances *= earlier[going] == earlier[token][:, None]
-                chances /= chances.sum(-1, keepdim=True).clamp_min(TINY)
-            found = torch.zeros(len(inside), size, device=self._device)
-            found.index_add_(1, piece[going], chances)
-            wanted.index_copy_(0, self._to(place[inside] + depth), found)
-        return wanted
+        ends = torch.ones(tokens.size, device=self._device)
+        inside, other = [torch.empty(0, dtype=torch.int64, device=self._device)], [ends[:0]]
+        for depth, going in enumerate(self._going[1:], 1):
+            some = lengths >= depth
+            some[:, -1] &= lengths[:, -1] > depth  # nothing is known behind the last one
+            token, place = tokens[some], self._to(starts[some] + depth - 1)
+            row, exact = self._to(np.flatnonzero(some)), self._exact[depth - 1][token]
+            chances = before[row[:, None], going]
+            for earlier in self._pieces[:depth]:
+                chances *= earlier[going] == earlier[self._to(token)][:, None]
+            ending = before[row, self._to(exact)] * self._to(exact >= 0)
+            every = (ending + chances.sum(-1)).clamp_min(TINY)
+            ending /= every
+            found = torch.zeros(len(row), size, device=self._device)
+            found.index_add_(1, self._pieces[depth][going], chances.div_(every[:, None]))
+            wanted.index_add_(0, place, found)
+            over = self._to(np.flatnonzero(lengths[some] == depth))
+            on = self._to(np.flatnonzero(lengths[some] > depth))
+            ends[row[over]] = ending[over]
+            inside.append(place[on])
+            other.append(ending[on])
+        ends = ends.view(batch, -1).roll(1, 1)
+        ends[:, 0] = 1  # the first token's own distribution is not known
+        found = torch.zeros(tokens.size, size, device=self._device)
+        found.index_add_(1, self._pieces[0][self._going[0]], before[:, self._going[0]])
+        wanted.index_add_(0, self._to(starts.ravel() - 1), found.mul_(ends.view(-1, 1)))
+        return wanted, torch.cat(inside), torch.cat(other)
 
     def _to(self, places: np.ndarray) -> torch.Tensor:
         return moved(places.astype(np.int64), self._device)
@@ -164,8 +194,19 @@ def run(
     }  # fmt: skip
 
 
+def begun(windows: np.ndarray, start: int | None) -> np.ndarray:
+    """Every second window moved on by one, behind the token that a text begins behind."""
+    if start is None:
+        return windows
+    found = windows.copy()
+    found[::2, 1:], found[::2, 0] = windows[::2, :-1], start
+    return found
+
+
 def _inputs(student: Walk, teacher: Walk, tokens: str) -> tuple[np.ndarray, list[tuple[int, ...]]]:
-    """(windows of the original's ids, what each of those becomes), which belong to the two models."""
+    """(windows of the original's ids, half of them as the beginning of a text, what each of those ids
+    becomes), which belong to the two models.
+    """
     whole_size, size = (int(walk.checkpoint.config["vocab_size"]) for walk in (teacher, student))
     file = student.checkpoint.path / KEPT
     if not file.is_file():
@@ -178,6 +219,7 @@ def _inputs(student: Walk, teacher: Walk, tokens: str) -> tuple[np.ndarray, list
     windows = np.load(tokens, allow_pickle=False)
     if windows.ndim != 2 or windows.dtype != np.int32 or windows.shape[0] < 2 or windows.shape[1] < 2:
         raise InputError(f"{tokens}: healing needs two windows of tokens or more, as int32 [windows, tokens]")
+    windows = begun(windows, tokenizer(teacher.checkpoint.path).start)
     pieces = fallen(teacher.checkpoint.path, kept.tolist())
     known = np.array([bool(part) for part in pieces])
     if windows.min() < 0 or windows.max() >= len(known) or not known[windows].all():

@@ -114,7 +114,7 @@ class HuggingFaceTape:
         self._ids: list[int] = []
         self._cache: Any = None
         self._begin, end = self._tokenizer.begin, self._tokenizer.end
-        self.start = self._begin[0] if self._begin else end if end is not None else 0
+        self.start = self._tokenizer.start or 0
         more = self._model.generation_config.eos_token_id
         self._ends = {end, *(more if isinstance(more, list) else [more])} - {None}
 
