@@ -42,7 +42,7 @@ from tenth.surgery import replaced
 from tenth.tokens import tokenizer
 from tenth.walk import Walk, moved
 
-RATE = 3e-4
+RATE = 1e-3
 STEPS = 200  # wanted before one takes more windows
 TINY = 1e-30  # a sum of probabilities that is none
 
