@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from reference.naive_plan import every_decision
 
 from tenth import arch, cost
+from tenth.encode import block
 from tenth.errors import BudgetError
 from tenth.plan import SLACK, SLOWNESS, Problem, decide, smallest_decision
 from tenth.prior import kv, prices
@@ -176,6 +177,17 @@ def test_rows_that_do_not_divide_get_types_that_hold_them() -> None:
             "F16",
             "BF16",
         }
+
+
+@pytest.mark.parametrize(("bits", "blocks"), [(3, {256}), (6, {32})])
+def test_types_whose_kernels_want_scratch_are_used_where_that_pays(bits: int, blocks: set[int]) -> None:
+    """A megabyte of scratch for two threads is half a bit of every weight here."""
+    problem = llama()
+    smallest = smallest_decision(problem).memory
+    weights = sum(spec.count for spec in problem.specs if spec.linear)
+    found = decide(problem, smallest.total - smallest.weights + weights * bits // 8)
+    inner = {spec.name for spec in problem.specs if spec.layer is not None}
+    assert {block(kind)[0] for name, kind in found.types.items() if name in inner} == blocks
 
 
 def test_every_tensor_gets_the_cheaper_of_equal_bits_and_no_type_that_was_not_priced() -> None:

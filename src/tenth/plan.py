@@ -155,6 +155,10 @@ def _smallest(problem: Problem) -> Decision:
 
 def least_cost(problem: Problem, budget: int, cost: Cost) -> float:
     """The least of a cost that fits the budget, whatever the damage; infinite where nothing fits."""
+    return min(_least_cost(each, budget, cost) for each in kernels(problem))
+
+
+def _least_cost(problem: Problem, budget: int, cost: Cost) -> float:
     free = replace(problem, limits=(Limit("", cost, 1.0, ""),))
     tables = coefficients(free)
     program = Program(replace(tables, costs=tables.costs[:0]), budget)
