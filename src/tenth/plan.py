@@ -98,8 +98,9 @@ def decide(problem: Problem, budget: int) -> Decision:
     with the best that can be had of what a limit is on.
     """
     found = [decision for each in kernels(problem) if (decision := _decided(each, budget))]
-    if found:  # preferring speed, the first has the types of both to choose from
-        return min(found, key=lambda d: d.damage) if problem.prefer == "quality" else found[0]
+    if found:
+        best = min(found, key=lambda d: d.damage)
+        return _quickest(problem, budget, best) if problem.prefer == "speed" and problem.pace else best
     smallest = smallest_decision(problem)
     if smallest.memory.total <= budget:
         spent = [problem.spent(each.cost, smallest.types, smallest.runtime) for each in problem.limits]
@@ -123,11 +124,20 @@ def kernels(problem: Problem) -> list[Problem]:
     return [problem, replace(problem, prices=prices)] if prices != problem.prices and all(held) else [problem]
 
 
-def _decided(problem: Problem, budget: int) -> Decision | None:
-    """The best decision of the program; None where it finds none."""
+def _quickest(problem: Problem, budget: int, best: Decision) -> Decision:
+    """The decision of least time per token among those not much worse than the best."""
+    pace, most = problem.pace, max(best.damage * (1 + FASTER), UNFELT)
+    assert pace is not None
+    found = (_decided(each, budget, most) for each in kernels(problem))
+    quick = (decision for decision in found if decision and decision.damage <= most * (1 + 1e-6))
+    return min([best, *quick], key=lambda d: problem.spent(pace, d.types, d.runtime))
+
+
+def _decided(problem: Problem, budget: int, most: float | None = None) -> Decision | None:
+    """The best decision of the program, or the quickest of at most that damage; None where it finds none."""
     tables, limit = coefficients(problem), budget
     for _ in range(4):
-        chosen = _solve(tables, limit)
+        chosen = _solve(tables, limit, most)
         if chosen is None:
             break
         decision = _decision(problem, tables, chosen)
@@ -212,7 +222,7 @@ def coefficients(problem: Problem) -> Tables:
         kv_damage=np.array(kv_damage),
         slowness=np.array(slowness),
         costs=np.array(shares).reshape(len(shares), len(options) + len(runtimes)),
-        seconds=np.array(spent[-1]) if problem.prefer == "speed" and problem.pace else None,
+        seconds=np.array(spent[-1]) if problem.pace else None,
     )
 
 
@@ -286,24 +296,26 @@ def _not_beaten(amounts: Mapping[_Key, tuple[float, ...]]) -> dict[_Key, tuple[f
     return kept
 
 
-def _solve(tables: Tables, budget: float) -> np.ndarray | None:
-    """How many tensors take each option, then 0/1 for each runtime; None where nothing fits."""
+def _solve(tables: Tables, budget: float, most: float | None) -> np.ndarray | None:
+    """How many tensors take each option, then 0/1 for each runtime; None where nothing fits.
+
+    most: damage, nats per token, up to which quicker is better; None: hardly more than the least.
+    """
     program = Program(tables, budget)
     best = program.solve(program.harm)
     if best is None:
         return None
-    # Quicker, at hardly more damage. The small terms keep damage low among equally quick ways.
-    least = float(program.harm @ best)
-    if tables.seconds is None:
-        most = least * (1 + SLACK)
+    # The small terms keep damage low among equally quick ways.
+    if most is None or tables.seconds is None:
+        enough = float(program.harm @ best) * (1 + SLACK)
         quick = np.concatenate([np.zeros(len(tables.options)), tables.slowness, [0.0]])
     else:
-        most = max(least * (1 + FASTER), UNFELT / program.scale)
+        enough = most / program.scale
         quick = np.concatenate([tables.seconds, [0.0]])
         quick = quick / max(float(quick @ best), 1e-12)
         quick[len(tables.options) : -1] += 1e-2 * tables.slowness
-    quick = quick + 1e-3 * program.harm / max(most, 1e-12)
-    quicker = program.solve(quick, enough=program.harm / max(most, 1e-12))
+    quick = quick + 1e-3 * program.harm / max(enough, 1e-12)
+    quicker = program.solve(quick, enough=program.harm / max(enough, 1e-12))
     return best if quicker is None else quicker
 
 

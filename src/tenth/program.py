@@ -34,7 +34,7 @@ class Tables:
     kv_damage: np.ndarray
     slowness: np.ndarray
     costs: np.ndarray  # [limits, options and runtimes], as shares of the most that is allowed
-    seconds: np.ndarray | None  # [options and runtimes], of a decoded token; where speed is preferred
+    seconds: np.ndarray | None  # [options and runtimes], of a decoded token; where its time is known
 
 
 class Program:
