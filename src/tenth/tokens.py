@@ -18,9 +18,7 @@ class Tokenizer:
         self._inner = inner
         self.begin: list[int] = inner("")["input_ids"][:1]  # what it puts before a text by itself
         self.end: int | None = inner.eos_token_id
-        self.start: int | None = (
-            self.begin[0] if self.begin else self.end
-        )  # a text's first token is behind it
+        self.start = self.begin[0] if self.begin else self.end  # a text's first token stands behind it
 
     def encode(self, text: str) -> np.ndarray:
         """Ids of a text, int32 [tokens]; markers of special tokens in it become those tokens."""
