@@ -305,7 +305,7 @@ def test_a_log_comes_from_the_results_alone(tmp_path: Path) -> None:
 def test_what_is_no_verdict_leaves_nothing_behind(tmp_path: Path) -> None:
     results = save(tmp_path / "results", board()[:2])
     (results / "other.json").write_text('{"version": 1}')
-    with pytest.raises(InputError, match=r"other\.json is no verdict"):
+    with pytest.raises(InputError, match=r"other\.json is not a verdict"):
         site.write(results, tmp_path / "deep/site")
     (results / "other.json").write_text(board()[0].model_dump_json())
     with pytest.raises(InputError, match="in two files"):

@@ -11,7 +11,9 @@ TenthError            every error a person may meet; the command line prints it 
 from __future__ import annotations
 
 import difflib
+import errno
 from collections.abc import Iterable
+from pathlib import Path
 
 
 class TenthError(Exception):
@@ -50,3 +52,10 @@ def unknown(kind: str, name: str, known: Iterable[str], hint: str = "") -> Input
     return InputError(
         f"unknown {kind} {name!r}.{guess} Known: {', '.join(names)}.{' ' + hint if hint else ''}"
     )
+
+
+def unwritten(path: Path, size: int, error: OSError) -> OutputError:
+    """An OutputError for so many bytes that could not be written to `path`."""
+    if error.errno == errno.ENOSPC:
+        return OutputError(f"no room for {size} bytes at {path}; free some or give another place")
+    return OutputError(f"{path} cannot be written: {error.strerror}")

@@ -7,19 +7,40 @@ otherwise.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from pathlib import Path
+from typing import Literal, TypeVar
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
+
+from tenth.errors import InputError
 
 MB = 1_000_000
 FORMAT_VERSION = 1
+_R = TypeVar("_R")
 
 
 class Record(BaseModel):
     """A frozen, validated record; unknown keys are refused."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+def read_record(file: Path, kind: TypeAdapter[_R], what: str, most: int) -> _R:
+    """A record ("a plan") out of a JSON file of at most so many bytes; InputError names what is wrong."""
+    try:
+        with file.open("rb") as stream:
+            raw = stream.read(most + 1)
+    except OSError as error:
+        raise InputError(f"cannot read {file}: {error.strerror or error}") from error
+    if len(raw) > most:
+        raise InputError(f"{file} is larger than {most} bytes; it is not {what}")
+    try:
+        return kind.validate_json(raw)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"]) or "the file"
+        raise InputError(f"{file} is not {what}: {where}: {first['msg']}") from error
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,14 +13,14 @@ from importlib import resources
 from pathlib import Path
 from typing import TypeVar
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import TypeAdapter
 
 from tenth import frontier, ondevice, pictures, removed, scatter, tables
 from tenth.bundle import MEASUREMENT, REMOTE
 from tenth.errors import InputError, OutputError
 from tenth.figures import figures
 from tenth.pictures import Point, megabytes
-from tenth.records import Bench, Candidate, Measurement, Plan, Scorecard
+from tenth.records import Bench, Candidate, Measurement, Plan, Scorecard, read_record
 from tenth.scatter import drawable
 from tenth.tables import PART_WORDS, figure, reading_of, shown, spread, word
 
@@ -154,14 +154,7 @@ def _record(file: Path, adapter: TypeAdapter[R], what: str, maker: str) -> R:
     """A record out of a file of a bundle; InputError when it is missing or wrong."""
     if not file.is_file():
         raise InputError(f"{file.parent} is not a finished bundle (no {file.name}); make one with {maker}")
-    if file.stat().st_size > MAX_CARD_BYTES:
-        raise InputError(f"{file} is larger than {MAX_CARD_BYTES} bytes; it is not a {what}")
-    try:
-        return adapter.validate_json(file.read_bytes())
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"]) or "the file"
-        raise InputError(f"{file} is not a {what}: {where}: {first['msg']}") from error
+    return read_record(file, adapter, f"a {what}", MAX_CARD_BYTES)
 
 
 def write(folder: Path, extra: Sequence[Point] = ()) -> Path:

@@ -23,10 +23,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
-from pydantic import ValidationError
+from pydantic import TypeAdapter
 
 from tenth.errors import InputError, NativeError, OutputError
-from tenth.records import Plan, Runtime
+from tenth.records import Plan, Runtime, read_record
 
 HOST = "127.0.0.1"
 HEADER_LIMIT = 64 * 1024 * 1024
@@ -57,18 +57,7 @@ def open_bundle(folder: Path) -> Bundle:
 
 def read_plan(file: Path) -> Plan:
     """Read and validate a plan.json; InputError names the first wrong field."""
-    try:
-        with file.open("rb") as stream:
-            raw = stream.read(MAX_PLAN_BYTES + 1)
-        if len(raw) > MAX_PLAN_BYTES:
-            raise InputError(f"{file} is larger than {MAX_PLAN_BYTES} bytes; it is not a plan")
-        return Plan.model_validate_json(raw)
-    except OSError as error:
-        raise InputError(f"cannot read {file}: {error.strerror or error}") from error
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"]) or "the file"
-        raise InputError(f"{file} is not a plan: {where}: {first['msg']}") from error
+    return read_record(file, TypeAdapter(Plan), "a plan", MAX_PLAN_BYTES)
 
 
 @dataclass

@@ -10,10 +10,10 @@ import hashlib
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, TypeAdapter, model_validator
 
 from tenth.errors import InputError
-from tenth.records import Reading, Record
+from tenth.records import Reading, Record, read_record
 from tenth.statistics import Comparison, Interval
 
 RULES = 1  # raised with whatever changes a figure or an admission; older verdicts are judged again
@@ -168,18 +168,7 @@ def identity(submission: str, artifact: str, manifest_hash: str, conditions: Con
 
 def read_verdict(file: Path) -> Verdict:
     """A verdict's file. Raises InputError for anything else."""
-    try:
-        with file.open("rb") as stream:
-            raw = stream.read(VERDICT_AT_MOST + 1)
-        if len(raw) > VERDICT_AT_MOST:
-            raise InputError(f"{file} is larger than {VERDICT_AT_MOST} bytes; it is no verdict")
-        return Verdict.model_validate_json(raw)
-    except OSError as error:
-        raise InputError(f"cannot read {file}: {error.strerror or error}") from error
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"]) or "the file"
-        raise InputError(f"{file} is no verdict: {where}: {first['msg']}") from error
+    return read_record(file, TypeAdapter(Verdict), "a verdict", VERDICT_AT_MOST)
 
 
 def read_results(folder: Path) -> list[Verdict]:

@@ -6,7 +6,6 @@ a folder without one was interrupted and is no model.
 
 from __future__ import annotations
 
-import errno
 import json
 import struct
 from collections.abc import Callable, Iterator, Mapping
@@ -17,7 +16,7 @@ import numpy as np
 
 from tenth import surgery
 from tenth.checkpoint import TOKENIZER_FILES, Checkpoint
-from tenth.errors import InputError, OutputError
+from tenth.errors import InputError, unwritten
 from tenth.formats.gguf import CHUNK_BYTES, to_bf16
 from tenth.formats.hf import ITEM_BYTES, SHARD, FloatType, LazyTensor
 from tenth.store import write_text
@@ -88,11 +87,7 @@ def write_folder(
             _clear(folder)
             raise
     except OSError as error:
-        if error.errno == errno.ENOSPC:
-            raise OutputError(
-                f"no room for {total} bytes at {folder}; free some or give another place"
-            ) from None
-        raise OutputError(f"{folder} cannot be written: {error.strerror}") from None
+        raise unwritten(folder, total, error) from None
     return total
 
 

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 import numpy as np
 from gguf import GGML_QUANT_SIZES, GGMLQuantizationType, LlamaFileType
 
-from tenth.errors import InputError, OutputError
+from tenth.errors import InputError, unwritten
 from tenth.records import TensorSpec
 
 if TYPE_CHECKING:
@@ -158,11 +158,7 @@ def write_gguf(
             partial.unlink(missing_ok=True)
             raise
     except OSError as error:
-        if error.errno == errno.ENOSPC:
-            raise OutputError(
-                f"no room for {layout.total} bytes at {destination}; free some or give another place"
-            ) from None
-        raise OutputError(f"{destination} cannot be written: {error.strerror}") from None
+        raise unwritten(destination, layout.total, error) from None
     return layout.total
 
 
