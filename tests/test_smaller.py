@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -87,6 +88,20 @@ def test_half_precision_below_what_the_whole_model_needs(shell: Shell, least: in
     with Session.open(str(out / "model.gguf"), n_ctx=64, n_batch=64, threads=1) as session:
         stored = torch.from_numpy(session.decode(tokens, 0)).log_softmax(-1).numpy()
     assert np.abs(stored - expected).max() < 0.05  # half precision against float32
+
+
+def test_a_plan_of_bits_alone_says_that_a_fit_can_do_more(shell: Shell) -> None:
+    def refused(budget: int) -> dict[str, Any]:
+        done = shell.run("plan", "model", "--memory", f"{budget}B", "--context", CONTEXT, "--json")
+        assert done.returncode == 2, done.stderr
+        found: dict[str, Any] = json.loads(done.stdout)["error"]
+        return found
+
+    hopeless = refused(1_000_000)
+    assert "removes parts" not in hopeless["message"]
+    assert refused(hopeless["smallest"]["total"] - 50_000)["message"].endswith(
+        "or tenth fit, which removes parts of it"
+    )
 
 
 def test_of_several_models_the_best_is_kept_with_fewer_tokens(shell: Shell, least: int) -> None:

@@ -129,13 +129,10 @@ class Voice:
         self.console.print(table)
 
     def smallest(self, parts: Mapping[str, int]) -> None:
-        """What the smallest possible plan would take, and what would help."""
+        """What the smallest possible plan would take."""
         shown = {name: size for name, size in parts.items() if name != "total"}
         total = parts.get("total", sum(shown.values()))
         self.parts("The smallest that would do, part by part:", shown, [("total", total)])
-        self.say(
-            "What would help: a shorter --context, a larger --share or --memory, a smaller sibling model."
-        )
 
     def plan(self, plan: Plan) -> None:
         """The plan in a few lines: bits, types, runtime settings and memory by part."""

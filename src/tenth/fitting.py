@@ -26,7 +26,7 @@ from tenth.formats.hf import FloatType
 from tenth.formats.tokenizer import tokenizer_metadata
 from tenth.meters.quality import between
 from tenth.outlook import asked
-from tenth.plan import Decision, Problem, decide
+from tenth.plan import Decision, Problem, decide, smallest_decision
 from tenth.profile import Device
 from tenth.proving import Lesson, Lessons, prove_until_it_fits
 from tenth.records import Budget, Candidate, Demands, Proof, Shape, Structure
@@ -135,6 +135,13 @@ def check(options: FitOptions, checkpoint: Checkpoint) -> None:
             raise
         least = outline.smallest(checkpoint, _freedom(options, checkpoint))
         decide(_first(options, outline.outline(checkpoint, least)), options.budget.memory)
+
+
+def removable(checkpoint: Checkpoint, budget: Budget) -> bool:
+    """Whether something of the model fits once parts of it are removed."""
+    least = outline.smallest(checkpoint, outline.freedom(checkpoint, KQUANT))
+    smaller = outline.outline(checkpoint, least)
+    return smallest_decision(guess(smaller.config, smaller.arch, budget)).memory.total <= budget.memory
 
 
 def know(

@@ -18,7 +18,7 @@ from tenth import __version__, bundle, native, text
 from tenth.checkpoint import Checkpoint, open_checkpoint, open_config
 from tenth.encode import bits_per_weight
 from tenth.errors import BudgetError, InputError
-from tenth.fitting import FitOptions, Fitted, Known, check, guess, know, ways
+from tenth.fitting import FitOptions, Fitted, Known, check, guess, know, removable, ways
 from tenth.formats.folder import write_folder
 from tenth.meters.check import sample
 from tenth.meters.quality import original
@@ -95,9 +95,10 @@ def plan(
     """
     config, architecture = open_config(model)
     demands = demands or Demands()
-    problem, allowed, digest = guess(config, architecture, budget), budget.memory, ""
+    problem, allowed, digest, checkpoint = guess(config, architecture, budget), budget.memory, "", None
     with suppress(InputError):  # a folder without weights, or not with all of them
-        digest = open_checkpoint(model).hash()
+        checkpoint = open_checkpoint(model)
+        digest = checkpoint.hash()
     lessons = Lessons(work or default_work(), digest)
     lesson = lessons.nearest(budget) if digest else None
     if lesson:
@@ -109,7 +110,12 @@ def plan(
         )  # fmt: skip
     if device:
         problem = asked(problem, device, demands)
-    decision = decide(problem, allowed)
+    try:
+        decision = decide(problem, allowed)
+    except BudgetError as error:
+        if checkpoint and error.smallest and removable(checkpoint, budget):
+            raise BudgetError(f"{error}, or tenth fit, which removes parts of it", error.smallest) from None
+        raise
     return _plan(
         problem, decision, device, demands, budget=budget, model=model.resolve().name, model_hash=digest,
         architecture=architecture.model_type, file_bytes=decision.memory.weights,
