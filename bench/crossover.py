@@ -19,7 +19,7 @@ from tenth.console import Voice
 from tenth.devices import parse_size
 from tenth.records import MB, Budget, Candidate, Plan, Scorecard
 
-ALONE, SMALLER = "bits alone", "smaller model"
+ALONE, SMALLER = "bits alone", "a smaller model"
 
 
 def line(plan: Plan, card: Scorecard) -> dict[str, object]:

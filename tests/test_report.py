@@ -253,6 +253,23 @@ def test_baselines_that_do_not_fit_are_not_compared_with() -> None:
     assert "for Q4_0" in found.text
 
 
+def test_what_else_tenth_made_is_no_stock_recipe() -> None:
+    card = make_card(0.0211, 0.0451, 0.0121)
+    named = zip(card.candidates, ("tenth", "bits alone", "Q4_0"), (1.25, 1.5, 1.2), strict=True)
+    candidates = [
+        c.model_copy(
+            update={"name": name, "readings": [*c.readings, Reading(name="bits_per_byte", value=x, unit="")]}
+        )
+        for c, name, x in named
+    ]
+    kept = " It was kept for its 1.25 bits per byte of held-out text, against 1.5 of bits alone."
+    found = report.quality_verdict(card.model_copy(update={"candidates": candidates}))
+    assert found.text.endswith(f"so Q4_0 is the better choice here.{kept}")
+    alone = report.quality_verdict(card.model_copy(update={"candidates": candidates[:2]}))
+    assert alone.text.endswith(f"nothing is compared with one.{kept}")
+    assert alone.tone == "even"
+
+
 def test_without_baselines_nothing_is_claimed() -> None:
     card = make_card(0.0251)
     assert "nothing is compared" in report.quality_verdict(card).text

@@ -200,9 +200,10 @@ def ways(options: FitOptions, known: Known, folder: Path) -> Iterator[Fitted]:
     BudgetError where neither is possible.
     """
     alone, refused, found = float("inf"), None, 0
+    whose = f"{known.checkpoint.name}, " if options.others else ""
     try:
         alone = decide(known.problem, options.budget.memory).damage
-        yield make(options, known, folder / "bits.gguf", "bits alone")
+        yield make(options, known, folder / "bits.gguf", f"{whose}bits alone")
         found += 1
     except BudgetError as error:
         refused = error
@@ -212,7 +213,7 @@ def ways(options: FitOptions, known: Known, folder: Path) -> Iterator[Fitted]:
         smaller = _smaller(options, known, alone)
         try:
             if smaller is not None:
-                yield make(options, smaller, folder / "smaller.gguf", "smaller model")
+                yield make(options, smaller, folder / "smaller.gguf", f"{whose}a smaller model")
                 found += 1
         except BudgetError as error:
             refused = error

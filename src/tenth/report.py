@@ -20,6 +20,7 @@ from tenth.bundle import MEASUREMENT, REMOTE
 from tenth.errors import InputError, OutputError
 from tenth.figures import figures
 from tenth.pictures import Point, megabytes
+from tenth.recipes import BASES
 from tenth.records import Bench, Candidate, Measurement, Plan, Scorecard, read_record
 from tenth.scatter import drawable
 from tenth.tables import PART_WORDS, figure, reading_of, shown, spread, word
@@ -54,13 +55,34 @@ def fit_sentence(plan: Plan, card: Scorecard) -> str:
 
 
 def best_rival(card: Scorecard) -> Candidate | None:
-    """The baseline that fits and has the lowest KL, or None."""
-    rivals = [c for c in card.candidates[1:] if c.fits and c.value("kl") is not None]
+    """The stock recipe that fits and has the lowest KL, or None."""
+    rivals = [c for c in _beside(card, stock=True) if c.fits and c.value("kl") is not None]
     return min(rivals, key=lambda c: c.value("kl") or 0.0, default=None)
 
 
+def _beside(card: Scorecard, stock: bool) -> list[Candidate]:
+    """The stock recipes that were measured, or what else tenth made and did not keep."""
+    return [c for c in card.candidates[1:] if (c.name in BASES) == stock]
+
+
 def quality_verdict(card: Scorecard) -> Verdict:
-    """How far ours is from the original, against the best stock recipe that fits; worse is called worse.
+    """How far ours is from the original, against the best stock recipe that fits and tenth's other files."""
+    found = _against_stock(card)
+    return Verdict(found.text + _kept(card), found.tone)
+
+
+def _kept(card: Scorecard) -> str:
+    """A sentence on why it is this one of tenth's own files; empty where it is the only one."""
+    others = {c.name: c.value("bits_per_byte") for c in _beside(card, stock=False)}
+    said = " and ".join(f"{figure(value)} of {name}" for name, value in others.items() if value is not None)
+    ours = card.candidates[0].value("bits_per_byte") if said else None
+    if ours is None:
+        return ""
+    return f" It was kept for its {figure(ours)} bits per byte of held-out text, against {said}."
+
+
+def _against_stock(card: Scorecard) -> Verdict:
+    """Worse is called worse.
 
     Two KL values are called equal when they differ by less than twice the root of their summed squared
     standard errors; both come from the same text, so that this errs towards "no clear difference".
@@ -72,10 +94,12 @@ def quality_verdict(card: Scorecard) -> Verdict:
     rival = best_rival(card)
     theirs = reading_of(rival, "kl") if rival else None
     if rival is None or theirs is None:
-        tried = ", ".join(c.name for c in card.candidates[1:] if not c.fits)
+        tried = ", ".join(c.name for c in _beside(card, stock=True) if not c.fits)
         if tried:
             return Verdict(f"{start}; none of the stock recipes tried fits this budget ({tried}).", "good")
-        return Verdict(f"{start}; no stock recipe was measured beside it, so nothing is compared.", "even")
+        return Verdict(
+            f"{start}; no stock recipe was measured beside it, so nothing is compared with one.", "even"
+        )
     against = f"{start}, against {figure(theirs.value)} for {rival.name}, the best stock recipe that fits"
     noise = 2 * ((ours.spread or 0.0) ** 2 + (theirs.spread or 0.0) ** 2) ** 0.5
     if abs(ours.value - theirs.value) <= noise or theirs.value == ours.value:
