@@ -11,7 +11,8 @@ t are tensors (alike ones are counted by one variable), q ggml types, r ways to 
 repacking); z is the repacked copy; a limit is on what a token costs in seconds or joules (limits.py), the sum
 over what it reads. A second solve keeps the damage within SLACK of the least and takes the quickest way to
 run that then fits; where speed is preferred, it gives up FASTER of the damage, or UNFELT, for the fewest
-seconds per decoded token. The numbers come from outside: damages from price.py and kv.py (nats per token,
+seconds per decoded token. All of it is done with and without the types whose kernels want scratch memory, and
+the better decision stands. The numbers come from outside: damages from price.py and kv.py (nats per token,
 additive), bytes from cost.py. program.py asks the solver.
 """
 
