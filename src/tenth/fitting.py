@@ -133,15 +133,18 @@ def check(options: FitOptions, checkpoint: Checkpoint) -> None:
     except BudgetError:
         if not options.structure:
             raise
-        least = outline.smallest(checkpoint, _freedom(options, checkpoint))
-        decide(_first(options, outline.outline(checkpoint, least)), options.budget.memory)
+        decide(_first(options, _least(checkpoint, _freedom(options, checkpoint))), options.budget.memory)
 
 
 def removable(checkpoint: Checkpoint, budget: Budget) -> bool:
     """Whether something of the model fits once parts of it are removed."""
-    least = outline.smallest(checkpoint, outline.freedom(checkpoint, KQUANT))
-    smaller = outline.outline(checkpoint, least)
+    smaller = _least(checkpoint, outline.freedom(checkpoint, KQUANT))
     return smallest_decision(guess(smaller.config, smaller.arch, budget)).memory.total <= budget.memory
+
+
+def _least(checkpoint: Checkpoint, free: shape.Freedom) -> Checkpoint:
+    """The least that may be left of a model, right in its sizes alone."""
+    return outline.outline(checkpoint, outline.smallest(checkpoint, free))
 
 
 def know(

@@ -98,10 +98,13 @@ def decide(problem: Problem, budget: int) -> Decision:
     Raises BudgetError: with the smallest decision, part by part, where memory is too little for any; else
     with the best that can be had of what a limit is on.
     """
-    found = [decision for each in kernels(problem) if (decision := _decided(each, budget))]
+    every = [(each, coefficients(each)) for each in kernels(problem)]
+    found = [decision for each in every if (decision := _decided(*each, budget))]
     if found:
         best = min(found, key=lambda d: d.damage)
-        return _quickest(problem, budget, best) if problem.prefer == "speed" and problem.pace else best
+        if problem.prefer == "quality" or problem.pace is None:
+            return best
+        return _quickest(every, problem.pace, budget, best)
     smallest = smallest_decision(problem)
     if smallest.memory.total <= budget:
         spent = [problem.spent(each.cost, smallest.types, smallest.runtime) for each in problem.limits]
@@ -125,18 +128,17 @@ def kernels(problem: Problem) -> list[Problem]:
     return [problem, replace(problem, prices=prices)] if prices != problem.prices and all(held) else [problem]
 
 
-def _quickest(problem: Problem, budget: int, best: Decision) -> Decision:
+def _quickest(every: Sequence[tuple[Problem, Tables]], pace: Cost, budget: int, best: Decision) -> Decision:
     """The decision of least time per token among those not much worse than the best."""
-    pace, most = problem.pace, max(best.damage * (1 + FASTER), UNFELT)
-    assert pace is not None
-    found = (_decided(each, budget, most) for each in kernels(problem))
+    most = max(best.damage * (1 + FASTER), UNFELT)
+    found = (_decided(*each, budget, most) for each in every)
     quick = (decision for decision in found if decision and decision.damage <= most * (1 + 1e-6))
-    return min([best, *quick], key=lambda d: problem.spent(pace, d.types, d.runtime))
+    return min([best, *quick], key=lambda d: every[0][0].spent(pace, d.types, d.runtime))
 
 
-def _decided(problem: Problem, budget: int, most: float | None = None) -> Decision | None:
+def _decided(problem: Problem, tables: Tables, budget: int, most: float | None = None) -> Decision | None:
     """The best decision of the program, or the quickest of at most that damage; None where it finds none."""
-    tables, limit = coefficients(problem), budget
+    limit = budget
     for _ in range(4):
         chosen = _solve(tables, limit, most)
         if chosen is None:
