@@ -222,6 +222,7 @@ def test_a_budget_that_nothing_meets_fails_at_once(
     assert smallest["total"] > 4_000_000
     for said in (f"{smallest['total'] / 1e6:.1f} MB", "weights", "base", "smaller sibling", "--share"):
         assert said in error["message"]
+    assert refused.said.lower().count("what would help") == 1
     assert "calibrate" not in refused.said
     assert not work.exists()
 

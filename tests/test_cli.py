@@ -211,12 +211,14 @@ def test_what_may_be_written_to(
 
 def test_a_budget_error_shows_the_smallest_part_by_part(capsys: pytest.CaptureFixture[str]) -> None:
     smallest = {"weights": 12_340_000, "kv": 2_000_000, "total": 14_340_000}
-    assert cli.guarded(failing(BudgetError("nothing fits\ninto 3 MB", smallest)), as_json=True) == 2
+    refusal = BudgetError("nothing fits\ninto 3 MB; what would help: a shorter --context", smallest)
+    assert cli.guarded(failing(refusal), as_json=True) == 2
     out, err = capsys.readouterr()
     assert json.loads(out)["error"] == {
-        "kind": "BudgetError", "message": "nothing fits into 3 MB", "smallest": smallest,
+        "kind": "BudgetError", "message": "nothing fits into 3 MB; what would help: a shorter --context",
+        "smallest": smallest,
     }  # fmt: skip
-    for shown in ("weights", "12.34 MB", "14.34 MB"):
+    for shown in ("weights", "12.34 MB", "14.34 MB", "shorter --context"):
         assert shown in err
 
 
