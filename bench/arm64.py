@@ -20,7 +20,7 @@ LENGTH = 256  # tokens of a window
 
 
 def kit(probe: str, folder: str) -> None:
-    from tenth.remote import kit as kits
+    from tenth.remote import package as kits
 
     shutil.rmtree(folder, ignore_errors=True)
     for name, path in kits.files(kits.platform("the arm64 root", "Linux", "aarch64", probe)).items():
@@ -30,9 +30,10 @@ def kit(probe: str, folder: str) -> None:
 
 
 def logits(model: str, out: str, windows: str, batch: str = "") -> None:
-    from tenth import native, text
-    from tenth.records import Runtime
-    from tenth.serve import open_bundle
+    from tenth.core.records import Runtime
+    from tenth.models import text
+    from tenth.runtime import llama
+    from tenth.runtime.bundle import open_bundle
 
     gguf, runtime = Path(model), Runtime(n_ctx=LENGTH, n_ubatch=64)
     if gguf.is_dir():
@@ -40,19 +41,30 @@ def logits(model: str, out: str, windows: str, batch: str = "") -> None:
         gguf, runtime = opened.gguf, opened.plan.runtime
     n_batch, began = int(batch or runtime.n_ubatch), time.monotonic()
     found = []
-    with native.Session.open(
-        gguf, n_ctx=LENGTH, n_batch=n_batch, n_ubatch=n_batch, type_k=runtime.type_k, type_v=runtime.type_v,
-        flash_attention=runtime.flash_attention, repack=runtime.repack,
-    ) as session:  # fmt: skip
+    with llama.Session.open(
+        gguf,
+        n_ctx=LENGTH,
+        n_batch=n_batch,
+        n_ubatch=n_batch,
+        type_k=runtime.type_k,
+        type_v=runtime.type_v,
+        flash_attention=runtime.flash_attention,
+        repack=runtime.repack,
+    ) as session:
         ids = session.tokenize(text.bundled()[:100_000])[: int(windows) * LENGTH].reshape(-1, LENGTH)
         for window in ids:
             session.clear()
             found.append(session.decode(window, 0))
     np.savez(
-        out, ids=ids, logits=np.array(found), runtime=native.build(), machine=platform.machine(),
-        types=json.dumps(_types(gguf)), kv=f"{runtime.type_k}/{runtime.type_v}",
+        out,
+        ids=ids,
+        logits=np.array(found),
+        runtime=llama.build(),
+        machine=platform.machine(),
+        types=json.dumps(_types(gguf)),
+        kv=f"{runtime.type_k}/{runtime.type_v}",
         seconds=time.monotonic() - began,
-    )  # fmt: skip
+    )
 
 
 def _types(gguf: Path) -> list[str]:
@@ -62,7 +74,7 @@ def _types(gguf: Path) -> list[str]:
 
 
 def compare(here: str, again: str, there: str) -> None:
-    from tenth.meters.quality import divergence, log_softmax
+    from tenth.core.divergence import divergence, log_softmax
 
     with np.load(here) as one, np.load(again) as own, np.load(there) as other:
         if not np.array_equal(one["ids"], other["ids"]):
@@ -72,14 +84,18 @@ def compare(here: str, again: str, there: str) -> None:
         )
         kl = divergence(p, q)
         line = {
-            "bench": "arm64", "tokens": len(kl), "kl": float(kl.mean()),
+            "bench": "arm64",
+            "tokens": len(kl),
+            "kl": float(kl.mean()),
             "kl_p99": float(np.percentile(kl, 99)),
-            "kl_max": float(kl.max()), "top1": float((p.argmax(1) == q.argmax(1)).mean()),
+            "kl_max": float(kl.max()),
+            "top1": float((p.argmax(1) == q.argmax(1)).mean()),
             "kl_own": float(divergence(p, p2).mean()),
-            "types": json.loads(str(other["types"])), "kv": str(other["kv"]),
+            "types": json.loads(str(other["types"])),
+            "kv": str(other["kv"]),
             "here": f"{one['machine']}: {one['runtime']}, {float(one['seconds']):.1f} s",
             "there": f"{other['machine']}: {other['runtime']}, {float(other['seconds']):.1f} s under qemu",
-        }  # fmt: skip
+        }
     print(json.dumps(line))
     if not line["kl"] < 1e-3:
         sys.exit(f"KL {line['kl']:.3g} nats per token is not below 1e-3; here alone {line['kl_own']:.3g}")

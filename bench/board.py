@@ -24,18 +24,18 @@ from pathlib import Path
 
 import numpy as np
 
-from tenth import recipes
-from tenth.board import run, submission
-from tenth.board.records import Division, Manifest, Verdict
-from tenth.board.submission import MANIFEST
-from tenth.checkpoint import Checkpoint, open_checkpoint
-from tenth.console import Voice
-from tenth.encode import Rounding
-from tenth.formats.folder import write_folder
-from tenth.formats.gguf import write_gguf
-from tenth.models import resolve
-from tenth.records import TensorSpec
-from tenth.surgery import take
+from tenth.cli.console import Voice
+from tenth.core.records import TensorSpec
+from tenth.leaderboard import run, submission
+from tenth.leaderboard.records import Division, Manifest, Verdict
+from tenth.leaderboard.submission import MANIFEST
+from tenth.models.checkpoint import Checkpoint, open_checkpoint
+from tenth.models.edit import take
+from tenth.models.formats.folder import write_folder
+from tenth.models.formats.gguf import write_gguf
+from tenth.models.source import resolve
+from tenth.quantization import recipes
+from tenth.quantization.encode import Rounding
 
 LICENCE, DATA = "as the original", "the package's own text"
 STOCK = ("Q8_0", "Q4_K_M", "Q3_K_M", "Q2_K")
@@ -76,11 +76,20 @@ def main() -> None:
     else:
         narrow(place / "narrow-fp16", checkpoint)
     options = run.Options(
-        places=(place,), results=given.out / "results", device=given.device, share=given.share,
-        against=given.model, tasks=tuple(filter(None, given.tasks.split(","))), limit=given.limit,
-        data=given.data, passages=given.passages, context=given.context, jobs=given.jobs,
-        cluster=given.cluster, work=given.out / "work",
-    )  # fmt: skip
+        places=(place,),
+        results=given.out / "results",
+        device=given.device,
+        share=given.share,
+        against=given.model,
+        tasks=tuple(filter(None, given.tasks.split(","))),
+        limit=given.limit,
+        data=given.data,
+        passages=given.passages,
+        context=given.context,
+        jobs=given.jobs,
+        cluster=given.cluster,
+        work=given.out / "work",
+    )
     done = run.judge_all(options, Voice())
     for verdict in done.verdicts:
         print(json.dumps(told(verdict)))
@@ -91,12 +100,15 @@ def main() -> None:
 def told(verdict: Verdict) -> dict[str, object]:
     figures = {r.name: [round(r.value, 6), r.spread and round(r.spread, 6)] for r in verdict.readings}
     return {
-        "submission": verdict.submission, "division": verdict.manifest and verdict.manifest.division,
-        "status": verdict.status, "reason": verdict.reason, "seconds": verdict.seconds,
+        "submission": verdict.submission,
+        "division": verdict.manifest and verdict.manifest.division,
+        "status": verdict.status,
+        "reason": verdict.reason,
+        "seconds": verdict.seconds,
         **{name: figures[name] for name in SHOWN if name in figures},
         "probes": {p.name: p.value for p in verdict.probes},
         "tasks": {t.task: [t.score.value, t.score.low, t.score.high] for t in verdict.tasks},
-    }  # fmt: skip
+    }
 
 
 def stock(place: Path, checkpoint: Checkpoint) -> None:
@@ -104,9 +116,14 @@ def stock(place: Path, checkpoint: Checkpoint) -> None:
     for recipe in STOCK:
         add(place / recipe, checkpoint, recipe, rounding, "bits", f"stock {recipe}, no importance matrix")
     add(
-        place / "as-it-came", checkpoint, "Q8_0", rounding, "scratch", "the model itself, Q8_0",
+        place / "as-it-came",
+        checkpoint,
+        "Q8_0",
+        rounding,
+        "scratch",
+        "the model itself, Q8_0",
         data="named in its own README",
-    )  # fmt: skip
+    )
 
 
 def cheats(place: Path, checkpoint: Checkpoint) -> None:
@@ -125,10 +142,14 @@ def cheats(place: Path, checkpoint: Checkpoint) -> None:
 
 
 def add(
-    folder: Path, checkpoint: Checkpoint, recipe: str,
-    encode: Callable[[TensorSpec, str, np.ndarray, int], np.ndarray], division: Division, method: str,
+    folder: Path,
+    checkpoint: Checkpoint,
+    recipe: str,
+    encode: Callable[[TensorSpec, str, np.ndarray, int], np.ndarray],
+    division: Division,
+    method: str,
     data: str = "none",
-) -> None:  # fmt: skip
+) -> None:
     """A submission of one GGUF; recipe "": 32 bits."""
     if folder.exists():
         return
@@ -141,10 +162,14 @@ def add(
     write_gguf(checkpoint, types, partial / "model.gguf", encode)
     scratch = division == "scratch"
     manifest = Manifest(
-        name=folder.name, base="scratch" if scratch else checkpoint.name,
-        base_hash="" if scratch else checkpoint.hash(), division=division, method=method, data=data,
+        name=folder.name,
+        base="scratch" if scratch else checkpoint.name,
+        base_hash="" if scratch else checkpoint.hash(),
+        division=division,
+        method=method,
+        data=data,
         licence=LICENCE,
-    )  # fmt: skip
+    )
     (partial / MANIFEST).write_text(submission.written(manifest), encoding="utf-8")
     partial.rename(folder)
 
@@ -158,9 +183,14 @@ def fitted(folder: Path, fits: Path, words: list[str], division: Division) -> No
         command = [sys.executable, "-m", "tenth", "fit", *words, "-o", str(out), "--work", str(fits / "work")]
         subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
     submission.make(
-        out, folder, division=division, data=DATA, licence=LICENCE, folder=division == "structure",
+        out,
+        folder,
+        division=division,
+        data=DATA,
+        licence=LICENCE,
+        folder=division == "structure",
         base=Path(words[0]).name if division == "structure" else "",
-    )  # fmt: skip
+    )
 
 
 def narrow(folder: Path, checkpoint: Checkpoint) -> None:
@@ -178,9 +208,14 @@ def narrow(folder: Path, checkpoint: Checkpoint) -> None:
     shutil.rmtree(partial, ignore_errors=True)
     write_folder(smaller, partial, "F16")
     manifest = Manifest(
-        name=folder.name, base=checkpoint.name, base_hash=checkpoint.hash(), division="structure",
-        method="5/8 of the feed-forward channels, by their weights", data="none", licence=LICENCE,
-    )  # fmt: skip
+        name=folder.name,
+        base=checkpoint.name,
+        base_hash=checkpoint.hash(),
+        division="structure",
+        method="5/8 of the feed-forward channels, by their weights",
+        data="none",
+        licence=LICENCE,
+    )
     (partial / MANIFEST).write_text(submission.written(manifest), encoding="utf-8")
     partial.rename(folder)
 

@@ -14,10 +14,11 @@ import argparse
 import json
 from pathlib import Path
 
-from tenth import flow, report
-from tenth.console import Voice
-from tenth.devices import parse_size
-from tenth.records import MB, Budget, Candidate, Plan, Scorecard
+from tenth.cli.console import Voice
+from tenth.core.records import MB, Budget, Candidate, Plan, Scorecard
+from tenth.devices.catalogue import parse_size
+from tenth.pipeline import fit
+from tenth.runtime import bundle
 
 ALONE, SMALLER = "bits alone", "a smaller model"
 
@@ -31,12 +32,18 @@ def line(plan: Plan, card: Scorecard) -> dict[str, object]:
     bits = {name: each.value("bits_per_byte") for name, each in found.items()}
     shape = plan.structure.shape if plan.structure else None
     return {
-        "bench": "crossover", "model": card.model, "budget": plan.budget.memory, "kept": kept,
-        "bits_alone": bits.get(ALONE), "smaller": bits.get(SMALLER),
+        "bench": "crossover",
+        "model": card.model,
+        "budget": plan.budget.memory,
+        "kept": kept,
+        "bits_alone": bits.get(ALONE),
+        "smaller": bits.get(SMALLER),
         "original": next(r.value for r in card.original if r.name == "bits_per_byte"),
-        "peak": card.proof.peak, "ffn": shape and shape.ffn, "kv_heads": shape and shape.kv_heads,
+        "peak": card.proof.peak,
+        "ffn": shape and shape.ffn,
+        "kv_heads": shape and shape.kv_heads,
         "healed": plan.structure.healed if plan.structure else "",
-    }  # fmt: skip
+    }
 
 
 def plot(lines: Path, out: Path) -> None:
@@ -48,8 +55,9 @@ def plot(lines: Path, out: Path) -> None:
     rows = sorted(map(json.loads, lines.read_text().splitlines()), key=lambda row: row["budget"])
     figure, axis = plt.subplots(figsize=(7, 4.4))
     for key, label, colour in (
-        ("bits_alone", "bits alone", "#0072b2"), ("smaller", "a smaller model with more bits", "#d55e00"),
-    ):  # fmt: skip
+        ("bits_alone", "bits alone", "#0072b2"),
+        ("smaller", "a smaller model with more bits", "#d55e00"),
+    ):
         points = [(row["budget"] / MB, row[key]) for row in rows if row[key] is not None]
         axis.plot(*zip(*points, strict=True), marker="o", label=label, color=colour)
     axis.axhline(rows[0]["original"], color="#888888", lw=1, ls="--", label="the original")
@@ -80,12 +88,18 @@ def main() -> None:
     for words in given.budgets.split(","):
         destination = given.out / words
         if not destination.exists():
-            options = flow.FitOptions(
-                given.model, destination, Budget(memory=parse_size(words), context=given.context),
-                given.text, given.eval_text, given.effort, heal=given.heal, baselines=0,
-            )  # fmt: skip
-            flow.fit(options, Voice())
-        print(json.dumps(line(*report.read_bundle(destination))), flush=True)
+            options = fit.FitOptions(
+                given.model,
+                destination,
+                Budget(memory=parse_size(words), context=given.context),
+                given.text,
+                given.eval_text,
+                given.effort,
+                heal=given.heal,
+                baselines=0,
+            )
+            fit.fit(options, Voice())
+        print(json.dumps(line(*bundle.read_bundle(destination))), flush=True)
 
 
 if __name__ == "__main__":

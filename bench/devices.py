@@ -25,11 +25,14 @@ from typing import Any
 import numpy as np
 from scipy.optimize import nnls
 
-from tenth import arch, cost, devices, recipes, speed
-from tenth.encode import bits_per_weight, block
-from tenth.formats.gguf import tensor_bytes
-from tenth.profile import Device
-from tenth.records import Runtime
+from tenth.core.ggml import bits_per_weight, block
+from tenth.core.records import Runtime
+from tenth.devices import catalogue, speed
+from tenth.devices.profile import Device
+from tenth.models import arch
+from tenth.models.formats.gguf import tensor_bytes
+from tenth.planning import memory
+from tenth.quantization import recipes
 
 HERE = Path(__file__).parent
 DEPTH = 288  # tokens before the middle of PocketPal's 64 decoded ones, after 256
@@ -83,7 +86,7 @@ def shape(
     types = recipes.types(recipe, specs, heads // shared)
     read = speed.read_bytes(specs, types)
     runtime = Runtime(n_ctx=2048, n_ubatch=512)
-    for kind, size in cost.kv_read(config, family.gguf_arch, runtime, depth).items():
+    for kind, size in memory.kv_read(config, family.gguf_arch, runtime, depth).items():
         read[kind] = read.get(kind, 0.0) + size
     whole = sum(tensor_bytes(spec, types.get(spec.name, "F32")) for spec in specs)
     tied = all(spec.role != "output" for spec in specs)
@@ -156,8 +159,10 @@ def load(folder: Path) -> list[Cell]:
             for quant in labels:
                 lacking = sorted(set(BACKENDS) - seen.get((model, quant), set()))
                 if lacking:
-                    say(unusable={"phone": phone, "model": model, "quant": quant, "backend": lacking},
-                        why="not published: killed when it was loaded, or not run")  # fmt: skip
+                    say(
+                        unusable={"phone": phone, "model": model, "quant": quant, "backend": lacking},
+                        why="not published: killed when it was loaded, or not run",
+                    )
     say(cells=tried, usable=len(cells))
     return cells
 
@@ -224,12 +229,13 @@ def summary(found: Iterable[tuple[Cell, float]]) -> dict[str, Any]:
     size = np.abs([error for _, error in pairs])
     worst = max(pairs, key=lambda pair: abs(pair[1]))
     return {
-        "cells": len(pairs), "median": round(float(np.median(size)), 3),
+        "cells": len(pairs),
+        "median": round(float(np.median(size)), 3),
         "p90": round(float(np.quantile(size, 0.9)), 3),
         "q05": round(float(np.quantile([error for _, error in pairs], 0.05)), 3),
         "q95": round(float(np.quantile([error for _, error in pairs], 0.95)), 3),
         "worst": f"{worst[0].phone} {worst[0].model} {worst[0].quant} {worst[1]:+.2f}",
-    }  # fmt: skip
+    }
 
 
 def leave_one_out(cells: Sequence[Cell]) -> None:
@@ -277,11 +283,16 @@ def fitted(cells: Sequence[Cell]) -> dict[tuple[str, str], dict[str, Any]]:
             prefill, _ = fit(own, "prefill", overhead=False)
             found[phone, backend] = {
                 "decode": {kind: 1 / value for kind, value in decode.items()},
-                "prefill": {kind: 1 / value for kind, value in prefill.items()}, "overhead": extra,
-            }  # fmt: skip
-            say(fit=phone, backend=backend, overhead_ms=round(1e3 * extra, 2),
+                "prefill": {kind: 1 / value for kind, value in prefill.items()},
+                "overhead": extra,
+            }
+            say(
+                fit=phone,
+                backend=backend,
+                overhead_ms=round(1e3 * extra, 2),
                 decode_gbps={k: round(1 / v / 1e9, 1) for k, v in decode.items()},
-                prefill_gweights={k: round(1 / v / 1e9, 1) for k, v in prefill.items()})  # fmt: skip
+                prefill_gweights={k: round(1 / v / 1e9, 1) for k, v in prefill.items()},
+            )
     return found
 
 
@@ -292,8 +303,9 @@ def classes(tables: dict[tuple[str, str], dict[str, Any]]) -> dict[str, Any]:
         phones = [phone for phone, own in tables if own == backend]
         entry: dict[str, Any] = {
             "source": f"PocketPal baselines of {' and '.join(phones)}, fitted by bench/devices.py",
-            "date": "2026-11-25", "base": "Q4_0",
-        }  # fmt: skip
+            "date": "2026-11-25",
+            "base": "Q4_0",
+        }
         for what in ("decode", "prefill"):
             own = [tables[phone, backend][what] for phone in phones]
             kinds = sorted(set.intersection(*(set(table) for table in own)), key=bits_per_weight)
@@ -317,12 +329,18 @@ def published() -> None:
         if "unusable" in row or row.get("fitted"):
             say(unusable=where, why=row.get("unusable", "the device's own figure is made from it"))
             continue
-        device = devices.load(row["device"])
+        device = catalogue.load(row["device"])
         rates = speed.rates(device, row["backend"])
         if "joules" in row and device.power:
             joules = device.power.decode.value / row["sustained"]
-            say(row=where, what="joules", measured=row["joules"], predicted=round(joules, 3),
-                error=round(joules / row["joules"] - 1, 3), conditions="power / measured speed")  # fmt: skip
+            say(
+                row=where,
+                what="joules",
+                measured=row["joules"],
+                predicted=round(joules, 3),
+                error=round(joules / row["joules"] - 1, 3),
+                conditions="power / measured speed",
+            )
         config = {"max_position_embeddings": 8192, **known[row["model"]]}
         family = arch.load(config)
         specs = family.specs(config)
@@ -346,9 +364,15 @@ def published() -> None:
             own = "own" if rates.measured else "class"
             size[f"{what}, figures of its {own}"].append(abs(error))
             inside.append(within)
-            say(row=where, what=what, measured=row[what], predicted=round(guess.value, 2),
-                interval=[round(guess.low, 2), round(guess.high, 2)], error=round(error, 3),
-                inside=within)  # fmt: skip
+            say(
+                row=where,
+                what=what,
+                measured=row[what],
+                predicted=round(guess.value, 2),
+                interval=[round(guess.low, 2), round(guess.high, 2)],
+                error=round(error, 3),
+                inside=within,
+            )
     for key, values in size.items():
         say(
             rows=key,
@@ -366,9 +390,14 @@ def predictions(known: Iterable[Device]) -> None:
         for backend in device.backends:
             rates = speed.rates(device, backend)
             guess = speed.decode(rates, read)
-            say(device=device.name, backend=backend, model="llama-3.2-1b Q4_0", decode=round(guess.value, 1),
+            say(
+                device=device.name,
+                backend=backend,
+                model="llama-3.2-1b Q4_0",
+                decode=round(guess.value, 1),
                 interval=[round(guess.low, 1), round(guess.high, 1)],
-                measured=sorted(rates.measured))  # fmt: skip
+                measured=sorted(rates.measured),
+            )
 
 
 def main() -> None:
@@ -386,7 +415,7 @@ def main() -> None:
         given.write.write_text(text + "\n", encoding="utf-8")
         speed.classes.cache_clear()
     published()
-    predictions(devices.known())
+    predictions(catalogue.known())
 
 
 if __name__ == "__main__":

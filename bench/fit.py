@@ -19,14 +19,17 @@ from pathlib import Path
 
 import numpy as np
 
-from tenth import cost, flow, recipes
-from tenth.checkpoint import open_checkpoint
-from tenth.console import Voice
-from tenth.effort import EFFORTS
-from tenth.meters.quality import quality
-from tenth.plan import Problem, smallest_decision
-from tenth.records import MB, Budget, Plan, Reading, Runtime
-from tenth.stages import Stages, default_work
+from tenth.cli.console import Voice
+from tenth.core.records import MB, Budget, Plan, Reading, Runtime
+from tenth.core.store import default_work
+from tenth.measurement.quality import quality
+from tenth.models.checkpoint import open_checkpoint
+from tenth.pipeline import fit
+from tenth.pipeline.effort import EFFORTS
+from tenth.pipeline.steps import Stages
+from tenth.planning import memory as cost
+from tenth.planning.plan import Problem, smallest_decision
+from tenth.quantization import recipes
 
 BUDGETS = 8
 REFEREE = Runtime(n_ctx=512, n_ubatch=512, type_k="f32", type_v="f32", flash_attention=False)
@@ -74,10 +77,14 @@ def main() -> None:
     texts = stages.texts(given.text, given.eval_text, 512, EFFORTS[given.effort], 0)
     reference, calibration = stages.reference(texts), stages.calibration(texts, 0)
     problem = Problem(
-        checkpoint.config, checkpoint.arch.gguf_arch, specs, stages.prices(calibration),
-        stages.kv_damages(texts, checkpoint.arch.head_dim(checkpoint.config)), given.context,
+        checkpoint.config,
+        checkpoint.arch.gguf_arch,
+        specs,
+        stages.prices(calibration),
+        stages.kv_damages(texts, checkpoint.arch.head_dim(checkpoint.config)),
+        given.context,
         cost.Constants(),
-    )  # fmt: skip
+    )
 
     stock = {}
     for name in given.recipes.split(","):
@@ -92,17 +99,10 @@ def main() -> None:
     for memory in np.geomspace(1.01 * smallest, 1.06 * f16.memory.total, BUDGETS):
         budget = Budget(memory=int(memory), context=given.context)
         out = given.out / f"{memory / MB:.1f}MB"
-        options = flow.FitOptions(
-            given.model,
-            out,
-            budget,
-            given.text,
-            given.eval_text,
-            given.effort,
-            overwrite=True,
-            baselines=0,
+        options = fit.FitOptions(
+            given.model, out, budget, given.text, given.eval_text, given.effort, overwrite=True, baselines=0
         )
-        card = flow.fit(options, voice)
+        card = fit.fit(options, voice)
         plan = Plan.model_validate_json((out / "plan.json").read_text())
         kl = value(quality(out / "model.gguf", reference, REFEREE, log=stages.log), "kl")
         fitting = {
@@ -113,16 +113,24 @@ def main() -> None:
             ratios.append(kl / fitting[best])
         ours, proof, run = card.candidates[0], card.proof, plan.runtime
         line = {
-            "bench": "fit", "budget": budget.memory, "bits_per_weight": round(plan.bits_per_weight, 3),
-            "file": ours.file_bytes, "predicted_peak": proof.predicted, "measured_peak": proof.peak,
-            "error": round(proof.error, 4), "fits": proof.fits, "attempts": proof.attempts,
+            "bench": "fit",
+            "budget": budget.memory,
+            "bits_per_weight": round(plan.bits_per_weight, 3),
+            "file": ours.file_bytes,
+            "predicted_peak": proof.predicted,
+            "measured_peak": proof.peak,
+            "error": round(proof.error, 4),
+            "fits": proof.fits,
+            "attempts": proof.attempts,
             "limit": proof.limit,
             "runtime": f"ubatch {run.n_ubatch} kv {run.type_k}/{run.type_v} repack {run.repack}",
-            "predicted_kl": round(plan.damage, 5), "kl_shipped": round(ours.value("kl") or 0.0, 6),
+            "predicted_kl": round(plan.damage, 5),
+            "kl_shipped": round(ours.value("kl") or 0.0, 6),
             "kl": round(kl, 6),
-            "best_stock": best, "best_stock_kl": round(fitting[best], 6) if best else None,
+            "best_stock": best,
+            "best_stock_kl": round(fitting[best], 6) if best else None,
             "ratio": round(kl / fitting[best], 3) if best else None,
-        }  # fmt: skip
+        }
         print(json.dumps(line), flush=True)
     print(
         json.dumps(

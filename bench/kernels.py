@@ -19,9 +19,10 @@ from pathlib import Path
 import gguf
 import numpy as np
 
-from tenth.encode import TYPES, quantise
-from tenth.native import Session, build
-from tenth.probe import reading_speed
+from tenth.core.ggml import TYPES
+from tenth.devices.probe import reading_speed
+from tenth.quantization.encode import quantise
+from tenth.runtime.llama import Session, build
 
 HIDDEN, FFN, VOCAB, HEADS = 2048, 6144, 259, 16
 PREFILL, DECODE, TILE = 256, 24, 64
@@ -102,10 +103,14 @@ def main() -> None:
             )
         block, size = gguf.GGML_QUANT_SIZES[gguf.GGMLQuantizationType[kind]]
         line = {
-            "bench": "kernels", "type": kind, "repack": not given.no_repack, "weights": weights,
+            "bench": "kernels",
+            "type": kind,
+            "repack": not given.no_repack,
+            "weights": weights,
             "decode_gbps": round(weights * size / block / decode / 1e9, 2),
-            "prefill_gweights": round(weights / prefill / 1e9, 2), "rounds": given.rounds,
-        }  # fmt: skip
+            "prefill_gweights": round(weights / prefill / 1e9, 2),
+            "rounds": given.rounds,
+        }
         print(json.dumps(line), flush=True)
 
 

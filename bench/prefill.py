@@ -17,12 +17,12 @@ from pathlib import Path
 
 import numpy as np
 
-from tenth.checkpoint import open_checkpoint
-from tenth.console import Voice
-from tenth.encode import holds
-from tenth.native import Session
-from tenth.plan import SLOWNESS
-from tenth.stages import Stages
+from tenth.cli.console import Voice
+from tenth.core.ggml import holds
+from tenth.models.checkpoint import open_checkpoint
+from tenth.pipeline.steps import Stages
+from tenth.planning.plan import SLOWNESS
+from tenth.runtime.llama import Session
 
 PREFILL, DECODE = 1024, 64
 
@@ -66,7 +66,10 @@ def main() -> None:
             prefill, decode = zip(*seconds[setting], strict=True)
             base_prefill, base_decode = zip(*seconds[base], strict=True)
             line = {
-                "bench": "prefill", "type": given.type, "n_ubatch": setting[0], "repack": setting[1],
+                "bench": "prefill",
+                "type": given.type,
+                "n_ubatch": setting[0],
+                "repack": setting[1],
                 "prefill_s": round(statistics.median(prefill), 3),
                 "prefill_ratio": round(
                     statistics.median(a / b for a, b in zip(prefill, base_prefill, strict=True)), 3
@@ -75,7 +78,7 @@ def main() -> None:
                 "decode_ratio": round(
                     statistics.median(a / b for a, b in zip(decode, base_decode, strict=True)), 3
                 ),
-            }  # fmt: skip
+            }
             print(json.dumps(line), flush=True)
 
 

@@ -5,11 +5,12 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from tenth import prior
-from tenth.checkpoint import open_checkpoint
-from tenth.console import Voice
-from tenth.effort import EFFORTS
-from tenth.stages import Stages, default_work
+from tenth.cli.console import Voice
+from tenth.core.store import default_work
+from tenth.models.checkpoint import open_checkpoint
+from tenth.pipeline.effort import EFFORTS
+from tenth.pipeline.steps import Stages
+from tenth.quantization import default_sensitivity
 
 
 def main() -> None:
@@ -21,7 +22,10 @@ def main() -> None:
     calibration = stages.calibration(texts, 0)
     prices = stages.prices(calibration)
     kv = stages.kv_damages(texts, checkpoint.arch.head_dim(checkpoint.config))
-    print(prior.dump(prior.derive(checkpoint.name, checkpoint.specs(), prices, kv)), end="")
+    print(
+        default_sensitivity.dump(default_sensitivity.derive(checkpoint.name, checkpoint.specs(), prices, kv)),
+        end="",
+    )
 
 
 if __name__ == "__main__":

@@ -268,11 +268,20 @@ def cut(model: Llama, kept: list[Kept], means: list[tuple[Tensor, Tensor]] | Non
             attention, feed = (m.clone() for m in means[index])
             attention[query], feed[keep.channels] = 0.0, 0.0
             biases = (block.o @ attention, block.down @ feed)
-        blocks.append(replace(
-            block, q=block.q[query], k=block.k[key], v=block.v[key], o=block.o[:, query],
-            gate=block.gate[keep.channels], up=block.up[keep.channels], down=block.down[:, keep.channels],
-            o_bias=biases[0], down_bias=biases[1],
-        ))  # fmt: skip
+        blocks.append(
+            replace(
+                block,
+                q=block.q[query],
+                k=block.k[key],
+                v=block.v[key],
+                o=block.o[:, query],
+                gate=block.gate[keep.channels],
+                up=block.up[keep.channels],
+                down=block.down[:, keep.channels],
+                o_bias=biases[0],
+                down_bias=biases[1],
+            )
+        )
     return replace(model, blocks=tuple(blocks))
 
 

@@ -24,15 +24,16 @@ from fit import REFEREE, stock_figures, value
 from scipy import sparse
 from scipy.optimize import Bounds, LinearConstraint, milp
 
-from tenth.checkpoint import open_checkpoint
-from tenth.console import Voice
-from tenth.effort import EFFORTS, WORTH_TRAINING
-from tenth.encode import TYPES, holds
-from tenth.formats.gguf import tensor_bytes
-from tenth.meters.quality import quality
-from tenth.price import Prices
-from tenth.records import MB, TensorSpec
-from tenth.stages import Stages, default_work
+from tenth.cli.console import Voice
+from tenth.core.ggml import TYPES, holds
+from tenth.core.records import MB, TensorSpec
+from tenth.core.store import default_work
+from tenth.measurement.quality import quality
+from tenth.models.checkpoint import open_checkpoint
+from tenth.models.formats.gguf import tensor_bytes
+from tenth.pipeline.effort import EFFORTS, WORTH_TRAINING
+from tenth.pipeline.steps import Stages
+from tenth.quantization.sensitivity import Prices
 
 RECIPES = "IQ2_XXS,IQ2_XS,IQ2_S,IQ2_M,Q2_K_S,Q2_K,IQ3_XXS,IQ3_S,IQ3_M,Q3_K_M,IQ4_XS,Q4_K_S,Q4_K_M,Q5_K_M,Q6_K"
 
@@ -46,8 +47,10 @@ def allocate(specs: list[TensorSpec], prices: Prices, limit: int) -> dict[str, s
     found = milp(
         damage / damage.max(),
         constraints=[LinearConstraint(one, 1, 1), LinearConstraint(size[None], -np.inf, limit / MB)],
-        integrality=np.ones(len(options)), bounds=Bounds(0, 1), options={"mip_rel_gap": 1e-3},
-    )  # fmt: skip
+        integrality=np.ones(len(options)),
+        bounds=Bounds(0, 1),
+        options={"mip_rel_gap": 1e-3},
+    )
     return {specs[options[j][0]].name: options[j][1] for j in np.flatnonzero(found.x > 0.5)}
 
 
@@ -56,8 +59,10 @@ def envelope(points: Mapping[int, float], size: int) -> float:
     known = sorted((b, float(np.log(k))) for b, k in points.items())
     lines = [
         a[1] + (c[1] - a[1]) * (size - a[0]) / (c[0] - a[0])
-        for a in known for c in known if a[0] <= size <= c[0] and a[0] < c[0]
-    ]  # fmt: skip
+        for a in known
+        for c in known
+        if a[0] <= size <= c[0] and a[0] < c[0]
+    ]
     return float(np.exp(min([*lines, *(k for b, k in known if b <= size)], default=known[0][1])))
 
 
@@ -103,11 +108,17 @@ def main() -> None:
             }
             ratio, size = kl / figures[name]["kl"], path.stat().st_size
             row = {
-                "bench": "quality", "recipe": name, "method": method, "bytes": size,
-                "stock_bytes": int(figures[name]["bytes"]), "stock_kl": round(figures[name]["kl"], 6),
-                "kl": round(kl, 6), "ratio": round(ratio, 3),
-                "envelope_ratio": round(kl / envelope(curve, size), 3), **more,
-            }  # fmt: skip
+                "bench": "quality",
+                "recipe": name,
+                "method": method,
+                "bytes": size,
+                "stock_bytes": int(figures[name]["bytes"]),
+                "stock_kl": round(figures[name]["kl"], 6),
+                "kl": round(kl, 6),
+                "ratio": round(ratio, 3),
+                "envelope_ratio": round(kl / envelope(curve, size), 3),
+                **more,
+            }
             print(json.dumps(row | ({"others": found} if others else {})), flush=True)
             path.unlink()
             return ratio

@@ -21,11 +21,11 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
 import sshd
 
-from tenth.console import Voice
-from tenth.devices import parse_size
-from tenth.records import Measurement
+from tenth.cli.console import Voice
+from tenth.core.records import Measurement
+from tenth.devices.catalogue import parse_size
 from tenth.remote import run as running
-from tenth.serve import open_bundle
+from tenth.runtime.bundle import open_bundle
 
 TOLERANCE = 0.05
 
@@ -56,12 +56,19 @@ def main() -> None:
     readings = {reading.name: reading.value for reading in measured.readings}
     error = readings["peak"] / predicted - 1
     line = {
-        "bench": "remote", "model": measured.model, "device_memory": limit, "namespace": device.isolated,
-        "predicted": predicted, "peak": readings["peak"], "error": round(error, 4),
-        "peak_file_backed": readings["peak_file_backed"], "peak_anonymous": readings["peak_anonymous"],
-        "major_faults": readings["major_faults"], "left_behind": left,
+        "bench": "remote",
+        "model": measured.model,
+        "device_memory": limit,
+        "namespace": device.isolated,
+        "predicted": predicted,
+        "peak": readings["peak"],
+        "error": round(error, 4),
+        "peak_file_backed": readings["peak_file_backed"],
+        "peak_anonymous": readings["peak_anonymous"],
+        "major_faults": readings["major_faults"],
+        "left_behind": left,
         "decode": [(depth.depth, round(depth.decode.value, 1)) for depth in measured.depths],
-    }  # fmt: skip
+    }
     print(json.dumps(line))
     sys.exit(int(abs(error) > TOLERANCE or left))
 

@@ -18,19 +18,30 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from tenth import flow, models
-from tenth.console import Voice
-from tenth.devices import parse_size
-from tenth.records import MB, Budget
+from tenth.cli.console import Voice
+from tenth.core.records import MB, Budget
+from tenth.devices.catalogue import parse_size
+from tenth.models import source as models
+from tenth.pipeline import fit
 
 CONFIG = {
-    "architectures": ["LlamaForCausalLM"], "model_type": "llama",
-    "hidden_size": 2048, "intermediate_size": 8192,
-    "num_hidden_layers": 16, "num_attention_heads": 32, "num_key_value_heads": 8, "head_dim": 64,
-    "max_position_embeddings": 2048, "rms_norm_eps": 1e-5, "rope_theta": 500000.0,
+    "architectures": ["LlamaForCausalLM"],
+    "model_type": "llama",
+    "hidden_size": 2048,
+    "intermediate_size": 8192,
+    "num_hidden_layers": 16,
+    "num_attention_heads": 32,
+    "num_key_value_heads": 8,
+    "head_dim": 64,
+    "max_position_embeddings": 2048,
+    "rms_norm_eps": 1e-5,
+    "rope_theta": 500000.0,
     "tie_word_embeddings": False,
-    "hidden_act": "silu", "bos_token_id": 0, "eos_token_id": 0, "torch_dtype": "bfloat16",
-}  # fmt: skip
+    "hidden_act": "silu",
+    "bos_token_id": 0,
+    "eos_token_id": 0,
+    "torch_dtype": "bfloat16",
+}
 
 
 def make(folder: Path, layers: int) -> None:
@@ -55,19 +66,23 @@ def make(folder: Path, layers: int) -> None:
     for i in range(-1, layers):
         if i < 0:
             shard = {
-                "model.embed_tokens.weight": matrix(vocab, h), "lm_head.weight": matrix(vocab, h),
+                "model.embed_tokens.weight": matrix(vocab, h),
+                "lm_head.weight": matrix(vocab, h),
                 "model.norm.weight": torch.ones(h, dtype=torch.bfloat16),
-            }  # fmt: skip
+            }
         else:
             p = f"model.layers.{i}."
             shard = {
-                p + "self_attn.q_proj.weight": matrix(h, h), p + "self_attn.k_proj.weight": matrix(kv, h),
-                p + "self_attn.v_proj.weight": matrix(kv, h), p + "self_attn.o_proj.weight": matrix(h, h),
-                p + "mlp.gate_proj.weight": matrix(f, h), p + "mlp.up_proj.weight": matrix(f, h),
+                p + "self_attn.q_proj.weight": matrix(h, h),
+                p + "self_attn.k_proj.weight": matrix(kv, h),
+                p + "self_attn.v_proj.weight": matrix(kv, h),
+                p + "self_attn.o_proj.weight": matrix(h, h),
+                p + "mlp.gate_proj.weight": matrix(f, h),
+                p + "mlp.up_proj.weight": matrix(f, h),
                 p + "mlp.down_proj.weight": matrix(h, f),
                 p + "input_layernorm.weight": torch.ones(h, dtype=torch.bfloat16),
                 p + "post_attention_layernorm.weight": torch.ones(h, dtype=torch.bfloat16),
-            }  # fmt: skip
+            }
         name = f"model-{i + 2:05d}-of-{layers + 1:05d}.safetensors"
         save_file(shard, folder / name)
         index |= dict.fromkeys(shard, name)
@@ -136,7 +151,7 @@ def main() -> None:
         make(model, given.layers)
     weights = sum(path.stat().st_size for path in model.glob("*.safetensors")) // 2
     watch, start = Stopwatch(), time.perf_counter()
-    options = flow.FitOptions(
+    options = fit.FitOptions(
         model,
         given.out / "fit",
         Budget(memory=parse_size(given.memory), context=1024),
@@ -146,13 +161,23 @@ def main() -> None:
         overwrite=True,
         baselines=0,
     )
-    card = flow.fit(options, watch)
+    card = fit.fit(options, watch)
     proof = card.proof
-    print(json.dumps({
-        "bench": "scale", "weights": weights, "seconds": round(time.perf_counter() - start, 1),
-        "peak_mb": round(watch.whole / MB), "budget": proof.budget, "predicted_peak": proof.predicted,
-        "measured_peak": proof.peak, "fits": proof.fits, "kl": card.candidates[0].value("kl"),
-    }))  # fmt: skip
+    print(
+        json.dumps(
+            {
+                "bench": "scale",
+                "weights": weights,
+                "seconds": round(time.perf_counter() - start, 1),
+                "peak_mb": round(watch.whole / MB),
+                "budget": proof.budget,
+                "predicted_peak": proof.predicted,
+                "measured_peak": proof.peak,
+                "fits": proof.fits,
+                "kl": card.candidates[0].value("kl"),
+            }
+        )
+    )
 
 
 if __name__ == "__main__":

@@ -87,9 +87,15 @@ def _folded(block: Block) -> Block:
     assert ones is not None
     assert twos is not None
     return replace(
-        block, norm1=None, norm2=None, q=block.q * ones, k=block.k * ones, v=block.v * ones,
-        gate=block.gate * twos, up=block.up * twos,
-    )  # fmt: skip
+        block,
+        norm1=None,
+        norm2=None,
+        q=block.q * ones,
+        k=block.k * ones,
+        v=block.v * ones,
+        gate=block.gate * twos,
+        up=block.up * twos,
+    )
 
 
 def _each(model: Llama, given: Calibration, width: int, weigh: Weigh) -> Llama:

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from tenth.checkpoint import HEAD, Checkpoint
+from tenth.models.checkpoint import HEAD, Checkpoint
 
 
 @dataclass(frozen=True)
@@ -101,8 +101,10 @@ class Llama:
             for w in (block.q, block.k, block.v)
         )
         cos, sin = _rotary(length, self.head, self.theta, hidden.device)
-        q, k = (t * cos + torch.cat([-t[..., self.head // 2 :], t[..., : self.head // 2]], -1) * sin
-                for t in (q, k))  # fmt: skip
+        q, k = (
+            t * cos + torch.cat([-t[..., self.head // 2 :], t[..., : self.head // 2]], -1) * sin
+            for t in (q, k)
+        )
         k, v = (t.to(q.dtype).repeat_interleave(self.per, 1) for t in (k, v))
         out = functional.scaled_dot_product_attention(q, k, v, is_causal=True)
         return out.transpose(1, 2).reshape(count, length, -1)
@@ -201,22 +203,31 @@ def load(checkpoint: Checkpoint, device: str) -> Llama:
     for index in range(checkpoint.arch.layers(config)):
         at, empty = f"model.layers.{index}", (0, width)
         shapes = {
-            "norm1": ("input_layernorm", (width,)), "q": ("self_attn.q_proj", empty),
-            "k": ("self_attn.k_proj", empty), "v": ("self_attn.v_proj", empty),
-            "o": ("self_attn.o_proj", (width, 0)), "norm2": ("post_attention_layernorm", (width,)),
-            "gate": ("mlp.gate_proj", empty), "up": ("mlp.up_proj", empty),
+            "norm1": ("input_layernorm", (width,)),
+            "q": ("self_attn.q_proj", empty),
+            "k": ("self_attn.k_proj", empty),
+            "v": ("self_attn.v_proj", empty),
+            "o": ("self_attn.o_proj", (width, 0)),
+            "norm2": ("post_attention_layernorm", (width,)),
+            "gate": ("mlp.gate_proj", empty),
+            "up": ("mlp.up_proj", empty),
             "down": ("mlp.down_proj", (width, 0)),
-        }  # fmt: skip
+        }
         blocks.append(
             Block(**{k: tensor(f"{at}.{name}.weight", *s).to(device) for k, (name, s) in shapes.items()})
         )
     head = config.get("head_dim") or width // heads
     return Llama(
-        embed=tensor("model.embed_tokens.weight").to(device), norm=tensor("model.norm.weight").to(device),
-        lm_head=tensor(HEAD).to(device) if HEAD in checkpoint.tensors else None, blocks=tuple(blocks),
-        width=width, head=head, per=heads // groups, eps=float(config.get("rms_norm_eps", 1e-6)),
+        embed=tensor("model.embed_tokens.weight").to(device),
+        norm=tensor("model.norm.weight").to(device),
+        lm_head=tensor(HEAD).to(device) if HEAD in checkpoint.tensors else None,
+        blocks=tuple(blocks),
+        width=width,
+        head=head,
+        per=heads // groups,
+        eps=float(config.get("rms_norm_eps", 1e-6)),
         theta=float(rope.get("rope_theta", config.get("rope_theta", 10000.0))),
-    )  # fmt: skip
+    )
 
 
 class Referee:

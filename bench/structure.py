@@ -30,12 +30,14 @@ import slicing
 import torch
 from slim import Llama, Referee, load
 
-from tenth import calibrate, shape, structure, text
-from tenth.checkpoint import Checkpoint, open_checkpoint
-from tenth.methods.heal import RATE
-from tenth.methods.targets import Live
-from tenth.methods.training import BETAS, CLIP, EPSILON, Schedule, gradient
-from tenth.shape import Freedom, Menu, Sizes
+from tenth.calibration import fisher
+from tenth.distillation.distil import RATE
+from tenth.distillation.targets import Live
+from tenth.distillation.training import BETAS, CLIP, EPSILON, Schedule, gradient
+from tenth.models import text
+from tenth.models.checkpoint import Checkpoint, open_checkpoint
+from tenth.pruning import shape, structure
+from tenth.pruning.shape import Freedom, Menu, Sizes
 
 LENGTH, CALIBRATE, JUDGE = 512, 128, 48  # tokens of a window, and windows
 SEEDS = 3  # of random
@@ -73,7 +75,7 @@ class Ours:
         for folder in (self._calibration, menu):
             folder.mkdir()
         model = str(checkpoint.path)
-        calibrate.run(silent, model, self._tokens, str(self._calibration), given.seed, *self._where)
+        fisher.run(silent, model, self._tokens, str(self._calibration), given.seed, *self._where)
         structure.price(silent, model, [self._tokens], str(self._calibration), str(menu), *self._where)
         self._menu = Menu.model_validate_json((menu / "menu.json").read_text())
         self.seconds = time.perf_counter() - start
@@ -84,9 +86,14 @@ class Ours:
         chosen = shape.without(self._menu, sizes, weights, OURS[name])
         with tempfile.TemporaryDirectory(dir=self._work) as folder:
             structure.run(
-                silent, str(self._checkpoint.path), [self._tokens], str(self._calibration),
-                chosen.model_dump(), folder, *self._where,
-            )  # fmt: skip
+                silent,
+                str(self._checkpoint.path),
+                [self._tokens],
+                str(self._calibration),
+                chosen.model_dump(),
+                folder,
+                *self._where,
+            )
             made = load(open_checkpoint(Path(folder)), self._where[1])
         return f"channels {list(chosen.ffn)}, KV heads {list(chosen.kv_heads)}", made
 
@@ -161,11 +168,19 @@ def compare(given: argparse.Namespace, work: Path) -> None:
         found, kl = referee(model)
         rises.setdefault((ratio, healed), {})[method] = found - bits
         row = {
-            "bench": "structure", "method": method, "ratio": ratio, "healed": healed,
-            "bits_per_byte": round(found, 5), "rise": round(found - bits, 5), "kl": round(kl, 5),
-            "parameters": model.parameters(), "removed": round(100 * (1 - model.parameters() / whole), 3),
-            "total": model.total(), "seconds": round(seconds, 1), "how": how,
-        }  # fmt: skip
+            "bench": "structure",
+            "method": method,
+            "ratio": ratio,
+            "healed": healed,
+            "bits_per_byte": round(found, 5),
+            "rise": round(found - bits, 5),
+            "kl": round(kl, 5),
+            "parameters": model.parameters(),
+            "removed": round(100 * (1 - model.parameters() / whole), 3),
+            "total": model.total(),
+            "seconds": round(seconds, 1),
+            "how": how,
+        }
         print(json.dumps(row), flush=True)
 
     line("original", 0, original, 0.0, False, f"{len(ids)} windows of {LENGTH} tokens, {given.device}")
@@ -206,9 +221,17 @@ def _windows(
     folder.mkdir()
     paths = [None if path is None else str(path) for path in (source, given.eval_text)]
     found = text.run(
-        silent, str(given.model), paths[0], paths[1], str(folder), LENGTH, count, 0, given.eval_windows,
+        silent,
+        str(given.model),
+        paths[0],
+        paths[1],
+        str(folder),
+        LENGTH,
+        count,
+        0,
+        given.eval_windows,
         given.seed,
-    )  # fmt: skip
+    )
     held, windows = (
         torch.from_numpy(np.load(folder / f"{file}.npy").astype(np.int64)).to(given.device)
         for file in ("held-out", "calibration")
@@ -235,14 +258,20 @@ def plot(lines: Path, out: Path) -> None:
             if points:
                 mine = method in OURS
                 axis.plot(
-                    *zip(*sorted(points), strict=True), label=method, marker="*" if mine else "o",
+                    *zip(*sorted(points), strict=True),
+                    label=method,
+                    marker="*" if mine else "o",
                     color=("#d55e00", "#0072b2")[method == "ours-alike"] if mine else colours[number % 10],
-                    lw=2.4 if mine else 1.0, ls="-" if number < 10 or mine else "--", ms=9 if mine else 4,
-                )  # fmt: skip
+                    lw=2.4 if mine else 1.0,
+                    ls="-" if number < 10 or mine else "--",
+                    ms=9 if mine else 4,
+                )
         axis.set(
-            yscale="log", xlabel="parameters removed, % of all but the embedding",
-            ylabel="rise in held-out bits per byte", title="healed" if healed else "not healed",
-        )  # fmt: skip
+            yscale="log",
+            xlabel="parameters removed, % of all but the embedding",
+            ylabel="rise in held-out bits per byte",
+            title="healed" if healed else "not healed",
+        )
         axis.grid(visible=True, which="both", color="#e8ecf0")
         axis.set_axisbelow(True)
     axes[0][-1].legend(frameon=False, fontsize=8)

@@ -18,11 +18,12 @@ import time
 from pathlib import Path
 from typing import Any
 
-from tenth import models, worker
-from tenth.checkpoint import open_checkpoint
-from tenth.console import Voice
-from tenth.formats.gguf import write_gguf
-from tenth.tasks import evaluate, results, runtimes, scoring
+from tenth.cli.console import Voice
+from tenth.core import jobs
+from tenth.evaluation import evaluate, results, runtimes, scoring
+from tenth.models import source as models
+from tenth.models.checkpoint import open_checkpoint
+from tenth.models.formats.gguf import write_gguf
 
 
 def main() -> None:
@@ -50,7 +51,7 @@ def main() -> None:
                 "repeats": given.repeats,
                 "threads": given.threads,
             }
-            print(json.dumps({"shape": name, **worker.call("tasks:rollback", arguments)}), flush=True)
+            print(json.dumps({"shape": name, **jobs.call("tasks:rollback", arguments)}), flush=True)
 
 
 def agreement(gguf: Path, folder: Path, given: argparse.Namespace) -> None:
@@ -65,11 +66,14 @@ def agreement(gguf: Path, folder: Path, given: argparse.Namespace) -> None:
             for score, same in zip(one.scores, other.scores, strict=True)
         }
         line = {
-            "task": one.task, "items": one.items, "gguf and hf, points": scores,
+            "task": one.task,
+            "items": one.items,
+            "gguf and hf, points": scores,
             "apart, points": max(round(abs(a - b), 3) for a, b in scores.values()),
-            "differ": pair.lost + pair.won, "s/item, gguf": one.seconds / one.items,
+            "differ": pair.lost + pair.won,
+            "s/item, gguf": one.seconds / one.items,
             "s/item, hf": other.seconds / other.items,
-        }  # fmt: skip
+        }
         print(json.dumps(line), flush=True)
 
 
@@ -89,7 +93,7 @@ def shapes(data: Path, count: int) -> dict[str, list[tuple[str, str]]]:
 
 
 def rollback(
-    emit: worker.Emit, path: str, pairs: list[tuple[str, str]], repeats: int, threads: int
+    emit: jobs.Emit, path: str, pairs: list[tuple[str, str]], repeats: int, threads: int
 ) -> dict[str, Any]:
     """In a child: both ways in turns."""
     del emit
@@ -104,10 +108,16 @@ def rollback(
     once, afresh = (statistics.median(spans[reuse]) for reuse in (True, False))
     apart = max(abs(a[0] - b[0]) for a, b in zip(found[True], found[False], strict=True))
     return {
-        "choices": len(pairs), "contexts": len({context for context, _ in pairs}), "threads": threads,
-        "rolled back, s": once, "afresh, s": afresh, "faster": afresh / once, "runs": repeats,
-        "spans, s": [spans[True], spans[False]], "largest difference, nats": apart,
-    }  # fmt: skip
+        "choices": len(pairs),
+        "contexts": len({context for context, _ in pairs}),
+        "threads": threads,
+        "rolled back, s": once,
+        "afresh, s": afresh,
+        "faster": afresh / once,
+        "runs": repeats,
+        "spans, s": [spans[True], spans[False]],
+        "largest difference, nats": apart,
+    }
 
 
 def _rows(file: Path, count: int) -> list[dict[str, Any]]:

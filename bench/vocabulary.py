@@ -22,25 +22,38 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from tenth.checkpoint import Checkpoint, open_checkpoint
-from tenth.distil import log_probabilities, whole
-from tenth.formats.folder import write_folder
-from tenth.methods import aligned
-from tenth.methods.amount import Amount
-from tenth.methods.corpus import windows
-from tenth.methods.vocabulary import KEPT, trim
-from tenth.text import read
-from tenth.tokens import Tokenizer, tokenizer
-from tenth.walk import Walk
+from tenth.calibration.layerwise import Walk
+from tenth.distillation import cross_tokenizer
+from tenth.distillation.budget import Amount
+from tenth.distillation.corpus import windows
+from tenth.models.checkpoint import Checkpoint, open_checkpoint
+from tenth.models.formats.folder import write_folder
+from tenth.models.text import read
+from tenth.models.tokens import Tokenizer, tokenizer
+from tenth.pruning.vocabulary import KEPT, trim
+from tenth.quantization.scales import log_probabilities, whole
 
 LENGTH = 448  # tokens of the original in a window to heal on
 ITEM = 2  # bytes of a weight of the embedding, as published in half precision
 HOSTILE = [
-    "", " ", "\n\n \n", "\t\r\n", "\x01\x02\x1b[0m\x7f", "  two  spaces  ", "naïve café e\u0301",
-    "🙂👍🏽👨\u200d👩\u200d👧🇩🇪", "你好，世界。こんにちは！한국어", "שלום مرحبا नमस्ते สวัสดี",
-    "\u202e\u200d\ufeff\u2581", "\U0010ffff\ufffd", "<|im_start|>user\nhi<|im_end|>",
-    "if x:\n\treturn {'a': [1, 2]}", "1234567890" * 20, "a" * 300, "\u0301" * 40,
-]  # fmt: skip
+    "",
+    " ",
+    "\n\n \n",
+    "\t\r\n",
+    "\x01\x02\x1b[0m\x7f",
+    "  two  spaces  ",
+    "naïve café e\u0301",
+    "🙂👍🏽👨\u200d👩\u200d👧🇩🇪",
+    "你好，世界。こんにちは！한국어",
+    "שלום مرحبا नमस्ते สวัสดี",
+    "\u202e\u200d\ufeff\u2581",
+    "\U0010ffff\ufffd",
+    "<|im_start|>user\nhi<|im_end|>",
+    "if x:\n\treturn {'a': [1, 2]}",
+    "1234567890" * 20,
+    "a" * 300,
+    "\u0301" * 40,
+]
 
 
 def chunks(text: str, most: int) -> Iterator[str]:
@@ -82,7 +95,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--heal", help="how many tokens to heal on, such as 20Mtok")
     parser.add_argument("--heal-text", type=Path)
-    parser.add_argument("--rate", type=float, default=aligned.RATE)
+    parser.add_argument("--rate", type=float, default=cross_tokenizer.RATE)
     parser.add_argument("--device-compute", default="cpu")
     parser.add_argument("--out", type=Path, default=Path("out/bench-vocabulary"))
     given = parser.parse_args()
@@ -110,15 +123,23 @@ def main() -> None:
             error = np.std(now - (1 + rise) * was, ddof=1) * math.sqrt(len(was)) / was.sum()
             lost = [text for text in (*texts, *HOSTILE) if tokens.decode(tokens.encode(text)) != text]
             row = {
-                "bench": "vocabulary", "model": given.model.name, "size": size, "healed": healed,
-                "text": path.name, "chunks": len(texts), "bytes": total,
+                "bench": "vocabulary",
+                "model": given.model.name,
+                "size": size,
+                "healed": healed,
+                "text": path.name,
+                "chunks": len(texts),
+                "bytes": total,
                 "bits_per_byte_before": round(was.sum() / math.log(2) / total, 4),
                 "bits_per_byte": round(now.sum() / math.log(2) / total, 4),
-                "rise": round(rise, 4), "error": round(float(error), 4),
-                "tokens_per_byte_before": round(count / total, 4), "tokens_per_byte": round(more / total, 4),
+                "rise": round(rise, 4),
+                "error": round(float(error), 4),
+                "tokens_per_byte_before": round(count / total, 4),
+                "tokens_per_byte": round(more / total, 4),
                 "embedding_bytes_before": row_bytes * int(original.config["vocab_size"]),
-                "embedding_bytes": row_bytes * size, "lost": len(lost),
-            }  # fmt: skip
+                "embedding_bytes": row_bytes * size,
+                "lost": len(lost),
+            }
             print(json.dumps(row), flush=True)
 
     for size in map(int, given.sizes.split(",")):
@@ -128,10 +149,18 @@ def main() -> None:
         np.save(folder / KEPT, np.array(kept, np.int64), allow_pickle=False)
         judge(folder, "")
         if given.heal:
-            aligned.run(
-                lambda _: None, str(folder), str(given.model), str(given.out / "tokens.npy"),
-                str(given.out / f"{size}-healed"), given.heal, 0, given.threads, device, given.rate,
-            )  # fmt: skip
+            cross_tokenizer.run(
+                lambda _: None,
+                str(folder),
+                str(given.model),
+                str(given.out / "tokens.npy"),
+                str(given.out / f"{size}-healed"),
+                given.heal,
+                0,
+                given.threads,
+                device,
+                given.rate,
+            )
             judge(given.out / f"{size}-healed", given.heal)
 
 

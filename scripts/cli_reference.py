@@ -7,7 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from tenth import commands
+from tenth.cli import commands
 
 PAGE = Path(__file__).parent.parent / "docs" / "reference.md"
 
@@ -15,7 +15,7 @@ PAGE = Path(__file__).parent.parent / "docs" / "reference.md"
 def text(*command: str) -> str:
     """One command's help, at a fixed width."""
     environment = {**os.environ, "COLUMNS": "110", "TERM": "dumb", "NO_COLOR": "1"}
-    line = [sys.executable, "-c", "from tenth.cli import main; main()", *command, "--help"]
+    line = [sys.executable, "-c", "from tenth.cli.app import main; main()", *command, "--help"]
     done = subprocess.run(line, capture_output=True, text=True, env=environment, check=True)
     return "\n".join(row.rstrip() for row in done.stdout.strip().splitlines()).replace(
         "Usage: -c", "Usage: tenth"

@@ -14,30 +14,53 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from tenth import arch, cost, devices, energy, outlook, prior, speed
-from tenth.errors import BudgetError
-from tenth.figures import brief, number
-from tenth.plan import Problem, decide
-from tenth.profile import Device
-from tenth.records import MB, Demands, Estimate
-from tenth.tables import figure
+from tenth.core.errors import BudgetError
+from tenth.core.records import MB, Demands, Estimate
+from tenth.devices import catalogue, energy, speed
+from tenth.devices.profile import Device
+from tenth.models import arch
+from tenth.planning import forecast, memory
+from tenth.planning.plan import Problem, decide
+from tenth.quantization import default_sensitivity
+from tenth.report.figures import brief, number
+from tenth.report.tables import figure
 
 PAGE = Path(__file__).parent.parent / "docs" / "devices.md"
 CONTEXT, THREADS = 2048, 4
 COMMON = {"max_position_embeddings": 4096, "rms_norm_eps": 1e-5}
 LLAMA: dict[str, Any] = {
-    "model_type": "llama", "hidden_size": 4096, "intermediate_size": 14336, "num_hidden_layers": 32,
-    "num_attention_heads": 32, "num_key_value_heads": 8, "vocab_size": 128256, "tie_word_embeddings": False,
-}  # fmt: skip
+    "model_type": "llama",
+    "hidden_size": 4096,
+    "intermediate_size": 14336,
+    "num_hidden_layers": 32,
+    "num_attention_heads": 32,
+    "num_key_value_heads": 8,
+    "vocab_size": 128256,
+    "tie_word_embeddings": False,
+}
 QWEN: dict[str, Any] = {
-    "model_type": "qwen2", "hidden_size": 3584, "intermediate_size": 18944, "num_hidden_layers": 28,
-    "num_attention_heads": 28, "num_key_value_heads": 4, "vocab_size": 152064, "tie_word_embeddings": False,
-}  # fmt: skip
+    "model_type": "qwen2",
+    "hidden_size": 3584,
+    "intermediate_size": 18944,
+    "num_hidden_layers": 28,
+    "num_attention_heads": 28,
+    "num_key_value_heads": 4,
+    "vocab_size": 152064,
+    "tie_word_embeddings": False,
+}
 PHI: dict[str, Any] = {
-    "model_type": "phi", "hidden_size": 2560, "intermediate_size": 10240, "num_hidden_layers": 32,
-    "num_attention_heads": 32, "vocab_size": 51200, "hidden_act": "gelu_new", "partial_rotary_factor": 0.4,
-    "layer_norm_eps": 1e-5, "tie_word_embeddings": False, "max_position_embeddings": 2048,
-}  # fmt: skip
+    "model_type": "phi",
+    "hidden_size": 2560,
+    "intermediate_size": 10240,
+    "num_hidden_layers": 32,
+    "num_attention_heads": 32,
+    "vocab_size": 51200,
+    "hidden_act": "gelu_new",
+    "partial_rotary_factor": 0.4,
+    "layer_norm_eps": 1e-5,
+    "tie_word_embeddings": False,
+    "max_position_embeddings": 2048,
+}
 MODELS = {"Llama-3-8B": LLAMA, "Qwen2.5-7B": QWEN, "Phi-2": PHI}
 MADE_BY = "Made by `scripts/devices_table.py` from the device files and the planner; do not edit.\n"
 ABOUT = f"""\
@@ -65,15 +88,21 @@ def problem(config: dict[str, Any]) -> Problem:
     family = arch.load(config)
     specs = family.specs(config)
     return Problem(
-        config, family.gguf_arch, specs, prior.prices(specs), prior.kv(), CONTEXT, cost.Constants(),
+        config,
+        family.gguf_arch,
+        specs,
+        default_sensitivity.prices(specs),
+        default_sensitivity.kv(),
+        CONTEXT,
+        memory.Constants(),
         threads=THREADS,
-    )  # fmt: skip
+    )
 
 
 def cell(question: Problem, device: Device, share: float) -> str:
     """What fits, how fast, how many hours; or the smallest that would fit."""
     budget = int(device.bytes * share)
-    asked = outlook.asked(question, device, WANTED)
+    asked = forecast.asked(question, device, WANTED)
     try:
         decision = decide(asked, budget)
     except BudgetError as error:
@@ -81,7 +110,7 @@ def cell(question: Problem, device: Device, share: float) -> str:
     linear = [spec for spec in question.specs if spec.linear]
     bits = 8 * decision.memory.weights / sum(spec.count for spec in linear)
     found: dict[str, Estimate] = {
-        each.name: each for each in outlook.estimates(asked, decision, device, WANTED)
+        each.name: each for each in forecast.estimates(asked, decision, device, WANTED)
     }
     hours = f"{brief(found['battery'])} h" if "battery" in found else "mains"
     return (
@@ -117,17 +146,20 @@ def profile_row(device: Device) -> str:
     def shown(text: str, estimated: bool) -> str:
         return text + (" (e)" if estimated else "")
 
-    return " | ".join(
-        [
-            f"| {device.name}",
-            shown(f"{limit.value / MB:,.0f} MB", limit.estimated) if limit else "none",
-            shown(f"{device.bandwidth.spec.value / 1e9:.1f}", device.bandwidth.spec.estimated),
-            shown(f"{1e-9 / rates.decode['Q4_0']:.1f}", not rates.measured),
-            shown(f"{power.decode.value:g}", power.decode.estimated) if power else "not known",
-            shown(f"{battery.value / 1e3:.1f}", battery.estimated) if battery else "mains",
-            shown(f"{kept.value:.0%}", kept.estimated) if kept else "not known",
-        ]
-    ) + " |"  # fmt: skip
+    return (
+        " | ".join(
+            [
+                f"| {device.name}",
+                shown(f"{limit.value / MB:,.0f} MB", limit.estimated) if limit else "none",
+                shown(f"{device.bandwidth.spec.value / 1e9:.1f}", device.bandwidth.spec.estimated),
+                shown(f"{1e-9 / rates.decode['Q4_0']:.1f}", not rates.measured),
+                shown(f"{power.decode.value:g}", power.decode.estimated) if power else "not known",
+                shown(f"{battery.value / 1e3:.1f}", battery.estimated) if battery else "mains",
+                shown(f"{kept.value:.0%}", kept.estimated) if kept else "not known",
+            ]
+        )
+        + " |"
+    )
 
 
 def founding() -> str:
@@ -152,7 +184,7 @@ they reach 6 to 35 of their CPUs. At 4.5 bits per weight the same phone's figure
 
 def main() -> None:
     """Write or check."""
-    text = page(devices.known(own=False)[:-1])
+    text = page(catalogue.known(own=False)[:-1])
     if "--check" not in sys.argv:
         PAGE.write_text(text, encoding="utf-8")
     elif PAGE.read_text(encoding="utf-8") != text:

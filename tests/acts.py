@@ -7,8 +7,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-from tenth.errors import BudgetError, InputError
-from tenth.worker import Emit
+from tenth.core.errors import BudgetError, InputError
+from tenth.core.jobs import Emit
 
 
 def answer(emit: Emit, value: Any, threads: int = 0) -> Any:
@@ -55,7 +55,7 @@ def encode_without_importance(emit: Emit) -> None:
     """ggml asserts that this type comes with importance weights."""
     import numpy as np
 
-    from tenth import native
+    from tenth.runtime import llama as native
 
     weights, out = np.ones((1, 256), np.float32), np.empty(1000, np.uint8)
     native.library().ggml_quantize_chunk(
@@ -64,7 +64,7 @@ def encode_without_importance(emit: Emit) -> None:
 
 
 def open_file(emit: Emit, path: str) -> int:
-    from tenth import native
+    from tenth.runtime import llama as native
 
     with native.Session.open(path, n_ctx=64, threads=1) as session:
         session.decode([1, 2], 0)
@@ -73,9 +73,9 @@ def open_file(emit: Emit, path: str) -> int:
 
 def grow_in_cgroup(emit: Emit, limit: int, size: int) -> bool:
     """Allocate and touch `size` bytes in a group that may hold `limit`."""
-    from tenth import seal
+    from tenth.runtime import limits
 
-    group = seal.limit_memory(limit)
+    group = limits.limit_memory(limit)
     if group is None:
         return False
     emit({"group": str(group.path), "name": group.name})
@@ -87,9 +87,9 @@ def grow_in_cgroup(emit: Emit, limit: int, size: int) -> bool:
 def leave_network(emit: Emit) -> dict[str, Any]:
     import socket
 
-    from tenth import seal
+    from tenth.runtime import limits
 
-    said = seal.isolate_network()
+    said = limits.isolate_network()
     try:
         socket.create_connection(("192.0.2.1", 9), timeout=2).close()
     except OSError as error:
@@ -98,11 +98,11 @@ def leave_network(emit: Emit) -> dict[str, Any]:
 
 
 def resident_growth(emit: Emit) -> int:
-    from tenth import seal
+    from tenth.runtime import limits
 
-    before = seal.resident(exact=True)
+    before = limits.resident(exact=True)
     block = b"x" * 20_000_000
-    after = seal.resident(exact=True)
+    after = limits.resident(exact=True)
     return after.anonymous - before.anonymous if block else 0
 
 
@@ -170,7 +170,7 @@ def misbehave(emit: Emit, how: str, path: str) -> str:
 
 
 def burn(emit: Emit, seconds: float) -> None:
-    from tenth import lockdown
+    from tenth.runtime import lockdown
 
     lockdown.shut(seconds=seconds)
     while True:

@@ -167,10 +167,14 @@ class _Stream:
             self.link.line.shutdown(socket.SHUT_RDWR)
             raise EOFError
         process = subprocess.Popen(
-            ["sh", "-c", phone.here(command)], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE, start_new_session=True, cwd="/",
+            ["sh", "-c", phone.here(command)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            start_new_session=True,
+            cwd="/",
             env={"PATH": f"{phone.root / 'bin'}:/usr/bin:/bin"},
-        )  # fmt: skip
+        )
         outputs = [
             threading.Thread(target=self._pass_on, args=(kind, pipe), daemon=True)
             for kind, pipe in ((_STDOUT, process.stdout), (_STDERR, process.stderr))

@@ -8,34 +8,69 @@ from typing import Any
 
 import tiny_gguf
 
-from tenth.records import Budget, Candidate, MemoryParts, Outlook, Plan, Proof, Runtime, Sample, Scorecard
+from tenth.core.records import (
+    Budget,
+    Candidate,
+    MemoryParts,
+    Outlook,
+    Plan,
+    Proof,
+    Runtime,
+    Sample,
+    Scorecard,
+)
 
 SETTINGS = {"n_ctx": 256, "n_ubatch": 32, "type_k": "q8_0", "type_v": "q8_0", "threads": 1}
 MEMORY = MemoryParts(weights=1, repacked=0, kv=1, compute=1, output=1, base=1)
 
 
 def write_bundle(
-    folder: Path, template: str = "", sample: Sample | None = None, outlook: Outlook | None = None,
+    folder: Path,
+    template: str = "",
+    sample: Sample | None = None,
+    outlook: Outlook | None = None,
     **runtime: Any,
-) -> Path:  # fmt: skip
+) -> Path:
     """runtime: what differs from SETTINGS."""
     folder.mkdir(parents=True, exist_ok=True)
     gguf = tiny_gguf.write(folder / "model.gguf", template=template)
     plan = Plan(
-        model="tiny", model_hash="0" * 64, architecture="llama", parameters=1,
-        budget=Budget(memory=10**8, context=256), runtime=Runtime(**{**SETTINGS, **runtime}), types={},
-        memory=MEMORY, file_bytes=1, bits_per_weight=32.0, damage=0.0, damage_source="prior",
+        model="tiny",
+        model_hash="0" * 64,
+        architecture="llama",
+        parameters=1,
+        budget=Budget(memory=10**8, context=256),
+        runtime=Runtime(**{**SETTINGS, **runtime}),
+        types={},
+        memory=MEMORY,
+        file_bytes=1,
+        bits_per_weight=32.0,
+        damage=0.0,
+        damage_source="prior",
         outlook=outlook,
-    )  # fmt: skip
+    )
     proof = Proof(
-        budget=10**8, limit="watched RSS", network="", interpreter=0, peak=6, peak_file_backed=3,
-        peak_anonymous=3, predicted=6, parts={},
-    )  # fmt: skip
+        budget=10**8,
+        limit="watched RSS",
+        network="",
+        interpreter=0,
+        peak=6,
+        peak_file_backed=3,
+        peak_anonymous=3,
+        predicted=6,
+        parts={},
+    )
     card = Scorecard(
-        tenth="0.1.0", runtime="llama.cpp", machine="a machine", model="tiny",
-        sha256=hashlib.sha256(gguf.read_bytes()).hexdigest(), proof=proof, original=[], sample=sample,
+        tenth="0.1.0",
+        runtime="llama.cpp",
+        machine="a machine",
+        model="tiny",
+        sha256=hashlib.sha256(gguf.read_bytes()).hexdigest(),
+        proof=proof,
+        original=[],
+        sample=sample,
         candidates=[Candidate(name="tenth", file_bytes=1, fits=True, memory=MEMORY, readings=[])],
-    )  # fmt: skip
+    )
     (folder / "plan.json").write_text(plan.model_dump_json())
     (folder / "scorecard.json").write_text(card.model_dump_json())
     return folder

@@ -9,7 +9,7 @@ import uuid
 from dataclasses import dataclass, field
 from pathlib import Path
 
-COMMAND = [sys.executable, "-c", "from tenth.cli import main; main()"]
+COMMAND = [sys.executable, "-c", "from tenth.cli.app import main; main()"]
 MARK = "TENTH_TEST_MARK"
 
 
@@ -31,15 +31,24 @@ class Shell:
 
     def run(self, *words: object) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
-            [*COMMAND, *map(str, words)], capture_output=True, text=True, timeout=240, check=False,
-            env=self.environment, cwd=self.home,
-        )  # fmt: skip
+            [*COMMAND, *map(str, words)],
+            capture_output=True,
+            text=True,
+            timeout=240,
+            check=False,
+            env=self.environment,
+            cwd=self.home,
+        )
 
     def start(self, *words: object) -> subprocess.Popen[str]:
         return subprocess.Popen(
-            [*COMMAND, *map(str, words)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-            env=self.environment, cwd=self.home,
-        )  # fmt: skip
+            [*COMMAND, *map(str, words)],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env=self.environment,
+            cwd=self.home,
+        )
 
     def running(self) -> list[int]:
         """Processes of this shell that are alive, zombies not counted (Linux)."""

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from tenth.tasks import catalogue
+from tenth.evaluation import catalogue
 
 WORDS = ["cat", "dog", "mat", "log", "fox", "bone", "café", "number"]
 
@@ -37,8 +37,12 @@ def item(file: str, n: int) -> dict[str, Any]:
     rows: dict[str, dict[str, Any]] = {
         "arc": _lettered(n, "1234"),
         "bbh": {"input": f"not ( True ) and {n} is", "target": str(n % 3 == 0)},
-        "chid": {"id": n, "candidates": ["不共戴天", "改朝换代", "it's 🙂"],
-                 "content": f"{'#idiom#' if n == 0 else f'你好 {n} #idiom#'} 世界'\"。", "answer": n % 3},
+        "chid": {
+            "id": n,
+            "candidates": ["不共戴天", "改朝换代", "it's 🙂"],
+            "content": f"{'#idiom#' if n == 0 else f'你好 {n} #idiom#'} 世界'\"。",
+            "answer": n % 3,
+        },
         "commonsense": _lettered(n, "ABCDE"),
         "gsm8k": {"question": f"How many are {n} bones and 1?", "answer": f"Together {n + 1}.\n#### {n + 1}"},
         "hellaswag": {"query": sat, "choices": ["and waits.", "or flies.", "in vain."], "label": n % 3},
@@ -47,9 +51,13 @@ def item(file: str, n: int) -> dict[str, Any]:
         "longbench": {"input": f"Who sat {n}?", "context": f"{sat}. " * 9, "answers": [f"the {two[0]}"]},
         "piqa": {"goal": sat, "sol1": "Wait for it.", "sol2": "Jump over it.", "label": n % 2},
         "truthfulqa": _truthful(n),
-        "winogrande": {"sentence": f"{sat} because _ was tired {n}.", "option1": two[0], "option2": two[1],
-                       "answer": str(1 + n % 2)},
-    }  # fmt: skip
+        "winogrande": {
+            "sentence": f"{sat} because _ was tired {n}.",
+            "option1": two[0],
+            "option2": two[1],
+            "answer": str(1 + n % 2),
+        },
+    }
     return next(row for name, row in rows.items() if file.startswith(name))
 
 

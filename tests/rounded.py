@@ -14,12 +14,13 @@ from commands import Killed
 from reference import naive_gram
 from tiny import make_model
 
-from tenth import calibrate, rounding
-from tenth.calibrate import Stats
-from tenth.checkpoint import Checkpoint, open_checkpoint
-from tenth.encode import LARGEST, Rounding
-from tenth.records import TensorSpec
-from tenth.walk import Hidden
+from tenth.calibration import fisher
+from tenth.calibration.fisher import Stats
+from tenth.calibration.layerwise import Hidden
+from tenth.core.records import TensorSpec
+from tenth.models.checkpoint import Checkpoint, open_checkpoint
+from tenth.quantization import rounding
+from tenth.quantization.encode import LARGEST, Rounding
 
 KINDS = ("Q4_0", "IQ4_NL", "Q5_1", "MXFP4", "Q4_1", "Q5_0")  # rows of 64 and 96
 HEAD, EMBEDDING = "lm_head.weight", "model.embed_tokens.weight"
@@ -85,14 +86,24 @@ class Case:
         return lambda rows, importance: plain.weighted(rows.clip(-LARGEST, LARGEST), kind, importance)
 
     def run(
-        self, folder: Path, types: dict[str, str] | None = None, emit: Any = lambda event: None,
-        rounds: int = ROUNDS, by: Any = rounding,
-    ) -> dict[str, Any]:  # fmt: skip
+        self,
+        folder: Path,
+        types: dict[str, str] | None = None,
+        emit: Any = lambda event: None,
+        rounds: int = ROUNDS,
+        by: Any = rounding,
+    ) -> dict[str, Any]:
         folder.mkdir(exist_ok=True)
         found: dict[str, Any] = by.run(
-            emit, str(self.folder), str(self.folder / "tokens.npy"), str(self.folder / "stats"),
-            self.types if types is None else types, str(folder), rounds, 1,
-        )  # fmt: skip
+            emit,
+            str(self.folder),
+            str(self.folder / "tokens.npy"),
+            str(self.folder / "stats"),
+            self.types if types is None else types,
+            str(folder),
+            rounds,
+            1,
+        )
         return found
 
 
@@ -102,15 +113,22 @@ def make_case(folder: Path, family: str, variant: str | None, **changes: Any) ->
     windows = rng.choice(rng.permutation(200)[:40], (6, 24)).astype(np.int32)
     np.save(folder / "tokens.npy", windows)
     (folder / "stats").mkdir()
-    calibrate.run(lambda event: None, str(folder), str(folder / "tokens.npy"), str(folder / "stats"), 1, 1)
+    fisher.run(lambda event: None, str(folder), str(folder / "tokens.npy"), str(folder / "stats"), 1, 1)
     return Case(folder, model, windows)
 
 
 def make_small(folder: Path, variant: str = "tied") -> Case:
     return make_case(
-        folder, "llama", variant, num_hidden_layers=2, hidden_size=32, intermediate_size=32,
-        num_attention_heads=2, num_key_value_heads=1, vocab_size=210,
-    )  # fmt: skip
+        folder,
+        "llama",
+        variant,
+        num_hidden_layers=2,
+        hidden_size=32,
+        intermediate_size=32,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        vocab_size=210,
+    )
 
 
 def kill(case: Case, folder: Path, death: int, by: Any = rounding) -> None:

@@ -20,7 +20,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from tenth import seal
+from tenth.runtime import limits
 
 SSHD = shutil.which("sshd", path=f"{os.environ.get('PATH', '')}:/usr/sbin:/usr/local/sbin")
 HOST = "device"
@@ -127,7 +127,7 @@ def _serve(config: str, memory: int) -> None:
     if ctypes.CDLL(None).unshare(_CLONE_NEWNET) == 0:
         _loopback_up()
         print("isolated", file=sys.stderr, flush=True)
-    if memory and seal.limit_memory(memory) is None:
+    if memory and limits.limit_memory(memory) is None:
         sys.exit("no memory group can be made")
     os.execv(SSHD, [SSHD, "-D", "-e", "-f", config])
 

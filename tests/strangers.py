@@ -28,9 +28,12 @@ def tensor(name: str = "a", sides: Sequence[int] = (32,), kind: int = 0, offset:
 
 
 def header(
-    keys: Sequence[bytes] = (ARCHITECTURE,), tensors: Sequence[bytes] = (tensor(),), data: int = 128,
-    version: int = 3, counts: tuple[int, int] | None = None,
-) -> bytes:  # fmt: skip
+    keys: Sequence[bytes] = (ARCHITECTURE,),
+    tensors: Sequence[bytes] = (tensor(),),
+    data: int = 128,
+    version: int = 3,
+    counts: tuple[int, int] | None = None,
+) -> bytes:
     n_tensors, n_keys = counts or (len(tensors), len(keys))
     raw = b"GGUF" + struct.pack("<IQQ", version, n_tensors, n_keys) + b"".join(keys) + b"".join(tensors)
     return raw.ljust(-(-len(raw) // 32) * 32, b"\0") + bytes(data)
@@ -70,9 +73,13 @@ LIES = {
 }
 
 MANIFEST: dict[str, Any] = {
-    "name": "a stranger's", "base": "tiny", "division": "open", "method": "none", "data": "none",
+    "name": "a stranger's",
+    "base": "tiny",
+    "division": "open",
+    "method": "none",
+    "data": "none",
     "licence": "MIT",
-}  # fmt: skip
+}
 
 
 def submission(place: Path, folder_name: str, artifact: bytes | None = None, **changes: Any) -> Path:

@@ -1,5 +1,5 @@
 """`python -m tenth`: the same as `tenth`, where no script was installed."""
 
-from tenth.cli import main
+from tenth.cli.app import main
 
 main()

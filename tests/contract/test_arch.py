@@ -9,10 +9,10 @@ import pytest
 import torch
 from tiny import COMMON, VARIANTS, make_model
 
-from tenth import arch
-from tenth.checkpoint import open_checkpoint
-from tenth.formats.gguf import write_gguf
-from tenth.native import Session
+from tenth.models import arch
+from tenth.models.checkpoint import open_checkpoint
+from tenth.models.formats.gguf import write_gguf
+from tenth.runtime.llama import Session
 
 LENGTH = 40  # tokens: longer than the windows of the tiny Gemmas
 CASES = [

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from gguf import GGMLQuantizationType, quants
 
-from tenth.grids import Grid
+from tenth.quantization.grids import Grid
 
 CHUNK = 256  # columns whose scales are chosen together
 EXHAUSTIVE = 1 << 14  # codes that are all tried

@@ -5,16 +5,16 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator
 
-from tenth import cost
-from tenth.encode import holds
-from tenth.plan import Decision, Problem
+from tenth.core.ggml import holds
+from tenth.planning import memory
+from tenth.planning.plan import Decision, Problem
 
 
 def every_decision(problem: Problem) -> Iterator[Decision]:
     """All types for all tensors, all runtimes with and without repacking, with exact memory."""
     linear = [spec for spec in problem.specs if spec.linear]
     choices = [[t for t in problem.prices[s.name] if holds(t, s.columns)] for s in linear]
-    for runtime in cost.possible_runtimes(
+    for runtime in memory.possible_runtimes(
         problem.config, problem.gguf_arch, problem.context, problem.threads
     ):
         harm = problem.kv_damage(runtime)

@@ -7,13 +7,18 @@ from typing import Any
 
 import gguf
 
-from tenth.records import Runtime, TensorSpec
+from tenth.core.records import Runtime, TensorSpec
 
 
 def seconds(
-    config: Mapping[str, Any], specs: Sequence[TensorSpec], types: Mapping[str, str], runtime: Runtime,
-    depth: int, bandwidth: Mapping[str, float], overhead: float,
-) -> float:  # fmt: skip
+    config: Mapping[str, Any],
+    specs: Sequence[TensorSpec],
+    types: Mapping[str, str],
+    runtime: Runtime,
+    depth: int,
+    bandwidth: Mapping[str, float],
+    overhead: float,
+) -> float:
     """Of one decoded token of a model without sliding windows. bandwidth: B/s by type."""
     total, tied = overhead, True
     for spec in specs:

@@ -13,13 +13,13 @@ import re
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
-from tenth.errors import InputError
+from tenth.core.errors import InputError
 from tenth.remote._base import Folder, Transport
 
 __all__ = ["Folder", "Target", "Transport", "connect", "parse"]
 
 _PLAIN = "ssh"
-_OTHERS = {"kit", "llama", "run"}  # files here that are no transport
+_OTHERS = {"package", "llama", "run"}  # files here that are no transport
 
 
 @dataclass(frozen=True)

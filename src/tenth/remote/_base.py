@@ -26,7 +26,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, TypeVar
 
-from tenth.errors import DeviceError
+from tenth.core.errors import DeviceError
 
 _T = TypeVar("_T")
 BEAT, SILENCE = 15, 90  # seconds
@@ -154,9 +154,12 @@ class Transport(abc.ABC):
         Raises DeviceError where the connection breaks, it says too much, or `timeout` seconds are up.
         """
         process = subprocess.Popen(
-            self.command(script), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+            self.command(script),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
             start_new_session=True,  # Ctrl-C is for us, and the keeper then ends what runs there
-        )  # fmt: skip
+        )
         assert process.stdout
         assert process.stderr
         out, said = bytearray(), deque[str](maxlen=20)
@@ -204,9 +207,12 @@ class Transport(abc.ABC):
         )
         with tempfile.TemporaryFile() as errors:
             keeper = subprocess.Popen(
-                self.command(script), stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors,
+                self.command(script),
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=errors,
                 start_new_session=True,
-            )  # fmt: skip
+            )
             stop = threading.Event()
             try:
                 path = self._expect(keeper, errors, "folder", final or where)

@@ -11,7 +11,7 @@ import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path, PurePosixPath
 
-from tenth.errors import DeviceError, InputError
+from tenth.core.errors import DeviceError, InputError
 from tenth.remote._base import Transport
 
 _SERIAL = re.compile(r"[A-Za-z0-9][\w.:\[\]-]{0,127}")
@@ -102,9 +102,15 @@ class Adb(Transport):
         """What the client says; DeviceError where it fails."""
         try:
             done = subprocess.run(
-                ["adb", "-s", self.serial, *words], stdin=subprocess.DEVNULL, capture_output=True, text=True,
-                errors="replace", timeout=limit, check=False, start_new_session=True,
-            )  # fmt: skip
+                ["adb", "-s", self.serial, *words],
+                stdin=subprocess.DEVNULL,
+                capture_output=True,
+                text=True,
+                errors="replace",
+                timeout=limit,
+                check=False,
+                start_new_session=True,
+            )
         except subprocess.TimeoutExpired:
             raise DeviceError(f"{self.name} does not answer within {_TIMEOUT} s; connect it again") from None
         if done.returncode == 0:

@@ -16,10 +16,10 @@ from pathlib import Path
 from typing import Any
 
 from tenth import __version__
-from tenth.counters import Unavailable, battery
-from tenth.errors import DeviceError, InputError
-from tenth.meters.energy import of, planned
-from tenth.records import Bench, Depth, Plan, Reading, Record, Runtime
+from tenth.core.errors import DeviceError, InputError
+from tenth.core.records import Bench, Depth, Plan, Reading, Record, Runtime
+from tenth.measurement.counters import Unavailable, battery
+from tenth.measurement.energy import of, planned
 from tenth.remote._base import Folder
 
 PROGRAMS = ("llama-bench", "llama-cli", "llama-completion")
@@ -126,7 +126,7 @@ def measure(
 
     Raises DeviceError where no program is there or it fails.
     """
-    from tenth.meters.depth import sizes
+    from tenth.measurement.depth import sizes
 
     prefill, decode = sizes(plan.runtime.n_ctx)
     program = _choose(there, names)
@@ -153,9 +153,16 @@ def measure(
     if not more and plan.outlook and (more := planned(plan)):
         energy += f"; estimated for {plan.outlook.device}, as planned"
     bench = Bench(
-        tenth=__version__, runtime=runtime, model=plan.model, sha256=sha256, device=device,
-        readings=readings + more, depths=found, energy=energy, notes=notes,
-    )  # fmt: skip
+        tenth=__version__,
+        runtime=runtime,
+        model=plan.model,
+        sha256=sha256,
+        device=device,
+        readings=readings + more,
+        depths=found,
+        energy=energy,
+        notes=notes,
+    )
     return bench, log
 
 

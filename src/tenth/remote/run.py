@@ -17,15 +17,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tenth import bundle as bundles
-from tenth import report
-from tenth.errors import DeviceError, InputError
-from tenth.measure import usual_depths
-from tenth.records import MB, Bench, Measurement
-from tenth.remote import Folder, Target, connect, kit, llama, parse
-from tenth.serve import Bundle, open_bundle
-from tenth.stages import Reporter
-from tenth.store import atomic
+from tenth.core.errors import DeviceError, InputError
+from tenth.core.progress import Reporter
+from tenth.core.records import MB, Bench, Measurement
+from tenth.core.store import atomic
+from tenth.measurement.measure import usual_depths
+from tenth.remote import Folder, Target, connect, llama, package, parse
+from tenth.report import page
+from tenth.runtime import bundle
+from tenth.runtime import bundle as bundles
+from tenth.runtime.bundle import Bundle, open_bundle
 
 SLACK = 32 * MB  # beside what is pushed: logs, scratch, the results
 _RESULT, _LOG = 16 << 20, 64 << 20  # bytes that are taken of a result, of a log
@@ -44,7 +45,7 @@ echo "maker $(getprop ro.product.manufacturer 2> /dev/null) $(getprop ro.product
 echo "memory $(sed -n 's/^MemAvailable: *\([0-9]*\) kB/\1/p' /proc/meminfo)"
 echo "space $(df -Pk . | tail -n 1)"
 for p in python3 python3.14 python3.13 python3.12 python3.11; do
-  command -v $p > /dev/null && echo "python $p $($p -c {shlex.quote(kit.PROBE)} 2> /dev/null)"
+  command -v $p > /dev/null && echo "python $p $($p -c {shlex.quote(package.PROBE)} 2> /dev/null)"
 done
 """
 TERMUX = (
@@ -127,7 +128,7 @@ def measure(
     what tenth on the device said as a DeviceError.
     """
     found, target = open_bundle(out), parse(place.words)
-    card = report.read_bundle(out)[1]
+    card = bundle.read_bundle(out)[1]
     build = _build(target, place)
     name = f"{bundles.REMOTE}{target.slug}"
     with connect(target, place.port) as device, device.folder(target.folder) as there:
@@ -151,14 +152,19 @@ def measure(
             with reporter.step(f"measure on {target.address}, with llama.cpp's own program", 1.0):
                 names = [file for file in files if file.startswith("llama/")]
                 measured, log = llama.measure(
-                    there, found.plan, card.sha256, facts.title or target.address, names,
-                    depths or usual_depths(found.plan.runtime.n_ctx), repeats,
-                )  # fmt: skip
+                    there,
+                    found.plan,
+                    card.sha256,
+                    facts.title or target.address,
+                    names,
+                    depths or usual_depths(found.plan.runtime.n_ctx),
+                    repeats,
+                )
     kept = [out / f"{name}.json", out / f"{name}.log"]
     for path, data in zip(kept, (measured.model_dump_json(indent=1).encode(), log), strict=True):
         with atomic(path) as partial:
             partial.write_bytes(data)
-    return measured, [*kept, report.write(out)]
+    return measured, [*kept, page.write(out)]
 
 
 def look(there: Folder) -> Facts:
@@ -229,11 +235,11 @@ def _needed(
     refused: DeviceError | None = None
     for python, answer in facts.pythons or [("", "")]:
         try:
-            wanted = kit.platform(target.address, facts.system, facts.machine, answer)
+            wanted = package.platform(target.address, facts.system, facts.machine, answer)
         except DeviceError as error:
             refused = refused or error
             continue
-        return files | {f"lib/{name}": path for name, path in kit.files(wanted).items()}, python
+        return files | {f"lib/{name}": path for name, path in package.files(wanted).items()}, python
     assert refused
     raise refused
 

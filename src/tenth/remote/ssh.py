@@ -19,16 +19,24 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any
 
-from tenth.errors import DeviceError, InputError
+from tenth.core.errors import DeviceError, InputError
 from tenth.remote._base import Transport
 
 _HOST = re.compile(r"(?:[^@:/\s-][^@:/\s]*@)?(?:\[[0-9A-Fa-f:.%\w]+\]|[^@:/\s\[\]-][^@:/\s\[\]]*)")
 _OPTIONS = {
-    "BatchMode": "yes", "ConnectTimeout": "15", "ServerAliveInterval": "10",
+    "BatchMode": "yes",
+    "ConnectTimeout": "15",
+    "ServerAliveInterval": "10",
     "ServerAliveCountMax": "3",
-    "ForwardX11": "no", "ForwardAgent": "no", "ClearAllForwardings": "yes", "PermitLocalCommand": "no",
-    "RemoteCommand": "none", "RequestTTY": "no", "LogLevel": "INFO", "ControlPersist": "no",
-}  # fmt: skip
+    "ForwardX11": "no",
+    "ForwardAgent": "no",
+    "ClearAllForwardings": "yes",
+    "PermitLocalCommand": "no",
+    "RemoteCommand": "none",
+    "RequestTTY": "no",
+    "LogLevel": "INFO",
+    "ControlPersist": "no",
+}
 
 _FAILED = 255
 _TROUBLES = {
@@ -87,8 +95,11 @@ class Ssh(Transport):
         with tempfile.TemporaryFile() as errors:
             receiver = subprocess.Popen(
                 self.command(f"cd {shlex.quote(folder)} && exec tar -xof -"),
-                stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=errors, start_new_session=True,
-            )  # fmt: skip
+                stdin=subprocess.PIPE,
+                stdout=subprocess.DEVNULL,
+                stderr=errors,
+                start_new_session=True,
+            )
             try:
                 with contextlib.suppress(BrokenPipeError):
                     _send(files, receiver, advance)
@@ -111,9 +122,12 @@ class Ssh(Transport):
     def get(self, path: str, limit: int) -> bytes:
         """Through cat, so that no more than the limit is ever taken."""
         process = subprocess.Popen(
-            self.command(f"exec cat {shlex.quote(path)}"), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL, start_new_session=True,
-        )  # fmt: skip
+            self.command(f"exec cat {shlex.quote(path)}"),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        )
         with process:
             assert process.stdout
             data = process.stdout.read(limit + 1)

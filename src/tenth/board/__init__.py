@@ -1,7 +1,0 @@
-"""The judge: anyone's compressed model under one set of rules, and nothing taken on trust.
-
-submission.py (a folder is opened, the header read by formats/inspect.py)
-    -> judge.py: size, division.py, prove, quality, speed, probes, tasks, each in a cell (cell.py)
-    -> records.py: a Verdict, written with its log; run.py judges many, here or on a cluster (cluster.py)
-    -> site.py: the leaderboard
-"""

@@ -1,0 +1,39 @@
+"""tenth leaderboard."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from tenth.cli.commands._options import Json
+
+PLACE = 95
+
+
+def leaderboard(
+    results: Annotated[Path, typer.Argument(help="The folder of verdicts that tenth judge wrote.")],
+    output: Annotated[
+        Path, typer.Option("--output", "-o", help="Folder for the site; an earlier one there is replaced.")
+    ],
+    submissions: Annotated[
+        Path | None, typer.Option(help="Folder of submissions: those without a verdict are listed as well.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Draw verdicts as a web site that needs no server: open SITE/index.html."""
+    from tenth.cli.console import Voice
+    from tenth.leaderboard.site import site
+
+    drawn = site.write(results, output, submissions)
+    if as_json:
+        states = Counter(row.state for row in drawn.rows)
+        body = {"site": str(drawn.page), "rows": len(drawn.rows), "states": states}
+        print(json.dumps(body | {"waiting": drawn.waiting, "without_log": drawn.without_log}))
+        return
+    for name in drawn.without_log:
+        Voice().say(f"{name}: no log that can be shown")
+    print(drawn.page)

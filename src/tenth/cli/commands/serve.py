@@ -1,0 +1,32 @@
+"""tenth serve."""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated
+
+import typer
+
+from tenth.cli.commands._options import Json, Out
+
+PLACE = 50
+
+
+def serve(
+    out: Out,
+    port: Annotated[int, typer.Option(min=1, max=65535, help="Port on this machine.")] = 8080,
+    as_json: Json = False,
+) -> None:
+    """Serve a fitted model to this machine only, with an OpenAI-compatible HTTP interface."""
+    from tenth.cli.console import Voice
+    from tenth.runtime import bundle
+    from tenth.runtime import serve as serving
+
+    with serving.running(bundle.open_bundle(out), port=port) as server:
+        try:
+            if as_json:
+                print(json.dumps({"url": f"{server.url}/v1", "folder": str(out)}), flush=True)
+            Voice().say(f"serving on {server.url}/v1, for this machine only; Ctrl-C stops")
+            server.wait()
+        except KeyboardInterrupt:
+            Voice().say("stopped")

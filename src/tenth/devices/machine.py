@@ -1,0 +1,64 @@
+"""What a measurement depends on besides the file: the processor, its heat and clock, and what else runs."""
+
+from __future__ import annotations
+
+import datetime
+import os
+import platform
+from contextlib import suppress
+from pathlib import Path
+
+from tenth.core.records import Machine
+
+_NAMES = ("model name", "Hardware", "Model", "cpu model")  # of /proc/cpuinfo, by architecture
+_BOARD = Path("/proc/device-tree/model")
+
+
+def load() -> float | None:
+    """Load average of the last minute; None where the system does not say."""
+    with suppress(OSError, AttributeError):
+        return round(os.getloadavg()[0], 2)
+    return None
+
+
+def celsius() -> float | None:
+    """The hottest sensor of the system; None where it shows none."""
+    found = []
+    for file in Path("/sys/class/thermal").glob("thermal_zone*/temp"):
+        with suppress(OSError, ValueError):
+            found.append(int(file.read_text()) / 1000)
+    return max((value for value in found if 1 <= value <= 150), default=None)
+
+
+def processor() -> str:
+    """The board or the processor by name, else its architecture."""
+    with suppress(OSError):
+        return _BOARD.read_text().strip("\0\n ")[:100]
+    with suppress(OSError):
+        lines = [line.partition(":") for line in Path("/proc/cpuinfo").read_text().splitlines()]
+        for wanted in _NAMES:
+            for name, _, value in lines:
+                if name.strip() == wanted and value.strip():
+                    return value.strip()[:100]
+    return platform.processor() or platform.machine()
+
+
+def describe(threads: int, load_before: float | None, celsius_before: float | None) -> Machine:
+    """The machine now, with what was seen before the measurement. threads: 0 for all."""
+    from tenth.runtime import llama
+
+    governor = ""
+    with suppress(OSError):
+        governor = Path("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor").read_text().strip()[:40]
+    return Machine(
+        date=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        system=f"{platform.system()} {platform.release()}, {platform.machine()}",
+        processor=processor(),
+        cores=llama.cores(),
+        threads=threads or llama.cores(),
+        load_before=load_before,
+        load_after=load(),
+        celsius_before=celsius_before,
+        celsius_after=celsius(),
+        governor=governor,
+    )

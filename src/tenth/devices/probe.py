@@ -1,0 +1,89 @@
+"""What this machine is: memory, cores, instruction sets, and how fast it reads. Asked once a process."""
+
+from __future__ import annotations
+
+import datetime
+import os
+import platform
+import time
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache
+from pathlib import Path
+
+from tenth.core.errors import InputError
+from tenth.devices.profile import Backend, Bandwidth, Device, Fact, MemoryRule, Words
+from tenth.runtime.llama import cores
+
+THIS_MACHINE = "this-machine"
+_SECONDS = 0.6  # of reading
+_READ = 256 * 2**20  # bytes read at a time, far more than a cache holds
+_X86 = ("avx2", "avx_vnni", "avx512f", "avx512_vnni", "amx_int8")
+_ARM = ("asimddp", "i8mm", "sve", "sve2", "sme", "bf16")
+
+
+@cache
+def this_machine() -> Device:
+    """The machine that this runs on: the memory that its kernel reports, the speed it was seen to read at."""
+    dram, source = _installed_memory()
+    today = datetime.datetime.now(tz=datetime.UTC).date().isoformat()
+    speed = reading_speed()
+
+    def fact(value: float, how: str, estimated: bool = False) -> Fact:
+        return Fact(value=value, source=how, date=today, estimated=estimated)
+
+    arm = platform.machine().lower() in ("arm64", "aarch64")
+    mac = platform.system() == "Darwin"
+    kernels = "apple-cpu" if arm and mac else "arm-cpu" if arm else "x86-cpu"
+    return Device(
+        name=THIS_MACHINE,
+        title="This machine",
+        kind="computer",
+        dram=fact(dram, source),
+        memory=MemoryRule(rule="macos" if mac else "linux"),
+        bandwidth=Bandwidth(spec=fact(speed, f"read with numpy on {cores()} threads"), measured=True),
+        backends={"cpu": Backend(kernels=kernels)},
+        isa=Words(value=_instruction_sets(), source="/proc/cpuinfo and the platform's name", date=today),
+        storage=fact(0.5e9, "not measured: a SATA disk taken", estimated=True),
+        cores=fact(cores(), "the cores that this process may use"),
+    )
+
+
+def reading_speed() -> float:
+    """B/s of reading memory with numpy on all cores; the best pass of half a second."""
+    import numpy as np
+
+    threads = cores()
+    size = min(_READ, _installed_memory()[0] // 16)
+    parts = np.array_split(np.ones(size // 8, np.float64), threads)
+    best, begin = 0.0, time.perf_counter()
+    with ThreadPoolExecutor(threads) as pool:
+        while time.perf_counter() - begin < _SECONDS:
+            start = time.perf_counter()
+            list(pool.map(np.sum, parts))
+            best = max(best, size / (time.perf_counter() - start))
+    return best
+
+
+def _instruction_sets() -> list[str]:
+    found = {platform.machine() or "unknown"}
+    try:
+        text = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return sorted(found)
+    for line in text.splitlines():
+        if line.lower().startswith(("flags", "features")):
+            return [*sorted(found), *(name for name in (*_X86, *_ARM) if name in line.split())]
+    return sorted(found)
+
+
+def _installed_memory() -> tuple[int, str]:
+    try:
+        for line in Path("/proc/meminfo").read_text(encoding="ascii").splitlines():
+            if line.startswith("MemTotal:"):
+                return int(line.split()[1]) * 1024, "/proc/meminfo, MemTotal"
+    except (OSError, ValueError, IndexError):
+        pass
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"), "sysconf(SC_PHYS_PAGES)"
+    except (AttributeError, OSError, ValueError) as error:
+        raise InputError("this machine does not say how much memory it has; use --memory 800MB") from error

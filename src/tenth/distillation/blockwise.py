@@ -1,0 +1,87 @@
+"""Reconstruction by blocks, before healing as a whole: each learns to give what the original's gives, from
+what the healed ones before it give.
+
+The loss is the squared error as a share of the variance of the original's hidden states. A step needs no head
+and no other block, and what a cut broke is mended where it was broken: a part of the tokens spent here heals
+more than all of them spent on the KL (docs/log.md).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from tenth.calibration.layerwise import Walk
+from tenth.core.store import atomic
+from tenth.distillation.targets import translated
+from tenth.distillation.training import CLIP, Schedule, adam
+
+
+def reconstruct(
+    student: Walk,
+    original: Walk,
+    beside: bool,
+    windows: np.ndarray,
+    kept: np.ndarray | None,
+    schedule: Schedule,
+    folder: Path,
+    emit: Callable[[int], None],
+) -> None:
+    """Train the parameters of the student's blocks that require a gradient; emits blocks done.
+
+    student: filled. original: filled too where it is `beside` it, else its blocks are filled one by one.
+    windows: int32 [count, T]. folder: gets a file for every finished block, from which the same call resumes.
+    Peak memory beside what is filled: a block of the original, 12 bytes a weight of one of the student's, and
+    three hidden states of every window.
+    """
+
+    def filled(part: Callable[[], AbstractContextManager[Any]]) -> AbstractContextManager[Any]:
+        return nullcontext() if beside else part()
+
+    with torch.no_grad(), filled(original.embed):
+        wanted = [original.embedded(translated(window[None], kept)) for window in windows]
+        found = [student.embedded(window[None]) for window in windows]
+    for index, block in enumerate(student.blocks):
+        with torch.no_grad(), filled(lambda number=index: original.block(number)):  # type: ignore[misc]
+            wanted = [original.run(index, state) for state in wanted]
+        learnt = [parameter for parameter in block.parameters() if parameter.requires_grad]
+        path = folder / f"block-{index}.npz"
+        if path.exists():
+            with np.load(path, allow_pickle=False) as data, torch.no_grad():
+                for number, parameter in enumerate(learnt):
+                    parameter.copy_(torch.from_numpy(data[f"weight{number}"]))
+        else:
+            _learn(student, index, learnt, found, wanted, schedule)
+            arrays = {f"weight{number}": p.detach().cpu().numpy() for number, p in enumerate(learnt)}
+            with atomic(path) as partial, partial.open("wb") as file:
+                np.savez(file, allow_pickle=False, **arrays)
+        with torch.no_grad():
+            found = [student.run(index, state) for state in found]
+        emit(index + 1)
+
+
+def _learn(
+    student: Walk,
+    index: int,
+    learnt: Sequence[torch.nn.Parameter],
+    found: Sequence[torch.Tensor],
+    wanted: Sequence[torch.Tensor],
+    schedule: Schedule,
+) -> None:
+    """Train one block on its inputs `found` and outputs `wanted`."""
+    optimiser = adam(learnt)
+    scale = float(torch.stack([state.var() for state in wanted]).mean())
+    for step in range(schedule.steps):
+        rows = schedule.rows(step, len(found))
+        for row in rows:
+            error = (student.run(index, found[row]) - wanted[row]).square().mean()
+            torch.autograd.backward(error / (scale * len(rows)))
+        torch.nn.utils.clip_grad_norm_(learnt, CLIP)
+        optimiser.param_groups[0]["lr"] = schedule.at(step)
+        optimiser.step()
+        optimiser.zero_grad()

@@ -1,0 +1,143 @@
+"""Windows of tokens to heal on, from a text of any length: pieces drawn over all of it, as many as needed."""
+
+from __future__ import annotations
+
+import importlib
+import io
+import math
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+
+from tenth.core.errors import InputError
+from tenth.core.store import atomic
+from tenth.models.text import bundled
+from tenth.models.tokens import tokenizer
+
+PIECE = 1 << 16  # characters, of whole lines where there are any
+KNOWN = 16  # tokens in a row by which a text that is judged on is known again
+MULTIPLIER = np.uint64(0x9E3779B97F4A7C15)  # of the hash of such a row; odd
+
+
+def run(
+    emit: Callable[[dict[str, Any]], None],
+    model: str,
+    text: str | None,
+    destination: str,
+    length: int,
+    wanted: int,
+    seed: int,
+    held_out: str | None = None,
+) -> dict[str, Any]:
+    """In a child process: `windows` into the file `destination`. Emits {"done", "total"} in tokens."""
+    held = np.load(held_out, allow_pickle=False) if held_out else None
+    found = windows(
+        Path(model),
+        Path(text) if text else None,
+        length,
+        wanted,
+        seed,
+        held,
+        lambda done: emit({"done": min(done, wanted), "total": wanted}),
+    )
+    with atomic(Path(destination)) as partial, partial.open("wb") as file:
+        np.save(file, found, allow_pickle=False)
+    return {"windows": len(found), "length": length}
+
+
+def windows(
+    model: Path,
+    text: Path | None,
+    length: int,
+    wanted: int,
+    seed: int,
+    held_out: np.ndarray | None = None,
+    progress: Callable[[int], None] = lambda tokens: None,  # noqa: ARG005
+) -> np.ndarray:
+    """int32 [windows, length] in the ids of the model's tokenizer, mixed: `wanted` tokens, or all there are.
+
+    text: a UTF-8 file, also compressed (.zst), or None for the bundled one. held_out: windows in the same ids
+    whose text is left out. Peak memory: 8 bytes a token. InputError for a file that cannot be read and
+    for fewer than two windows.
+    """
+    encode, random = tokenizer(model).encode, np.random.default_rng(seed)
+    known = np.unique(_hashes(held_out)) if held_out is not None else np.empty(0, np.uint64)
+    order = random.permutation(sum(1 for _ in _pieces(text)))
+    need, have, tried, found = math.ceil(wanted / length), 0, 0, [np.empty((0, length), np.int32)]
+    while have < need and tried < len(order):
+        each = have / tried if tried else PIECE / 4 / length  # windows of a piece
+        chosen = set(order[tried : tried + math.ceil((need - have) / max(each, 0.01))].tolist())
+        for number, piece in enumerate(_pieces(text)):
+            if number in chosen:
+                ids = encode(piece)
+                part = ids[: len(ids) // length * length].reshape(-1, length)
+                found.append(part[~np.isin(_hashes(part), known).any(1)])
+                have += len(found[-1])
+                progress(have * length)
+        tried += len(chosen)
+    if have < 2:
+        raise InputError(
+            f"{text or 'the bundled text'} is too short to heal on: it has {have} windows of {length} tokens"
+        )
+    everything = np.concatenate(found)
+    return everything[random.permutation(have)[:need]]
+
+
+def _hashes(rows: np.ndarray) -> np.ndarray:
+    """uint64 [windows, T - KNOWN + 1] of every KNOWN tokens in a row."""
+    places = max(0, rows.shape[1] - KNOWN + 1)
+    total = np.zeros((len(rows), places), np.uint64)
+    for i in range(KNOWN):
+        total *= MULTIPLIER
+        total += rows[:, i : i + places].astype(np.uint64) + np.uint64(1)
+    return total
+
+
+def _pieces(text: Path | None) -> Iterator[str]:
+    """The text in order, PIECE characters or a little less at a time."""
+    rest = ""
+    try:
+        with _opened(text) as file:
+            while new := file.read(PIECE - len(rest)):
+                rest += new
+                if "\0" in new:
+                    raise InputError(f"{text} holds NUL characters; give plain text")
+                if len(rest) == PIECE:
+                    cut = rest.rfind("\n") + 1 or rest.rfind(" ") + 1 or PIECE
+                    yield rest[:cut]
+                    rest = rest[cut:]
+    except UnicodeDecodeError as error:
+        raise InputError(f"{text} is no UTF-8 text ({error.reason}); convert it first") from None
+    except OSError as error:
+        raise InputError(f"cannot read the text {text}: {error.strerror or error}") from None
+    if rest:
+        yield rest
+
+
+@contextmanager
+def _opened(text: Path | None) -> Iterator[IO[str]]:
+    if text is None:
+        yield io.StringIO(bundled())
+    elif text.suffix != ".zst":
+        with text.open(encoding="utf-8") as file:
+            yield file
+    else:
+        zstd = _zstd(text)
+        try:
+            with zstd.open(text, "rt", encoding="utf-8") as file:
+                yield file
+        except (zstd.ZstdError, EOFError) as error:
+            raise InputError(f"{text} cannot be unpacked: {error}") from None
+
+
+def _zstd(text: Path) -> Any:
+    """The module that reads it: Python's since 3.14, or zstandard; both have `open` and ZstdError."""
+    for name in ("compression.zstd", "zstandard"):
+        try:
+            return importlib.import_module(name)
+        except ImportError:
+            continue
+    raise InputError(f"{text} needs Python 3.14 or pip install zstandard; or unpack it: zstd -d {text}")

@@ -1,0 +1,245 @@
+"""What a model with a trimmed vocabulary is taught: the original's distributions over the same text.
+
+The original must read its own tokens. Read in the pieces of the trimmed vocabulary, a text is as strange to
+it as to the model that is to be healed. So a window is the original's, and the student's is the same with
+every token replaced by its pieces (vocabulary.fallen). Behind the first pieces a of a token the student
+cannot know whether it ends there. The original's distribution p, where the token begins, says how likely:
+
+    end(a) = p(a) / sum of p(t) over the tokens t whose pieces begin with a,
+    q(b | a) = sum of p(t) over those of them that go on with b / the same sum
+             + end(a) * sum of p'(t) over the tokens t whose first piece is b,
+
+where p' is the original's distribution behind the token with the pieces a. It is known where the text has
+that token, and the loss is KL(q || student). Where the text's token goes on, the second line is known only as
+a whole: the student is to give end(a) to all pieces that do not go on, for no text that the tokenizer cuts
+has a token and then what would have made it a longer one. The KLs are summed and divided by the original's
+tokens. (Teaching each position the one of the two that the text has is the same in the mean, but the student
+learns by heart where: docs/log.md.)
+
+Peak memory: 16 bytes a weight of the student, 4 a weight of the original, and heal.activations.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from tenth.calibration.layerwise import Walk, moved
+from tenth.core.errors import InputError
+from tenth.distillation import distil
+from tenth.distillation.budget import Amount
+from tenth.distillation.training import Schedule, train
+from tenth.models.checkpoint import open_checkpoint
+from tenth.models.edit import replaced
+from tenth.models.formats.folder import write_folder
+from tenth.models.tokens import tokenizer
+from tenth.pruning.vocabulary import KEPT, fallen
+from tenth.quantization.scales import whole
+
+RATE = 1e-3
+STEPS = 200  # wanted before one takes more windows
+TINY = 1e-30  # a sum of probabilities that is none
+
+
+class Aligned:
+    """Targets of training.py, the original beside the student.
+
+    forward: the original, its ids [B, T] -> logits [B, T, vocabulary]. originals: windows of its ids, int32
+    [count, T]. pieces: vocabulary.fallen; what the embedding has behind those ids counts as never said.
+    windows: the student's, int32 [count, longest], padded behind. device: of the logits.
+    Memory: the original, and a few [B, T, vocabulary] of float32.
+    """
+
+    def __init__(
+        self,
+        forward: Callable[[np.ndarray], torch.Tensor],
+        originals: np.ndarray,
+        pieces: Sequence[tuple[int, ...]],
+        device: str = "cpu",
+    ) -> None:
+        self._forward, self._originals, self._device = forward, originals, device
+        self._lengths = np.array([len(part) for part in pieces])
+        ends = self._lengths[originals].cumsum(1)
+        self._starts = ends - self._lengths[originals]  # where each token's first piece stands
+        self.windows = np.zeros((len(originals), ends.max()), np.int32)
+        every = np.array([piece for part in pieces for piece in part])
+        firsts = self._lengths.cumsum() - self._lengths
+        for row, window, starts in zip(self.windows, originals, self._starts, strict=True):
+            places = np.repeat(firsts[window] - starts, self._lengths[window])
+            row[: len(places)] = every[places + np.arange(len(places))]
+        most = int(self._lengths.max())
+        padded = np.array([(*part, *[-1] * (most - len(part))) for part in pieces])
+        self._pieces = self._to(padded.T)  # [most, tokens]
+        self._going = [self._to(np.flatnonzero(self._lengths > depth)) for depth in range(most)]
+        token = {part: number for number, part in enumerate(pieces)}
+        self._exact = [
+            np.array([token.get(part[:depth], -1) for part in pieces]) for depth in range(1, most + 1)
+        ]  # the token that ends after so many pieces of another; -1 for none
+
+    def divergence(self, logits: torch.Tensor, rows: np.ndarray) -> torch.Tensor:
+        """Nats per token of the original, of windows `rows`, from logits [B, longest, its size]."""
+        logits = logits.float()
+        with torch.no_grad():
+            wanted, inside, other = self._wanted(rows, logits)
+            known = torch.xlogy(wanted, wanted).sum() + torch.xlogy(other, other).sum()
+        said = torch.nn.functional.cross_entropy(logits.flatten(0, 1), wanted, reduction="sum")
+        there = logits.flatten(0, 1).index_select(0, inside)
+        left = there.masked_fill(wanted[inside] > 0, -torch.inf).logsumexp(-1) - there.logsumexp(-1)
+        total: torch.Tensor = (known + said - (other * left).sum()) / (
+            len(rows) * (self._starts.shape[1] - 1)
+        )
+        return total
+
+    def _wanted(
+        self, rows: np.ndarray, logits: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """What each position is to say next, [B * longest, size], zeros where there is nothing to say; the
+        positions inside tokens, and what each of those is to leave to other pieces than it is to say.
+        """
+        batch, longest, size = logits.shape
+        before = self._forward(self._originals[rows])[:, :-1, : len(self._lengths)]
+        before = before.float().softmax(-1).flatten(0, 1)  # of all tokens but the first of each window
+        tokens, lengths = self._originals[rows][:, 1:], self._lengths[self._originals[rows][:, 1:]]
+        starts = self._starts[rows][:, 1:] + longest * np.arange(batch)[:, None]
+        wanted = torch.zeros(batch * longest, size, device=self._device)
+        ends = torch.ones(tokens.size, device=self._device)
+        inside, other = [torch.empty(0, dtype=torch.int64, device=self._device)], [ends[:0]]
+        for depth, going in enumerate(self._going[1:], 1):
+            some = lengths >= depth
+            some[:, -1] &= lengths[:, -1] > depth  # nothing is known behind the last one
+            token, place = tokens[some], self._to(starts[some] + depth - 1)
+            row, exact = self._to(np.flatnonzero(some)), self._exact[depth - 1][token]
+            chances = before[row[:, None], going]
+            for earlier in self._pieces[:depth]:
+                chances *= earlier[going] == earlier[self._to(token)][:, None]
+            ending = before[row, self._to(exact)] * self._to(exact >= 0)
+            every = (ending + chances.sum(-1)).clamp_min(TINY)
+            ending /= every
+            found = torch.zeros(len(row), size, device=self._device)
+            found.index_add_(1, self._pieces[depth][going], chances.div_(every[:, None]))
+            wanted.index_add_(0, place, found)
+            over = self._to(np.flatnonzero(lengths[some] == depth))
+            on = self._to(np.flatnonzero(lengths[some] > depth))
+            ends[row[over]] = ending[over]
+            inside.append(place[on])
+            other.append(ending[on])
+        ends = ends.view(batch, -1).roll(1, 1)
+        ends[:, 0] = 1  # the first token's own distribution is not known
+        found = torch.zeros(tokens.size, size, device=self._device)
+        found.index_add_(1, self._pieces[0][self._going[0]], before[:, self._going[0]])
+        wanted.index_add_(0, self._to(starts.ravel() - 1), found.mul_(ends.view(-1, 1)))
+        return wanted, torch.cat(inside), torch.cat(other)
+
+    def _to(self, places: np.ndarray) -> torch.Tensor:
+        return moved(places.astype(np.int64), self._device)
+
+
+def run(
+    emit: Callable[[dict[str, Any]], None],
+    model: str,
+    original: str,
+    tokens: str,
+    folder: str,
+    amount: str,
+    seed: int,
+    threads: int,
+    device: str = "cpu",
+    rate: float = RATE,
+) -> dict[str, Any]:
+    """In a child process: a model with a trimmed vocabulary, healed, as a float32 folder; resumes.
+
+    model: the trimmed folder, as vocabulary.run wrote it. tokens: a file of int32 [windows, T] in the ids of
+    the ORIGINAL; some are judged on, the others trained on. amount: in tokens. Emits {"done", "total"} in
+    windows. Returns the loss before and after in nats per token of the original, and notes for the person.
+    InputError for files that do not belong together.
+    """
+    here = Path(folder) / "healing"
+    here.mkdir(parents=True, exist_ok=True)
+    student, teacher = (Walk(open_checkpoint(Path(path)), threads, device) for path in (model, original))
+    windows, pieces = _inputs(student, teacher, tokens)
+    length = windows.shape[1]
+    together = 1
+    if device == "cuda":
+        torch.set_float32_matmul_precision("high")
+        together = distil.means(student, teacher, length, torch.cuda.mem_get_info()[0], 0)[2]
+    order = np.random.default_rng(seed).permutation(len(windows))
+    held = min(distil.HELD_BACK, len(windows) // distil.HELD_SHARE + 1)
+    count = Amount.parse(amount).tokens // length
+    if not count:
+        raise InputError(f"healing of a vocabulary is given in tokens, at least {length}: not {amount!r:.40}")
+    batch = min(distil.BATCH, max(1, count // STEPS))
+    steps = max(1, count // batch)
+    every = max(1, steps // distil.JUDGEMENTS)
+    schedule = Schedule(steps, batch, rate, every, seed, distil.even(batch, together))
+    with ExitStack() as stack:
+        for walk in (student, teacher):
+            stack.enter_context(whole(walk))
+        if count * length >= distil.FUSED:
+            distil.fuse(student, teacher)
+        weights = distil.parameters(student)
+        for parameter in weights.values():
+            parameter.requires_grad_(True)
+        beside = distil.forward_of(teacher)
+        judge = Aligned(beside, windows[order[:held]], pieces, device)
+        targets = Aligned(beside, windows[order[held:]], pieces, device)
+        outcome = train(
+            distil.forward_of(student),
+            list(weights.values()),
+            targets,
+            judge,
+            schedule,
+            here,
+            lambda step: emit({"done": step * batch, "total": steps * batch}),
+        )
+        values = {source: weight.detach().cpu().numpy() for source, weight in weights.items()}
+        write_folder(replaced(student.checkpoint, values), Path(folder))
+    shutil.copyfile(Path(model) / KEPT, Path(folder) / KEPT)
+    shutil.rmtree(here)
+    return {
+        "before": outcome.before,
+        "after": outcome.after,
+        "step": outcome.step,
+        "steps": outcome.steps,
+        "tokens": outcome.steps * batch * length,
+        "judged": outcome.judged,
+        "notes": outcome.notes,
+    }
+
+
+def begun(windows: np.ndarray, start: int | None) -> np.ndarray:
+    """Every second window moved on by one, behind the token that a text begins behind."""
+    if start is None:
+        return windows
+    found = windows.copy()
+    found[::2, 1:], found[::2, 0] = windows[::2, :-1], start
+    return found
+
+
+def _inputs(student: Walk, teacher: Walk, tokens: str) -> tuple[np.ndarray, list[tuple[int, ...]]]:
+    """(windows of the original's ids, half of them as the beginning of a text, what each of those ids
+    becomes), which belong to the two models.
+    """
+    whole_size, size = (int(walk.checkpoint.config["vocab_size"]) for walk in (teacher, student))
+    file = student.checkpoint.path / KEPT
+    if not file.is_file():
+        raise InputError(
+            f"{student.checkpoint.path} has no {KEPT}; give a folder whose vocabulary was trimmed"
+        )
+    kept = np.load(file, allow_pickle=False)
+    if kept.shape != (size,) or kept.dtype != np.int64 or kept.min() < 0 or kept.max() >= whole_size:
+        raise InputError(f"{file} must hold, as int64, the id in the original of each of {size} tokens")
+    windows = np.load(tokens, allow_pickle=False)
+    if windows.ndim != 2 or windows.dtype != np.int32 or windows.shape[0] < 2 or windows.shape[1] < 2:
+        raise InputError(f"{tokens}: healing needs two windows of tokens or more, as int32 [windows, tokens]")
+    windows = begun(windows, tokenizer(teacher.checkpoint.path).start)
+    pieces = fallen(teacher.checkpoint.path, kept.tolist())
+    known = np.array([bool(part) for part in pieces])
+    if windows.min() < 0 or windows.max() >= len(known) or not known[windows].all():
+        raise InputError(f"{tokens} holds ids that are no tokens of {teacher.checkpoint.path}")
+    return windows, pieces

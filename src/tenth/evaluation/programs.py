@@ -1,0 +1,108 @@
+"""Run a program of a model's making: no network, no file to write or to read beside Python's own, no second
+process, little memory and time.
+
+    this process -> _cell.py: new namespaces (mounts, processes, network, System V objects), a root of empty
+                    memory with Python's and the system's libraries read-only, no rights, limits
+                 -> Python, isolated, with the program on its standard input
+
+It fails closed: where the system has no such namespaces, nothing is run. What is left: a program may lie
+about its own tests, which run in the same interpreter, by finding the word that says they passed.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import subprocess
+import sys
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+from tenth.core.errors import NativeError
+
+SECONDS = 10.0
+MEMORY = 512_000_000  # bytes of address space
+_STARTING = 10.0  # seconds more for the cell itself
+_WORD_BYTES = 32
+_SAID_AT_MOST = 2000
+
+
+@dataclass(frozen=True)
+class Ran:
+    """What came of a program."""
+
+    passed: bool  # it ran to its end
+    reason: str  # why not: the last line of its error, "time", or the signal
+
+
+def run(program: str, seconds: float = SECONDS, memory: int = MEMORY) -> Ran:
+    """Run a program. seconds: of its wall clock, and of processor time. memory: bytes of address space.
+
+    Raises NativeError where the cell cannot be made.
+    """
+    word = secrets.token_hex(_WORD_BYTES // 2)
+    ours, theirs = os.pipe()
+    os.set_inheritable(theirs, True)
+    command = [
+        sys.executable,
+        "-I",
+        "-S",
+        "-B",
+        str(Path(__file__).with_name("_cell.py")),
+        str(theirs),
+        repr(seconds),
+        str(memory),
+        sys.base_prefix,
+    ]
+    try:
+        child = subprocess.Popen(
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            pass_fds=[theirs],
+            env={"PATH": "/usr/bin:/bin", "LC_ALL": "C.UTF-8"},
+            start_new_session=True,
+        )
+    except OSError as error:
+        os.close(ours)
+        os.close(theirs)
+        raise NativeError(f"the sandbox cannot be started: {error}") from error
+    os.close(theirs)
+    trouble = b""
+    try:
+        with suppress(subprocess.TimeoutExpired):
+            given = f"{word}\n{program}".encode("utf-8", "replace")
+            trouble = child.communicate(given, seconds + _STARTING)[1]
+    finally:
+        child.kill()
+        child.communicate()
+    os.set_blocking(ours, False)
+    with os.fdopen(ours, "rb") as pipe:
+        said = (pipe.read(_SAID_AT_MOST) or b"").decode("utf-8", "replace")
+    if trouble:
+        reason = " ".join(trouble.decode("utf-8", "replace").split())
+        raise NativeError(f"this machine cannot shut a program in: {reason}")
+    if said == word:
+        return Ran(True, "")
+    return Ran(False, " ".join(said.split())[:200] or "it was ended: time, memory or a signal")
+
+
+@cache
+def trouble() -> str:
+    """Why programs cannot be run here; empty where they can."""
+    if sys.platform != "linux":
+        return f"{sys.platform} has no namespaces"
+    try:
+        ran = run("pass")
+    except NativeError as error:
+        return str(error)
+    return "" if ran.passed else ran.reason
+
+
+def require() -> None:
+    """NativeError where programs cannot be run."""
+    if why := trouble():
+        raise NativeError(f"HumanEval runs programs, and there is no safe place for them: {why}")

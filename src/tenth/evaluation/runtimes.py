@@ -1,0 +1,161 @@
+"""What tasks run on: a GGUF in llama.cpp, or a Hugging Face folder in transformers; both as `scoring.Tape`.
+
+Opened in a child process only. The Hugging Face route is the check on the other one: float32, and nothing
+that was rolled back is ever used again (its cache serves growing texts alone), so where both agree on the
+same weights, tokens and rolled-back caches are right. It holds the whole model in memory.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from tenth.core.errors import InputError
+from tenth.core.records import Runtime
+
+if TYPE_CHECKING:
+    from tenth.runtime.llama import Session
+
+LONGEST = 4096  # tokens of context, where neither a bundle nor the model says less
+_PIECE = 256  # tokens that llama.cpp evaluates at once: its logits are that many rows
+
+
+@contextlib.contextmanager
+def opened(path: str, runtime: dict[str, Any] | None, threads: int) -> Iterator[LlamaTape | HuggingFaceTape]:
+    """A folder is a Hugging Face model, a file a GGUF, run as `runtime` says (an F32 cache where it is None).
+
+    Raises InputError for what is neither, NativeError where llama.cpp refuses.
+    """
+    if Path(path).is_dir():
+        yield HuggingFaceTape(Path(path), threads)
+        return
+    from tenth.runtime.llama import Session
+
+    exact = {"type_k": "f32", "type_v": "f32", "flash_attention": False}
+    how = Runtime(**(runtime or {"n_ctx": _trained(path), "n_ubatch": _PIECE, **exact}))
+    with Session.open(
+        path,
+        n_ctx=how.n_ctx,
+        n_batch=_PIECE,
+        n_ubatch=_PIECE,
+        type_k=how.type_k,
+        type_v=how.type_v,
+        flash_attention=how.flash_attention,
+        repack=how.repack,
+        threads=threads,
+        swa_full=True,
+    ) as session:
+        yield LlamaTape(session, how.n_ctx)
+
+
+def _trained(path: str) -> int:
+    """The context that a GGUF was made for, at most `LONGEST`."""
+    from tenth.runtime.llama import Session
+
+    with Session.open(path, n_ctx=8, n_batch=8, threads=1) as session:
+        return max(1, min(session.n_trained, LONGEST))
+
+
+class LlamaTape:
+    """llama.cpp: the cache is rolled back."""
+
+    def __init__(self, session: Session, n_ctx: int) -> None:
+        self._session, self.n_ctx = session, n_ctx  # llama.cpp's own is rounded up
+        self._ids: list[int] = []
+        self._begin: list[int] = session.tokenize("")[:1].tolist()
+        self.start = self._begin[0] if self._begin else max(session.end, 0)
+
+    def encode(self, text: str) -> list[int]:
+        """Ids, with the begin token where the model wants one."""
+        return [*self._begin, *self._session.tokenize(text, special=False).tolist()]
+
+    def text(self, before: int, ids: Sequence[int]) -> str:
+        """What ids add to a text."""
+        del before  # a piece carries its own space
+        return b"".join(self._session.piece(i) for i in ids).decode("utf-8", "replace")
+
+    def ends(self, token: int) -> bool:
+        """Whether a token ends a text."""
+        return self._session.ends(token)
+
+    def extend(self, keep: int, ids: Sequence[int], every: bool) -> np.ndarray:
+        """Roll back to `keep` tokens and evaluate ids; a model without roll-back starts again."""
+        if not self._session.keep(keep):
+            self._session.decode(self._ids[:keep], 0, all_logits=False)
+        self._ids[keep:] = ids
+        return self._session.decode(ids, keep, all_logits=every)
+
+
+class HuggingFaceTape:
+    """transformers in float32 on the processor; never runs code from the folder."""
+
+    def __init__(self, folder: Path, threads: int) -> None:
+        import logging
+        import os
+
+        os.environ.setdefault("TRANSFORMERS_OFFLINE", "1")
+        logging.getLogger("transformers").setLevel(logging.ERROR)
+        import torch
+        from transformers import AutoModelForCausalLM
+
+        from tenth.models.checkpoint import open_config
+        from tenth.models.tokens import tokenizer
+
+        if threads:
+            torch.set_num_threads(threads)
+        config, architecture = open_config(folder)
+        self.n_ctx = max(1, min(architecture.context_limit(config)[0], LONGEST))
+        self._tokenizer = tokenizer(folder)
+        auto: Any = AutoModelForCausalLM
+        try:
+            self._model = auto.from_pretrained(
+                folder,
+                dtype=torch.float32,
+                local_files_only=True,
+                trust_remote_code=False,
+                use_safetensors=True,
+            ).eval()
+        except Exception as error:  # the library raises many kinds for a broken folder
+            reason = next(iter(str(error).splitlines()), type(error).__name__)
+            raise InputError(f"{folder}: transformers cannot open the model: {reason:.200}") from None
+        self._ids: list[int] = []
+        self._cache: Any = None
+        self._begin, end = self._tokenizer.begin, self._tokenizer.end
+        self.start = self._tokenizer.start or 0
+        more = self._model.generation_config.eos_token_id
+        self._ends = {end, *(more if isinstance(more, list) else [more])} - {None}
+
+    def encode(self, text: str) -> list[int]:
+        """Ids, with the begin token where the tokenizer adds one."""
+        return [*self._begin, *self._tokenizer.encode(text).tolist()]
+
+    def text(self, before: int, ids: Sequence[int]) -> str:
+        """What ids add to a text that ends with the token `before`."""
+        said, known = (self._tokenizer.decode(np.array(i)) for i in ([before, *ids], [before]))
+        return said[len(known) :]
+
+    def ends(self, token: int) -> bool:
+        """Whether a token ends a text."""
+        return token in self._ends
+
+    def extend(self, keep: int, ids: Sequence[int], every: bool) -> np.ndarray:
+        """Go on from the cache where nothing is forgotten, else evaluate all again."""
+        import torch
+
+        new = list(ids)
+        if keep != len(self._ids) or self._cache is None:
+            self._ids, self._cache, new = self._ids[:keep], None, self._ids[:keep] + new
+        with torch.inference_mode():
+            out = self._model(
+                torch.tensor([new]),
+                past_key_values=self._cache,
+                use_cache=True,
+                logits_to_keep=len(ids) if every else 1,
+            )
+        self._ids, self._cache = [*self._ids, *ids], out.past_key_values
+        logits: np.ndarray = out.logits[0].numpy()
+        return logits

@@ -1,0 +1,1 @@
+"""The leaderboard as static pages: the table, a page for each submission, and what both share."""

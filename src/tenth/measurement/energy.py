@@ -1,0 +1,115 @@
+"""Joules per token, from a counter of the machine: phases of the running child, bracketed by its events.
+
+gross = what the counter rose by, over tokens; net = the same without what the machine takes at rest (measured
+just before, with nothing loaded). A phase lasts at least PERIODS periods of the counter, so that its steps do
+not matter.
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from tenth.core.records import Plan, Reading
+from tenth.measurement.counters import Meter, Source
+
+PERIODS = 20
+_LEAST = 2.0  # seconds
+_STEP = 0.25
+
+
+def least_seconds(source: Source) -> float:
+    """How long a phase must last for this counter."""
+    return max(PERIODS * source.period, _LEAST)
+
+
+@dataclass(frozen=True)
+class Span:
+    """One phase."""
+
+    tokens: int
+    joules: float
+    seconds: float
+
+
+class Ledger:
+    """What a running meter said of every phase; feed it the child's events."""
+
+    def __init__(self, meter: Meter) -> None:
+        self.meter = meter
+        self.idle = Span(0, 0.0, 0.0)
+        self.spans: dict[str, list[Span]] = {}
+        self._begin = 0.0, 0.0  # joules, seconds
+
+    def rest(self, seconds: float, advance: Callable[[float], None]) -> None:
+        """Do nothing for that long (at least a phase), to know what the machine takes at rest."""
+        begin, first = time.monotonic(), self.meter.joules()
+        seconds = max(seconds, least_seconds(self.meter.source))
+        while (spent := time.monotonic() - begin) < seconds:
+            advance(spent / seconds)
+            time.sleep(min(_STEP, seconds - spent))
+        self.idle = Span(0, self.meter.joules() - first, time.monotonic() - begin)
+
+    def on_event(self, event: dict[str, Any]) -> None:
+        """Take note of {"begin": name} and {"end": name, "tokens": n}. InputError where the counter fails."""
+        if "begin" in event:
+            self._begin = self.meter.joules(), time.monotonic()
+        elif "end" in event:
+            joules, now = self.meter.joules(), time.monotonic()
+            span = Span(event["tokens"], joules - self._begin[0], now - self._begin[1])
+            self.spans.setdefault(event["end"], []).append(span)
+
+    def readings(self) -> list[Reading]:
+        """power_idle (W); for every phase power_* (W), energy_* and energy_*_net (J/token)."""
+        source, rest = self.meter.source, self.idle.joules / self.idle.seconds
+        state = f"counter {source.name}: {source.scope}; one value in {source.period:g} s"
+        lasted = f"{state}; {self.idle.seconds:.0f} s with nothing loaded"
+        found = [Reading(name="power_idle", value=rest, unit="W", conditions=lasted)]
+        for name, spans in self.spans.items():
+            long = sum(span.seconds for span in spans)
+            detail = (
+                f"{sum(span.tokens for span in spans)} tokens in {long:.0f} s; {state}; median, half range"
+            )
+            for reading, unit, values in (
+                (f"power_{name}", "W", [s.joules / s.seconds for s in spans]),
+                (f"energy_{name}", "J/token", [s.joules / s.tokens for s in spans]),
+                (f"energy_{name}_net", "J/token", [(s.joules - rest * s.seconds) / s.tokens for s in spans]),
+            ):
+                found.append(of(reading, values, unit, detail))
+        return found
+
+
+def planned(plan: Plan) -> list[Reading]:
+    """energy_decode and energy_prefill (J/token), "estimated", as the plan expects them of its device; none
+    where it was made for no device.
+    """
+    names = {"energy_decode": "joules", "energy_prefill": "joules_prefill"}
+    outlook = plan.outlook
+    found = {name: outlook.estimate(of) for name, of in names.items()} if outlook else {}
+    return [
+        Reading(
+            name=name,
+            value=each.value,
+            unit=each.unit,
+            kind="estimated",
+            conditions=f"for {outlook.device}, not measured: {each.conditions}; {each.low:.2g} to"
+            f" {each.high:.2g} J/token",
+        )
+        for name, each in found.items()
+        if outlook and each
+    ]
+
+
+def of(name: str, values: list[float], unit: str, conditions: str) -> Reading:
+    """The median of repeated runs, with half their range where there are several."""
+    return Reading(
+        name=name,
+        value=statistics.median(values),
+        unit=unit,
+        spread=(max(values) - min(values)) / 2 if len(values) > 1 else None,
+        count=len(values),
+        conditions=conditions,
+    )

@@ -1,0 +1,291 @@
+"""Measure a finished bundle on this machine: speed over depth, memory, energy, and that it needs no network.
+
+    check the file -> rest (with an energy counter) -> run (depth.py) -> compare the answers (check.py)
+                   -> offline (offline.py) -> OUT/measure.json
+
+What a fit measured stays in scorecard.json; this is the same file on the machine that will run it. It needs
+no torch. Answers that are not the file's are an error: a fast wrong run is no measurement.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+from tenth import __version__
+from tenth.core import divergence, jobs
+from tenth.core.errors import InputError, NativeError, OutputError
+from tenth.core.progress import Reporter
+from tenth.core.records import MB, Depth, Machine, Measurement, Offline, Plan, Reading, Sample, Scorecard
+from tenth.core.store import write_text
+from tenth.devices import machine
+from tenth.measurement import check, counters, depth, energy, offline
+from tenth.models import text
+from tenth.runtime.bundle import LOG, MEASUREMENT, open_bundle, read_bundle
+
+FIRST = 512  # the depth after 0; each further one is twice as deep
+_LETTERS = (
+    8  # of text for every token of context; where a tokenizer makes fewer of them, the text starts anew
+)
+_PROMPT = 500  # letters of text before the first token
+_BUSY = 0.5  # load average per core above which a machine was not at rest
+
+
+@dataclass(frozen=True)
+class Options:
+    """What a person asked for."""
+
+    depths: tuple[int, ...] = ()  # empty: `usual_depths`
+    repeats: int = 3
+    minutes: float = 0.0  # of decoding without a pause; 0 for none
+    counter: str = "auto"  # of energy; "none", or one of counters.known()
+    idle: float = 30.0  # seconds at rest before an energy counter is used
+    root: Path = counters.ROOT  # where the system's files are
+
+
+def measure(folder: Path, options: Options, reporter: Reporter) -> Measurement:
+    """Run the bundle in `folder` and write its measure.json.
+
+    Where no energy counter can be used, the plan's estimates for its device stand in, named so. Raises
+    InputError (no bundle, a changed file, a depth beyond its context, a counter asked for that cannot be
+    used), NativeError (llama.cpp fails, or its answers differ), OutputError.
+    """
+    bundle = open_bundle(folder)
+    card = read_bundle(folder)[1]
+    runtime, gguf = bundle.plan.runtime, bundle.gguf
+    depths = _depths(options.depths, runtime.n_ctx)
+    if options.repeats < 1 or options.minutes < 0:
+        raise InputError("--repeats takes 1 or more, --minutes 0 or more")
+    if not os.access(folder, os.W_OK):
+        raise OutputError(f"{folder} cannot be written, and measure.json goes there; copy it elsewhere")
+    source, without = counters.choose(options.counter, options.root)
+    _compare_digest(gguf, card, reporter)
+
+    load, heat = machine.load(), machine.celsius()
+    prose = text.bundled()
+    common = {"path": str(gguf), "runtime": runtime.model_dump(), "threads": runtime.threads}
+    asked = {
+        "text": prose[: _LETTERS * runtime.n_ctx],
+        "prompt": prose[:_PROMPT],
+        "depths": list(depths),
+        "repeats": options.repeats,
+        "sustained": 60 * options.minutes,
+        "energy": energy.least_seconds(source) if source else None,
+    }
+    with ExitStack() as stack:
+        ledger = energy.Ledger(stack.enter_context(counters.Meter(source))) if source else None
+        if ledger:
+            with reporter.step("rest, to know the power of an idle machine", 1.0) as advance:
+                ledger.rest(options.idle, advance)
+        with reporter.step("run at every depth", 1.0) as advance:
+
+            def on_event(event: dict[str, Any]) -> None:
+                if ledger:
+                    ledger.on_event(event)
+                if "done" in event:
+                    advance(event["done"])
+                if event.get("begin") == "sustained":
+                    reporter.say(f"keep decoding for {options.minutes:g} min")
+
+            found = jobs.call("tenth.measurement.depth:run", {**common, **asked}, on_event, folder / LOG)
+    checks = _check(found, common, folder, reporter)
+    isolated, more = _offline(card.sample, common, folder, reporter)
+    readings = _readings(found, bundle.plan)
+    readings += ledger.readings() if ledger else energy.planned(bundle.plan)
+    readings.append(_connections(isolated))
+    where = machine.describe(runtime.threads, load, heat)
+    measurement = Measurement(
+        tenth=__version__,
+        runtime=found["build"],
+        model=card.model,
+        sha256=card.sha256,
+        machine=where,
+        readings=readings,
+        depths=_by_depth(found),
+        over_time=found.get("sustained", {}).get("series", []),
+        energy=_energy(source, options.counter, bundle.plan),
+        without=without,
+        checks=checks + more,
+        offline=isolated,
+        notes=_notes(where),
+    )
+    write_text(folder / MEASUREMENT, measurement.model_dump_json(indent=1))
+    return measurement
+
+
+def usual_depths(n_ctx: int) -> tuple[int, ...]:
+    """0, 512, 1024, 2048 ... and the deepest that leaves room to measure both speeds."""
+    last = n_ctx - sum(depth.sizes(n_ctx))
+    doubling = [0]
+    while max(2 * doubling[-1], FIRST) < last:
+        doubling.append(max(2 * doubling[-1], FIRST))
+    prefill, decode = depth.sizes(n_ctx)
+    return (*doubling, last) if last >= doubling[-1] + decode + prefill // 2 else tuple(doubling)
+
+
+def _depths(wanted: Sequence[int], n_ctx: int) -> tuple[int, ...]:
+    """In order; InputError for one that the context has no room for."""
+    _, decode = depth.sizes(n_ctx)
+    chosen = sorted(set(wanted)) or list(usual_depths(n_ctx))
+    if chosen[0] < 0 or chosen[-1] + decode > n_ctx:
+        wrong = chosen[0] if chosen[0] < 0 else chosen[-1]
+        raise InputError(
+            f"depth {wrong} is not possible: the bundle has a context of {n_ctx} tokens, and decoding"
+            f" is measured over {decode}; give 0 to {n_ctx - decode}, or fit with a longer --context"
+        )
+    for one, other in pairwise(chosen):
+        if other - one < decode:
+            raise InputError(f"depths {one} and {other} overlap; keep them {decode} tokens apart")
+    return tuple(chosen)
+
+
+def _compare_digest(gguf: Path, card: Scorecard, reporter: Reporter) -> None:
+    """InputError where the file is not the one that the scorecard is about."""
+    digest, done = hashlib.sha256(), 0
+    with reporter.step("check the file", gguf.stat().st_size, "B") as advance, gguf.open("rb") as file:
+        while block := file.read(1 << 22):
+            digest.update(block)
+            done += len(block)
+            advance(done)
+    if digest.hexdigest() != card.sha256:
+        raise InputError(
+            f"{gguf} is not the file that scorecard.json is about (SHA-256 {digest.hexdigest()[:12]}..."
+            f" instead of {card.sha256[:12]}...); copy the bundle again, or fit again"
+        )
+
+
+def _check(found: dict[str, Any], common: dict[str, Any], folder: Path, reporter: Reporter) -> list[str]:
+    """What the timed answers were compared with; NativeError where they differ."""
+    scored = found["scored"]
+    wanted = {"ids": found["ids"], "scored": [row[:2] for row in scored]}
+    with reporter.step("compare the answers", 1.0) as advance:
+        again = jobs.call(
+            "tenth.measurement.check:rescore",
+            {**common, **wanted},
+            lambda e: advance(e["done"]),
+            folder / LOG,
+            {"OMP_WAIT_POLICY": "passive"},
+        )
+    apart = divergence.difference([row[2] for row in scored], again)
+    said = []
+    for what, nats in (
+        ("the timed runs with each other", found["difference"]),
+        ("with an independent run that reads all tokens at once", apart),
+    ):
+        if not nats <= check.TOLERANCE:
+            raise NativeError(
+                f"the answers of the timed run are not the file's: {what}, log-probabilities differ by"
+                f" {nats:.3g} nats on average ({check.TOLERANCE} allowed); nothing is reported"
+            )
+        said.append(f"{len(scored)} tokens compared {what}: log-probabilities {nats:.2g} nats apart")
+    return said
+
+
+def _offline(
+    sample: Sample | None, common: dict[str, Any], folder: Path, reporter: Reporter
+) -> tuple[Offline, list[str]]:
+    """The offline proof, and what its answer was compared with."""
+    asked: dict[str, Any] = {"text": sample.text if sample else text.bundled()[:_PROMPT]}
+    asked |= {"tokens": sample.tokens if sample else None}
+    with reporter.step("answer without a network", 1.0):
+        answer, isolated = offline.enclose(
+            "tenth.measurement.check:answer", {**common, **asked}, folder, folder / LOG
+        )
+    if sample is None:
+        return isolated, ["the machine that made the bundle recorded no answer to compare with"]
+    if answer["prompt"] != sample.prompt:
+        raise NativeError("this machine's llama.cpp splits text into other tokens than the making one's")
+    nats = divergence.difference(answer["logprobs"], sample.logprobs)
+    if not nats <= check.TOLERANCE:
+        raise NativeError(
+            f"the answer differs from the one recorded when the bundle was made by {nats:.3g} nats a token"
+            f" ({check.TOLERANCE} allowed); this processor's kernels or the settings are at fault"
+        )
+    count = len(sample.tokens)
+    return isolated, [f"{count} tokens compared with the machine that made it: {nats:.2g} nats apart"]
+
+
+def _readings(found: dict[str, Any], plan: Plan) -> list[Reading]:
+    repeated = "median, half range"
+    prompt = f"{found['prompt_tokens']} tokens of prompt"
+    cold = "after dropping the file from the page cache, where the system allows that"
+    above = f"above the {found['interpreter'] / MB:.1f} MB of the measuring interpreter"
+    state = f"n_ubatch {plan.runtime.n_ubatch}, KV {plan.runtime.type_k}/{plan.runtime.type_v}"
+    readings = [
+        energy.of("load", found["load"], "s", f"open the file and make the context; {repeated}"),
+        energy.of("load_cold", [found["load_cold"]], "s", cold),
+        energy.of("ttft", found["ttft"], "s", f"text to first token, {prompt}; {state}; {repeated}"),
+        energy.of("ttft_cold", [found["ttft_cold"]], "s", f"{prompt}; {cold}"),
+    ]
+    for name, key, of in (
+        ("peak", "peak", "all resident memory"),
+        ("peak_file_backed", "peak_file_backed", "pages of files: weights and code"),
+        ("peak_anonymous", "peak_anonymous", "all else: KV cache, buffers, vocabulary"),
+    ):
+        deepest = (
+            f"{plan.runtime.n_ctx} tokens of context; {above}; {plan.memory.total / MB:.2f} MB predicted"
+        )
+        condition = deepest if name == "peak" else above
+        readings.append(Reading(name=name, value=found[key], unit="B", conditions=f"{of}; {condition}"))
+    faults = f"after the cold first answer ({found['cold_faults']}); pages read from storage while running"
+    readings.append(Reading(name="major_faults", value=found["faults"], unit="pages", conditions=faults))
+    if "sustained" in found:
+        long = found["sustained"]
+        window = f"{long['window']:.0f} s of {long['tokens']} tokens without a pause, 0 to {depth.ROUND} deep"
+        for name, value, unit, of in (
+            ("decode_first", long["first"], "tokens/s", f"first {window}"),
+            ("decode_last", long["last"], "tokens/s", f"last {window}"),
+            ("kept", long["last"] / long["first"] if long["first"] else 0.0, "share", "last over first"),
+        ):
+            readings.append(Reading(name=name, value=value, unit=unit, conditions=of))
+    return readings
+
+
+def _by_depth(found: dict[str, Any]) -> list[Depth]:
+    depths = []
+    for row in found["depths"]:
+        at, tokens = row["depth"], found["decode"]
+        detail = f"{tokens} tokens, one by one, after {at}; median, half range"
+        decode = energy.of("decode", row["decode"], "tokens/s", detail)
+        prefill = None
+        if row["prefill"]:
+            detail = f"{row['prefill_tokens']} tokens after {at + tokens}; median, half range"
+            prefill = energy.of("prefill", row["prefill"], "tokens/s", detail)
+        depths.append(Depth(depth=at, decode=decode, prefill=prefill))
+    return depths
+
+
+def _connections(seen: Offline) -> Reading:
+    blind = f"; not seen: {seen.blind}" if seen.blind else ""
+    return Reading(
+        name="connections",
+        value=seen.connections,
+        unit="attempts",
+        conditions=f"loading and answering; {seen.network}; {seen.method}{blind}",
+    )
+
+
+def _energy(source: counters.Source | None, asked: str, plan: Plan) -> str:
+    if source:
+        return f"counter {source.name}: {source.scope}"
+    why = "no counter is wanted" if asked == "none" else "no counter can be used"
+    if plan.outlook and energy.planned(plan):
+        return f"estimated for {plan.outlook.device}, as planned: {why}"
+    return f"not measured: {why}, and the plan names no device to estimate it for"
+
+
+def _notes(where: Machine) -> list[str]:
+    """A remark where others used the machine: before, or beside our own threads."""
+    before, after = where.load_before, where.load_after
+    if before is None or after is None or max(before, after - where.threads) <= _BUSY * where.cores:
+        return []
+    return [
+        f"others used the machine (load {before:.2f} before, {after:.2f} after, {where.cores} cores):"
+        " its own speeds are higher, and what it kept of them says nothing about heat"
+    ]

@@ -1,1 +1,0 @@
-"""What makes a model smaller by structure, and what heals it; a method a file."""

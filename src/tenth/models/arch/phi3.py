@@ -1,0 +1,38 @@
+"""Phi-3, Phi-3.5 and Phi-4 (arXiv 2404.14219): fused q-k-v and gate-up, LongRoPE, and in Phi-4-mini partial
+rotary.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tenth.models.arch import _rope
+from tenth.models.arch._base import Architecture, Entry
+from tenth.models.arch._config import Config
+
+BLOCK: dict[str, Entry] = {
+    "attn_norm.weight": Entry("model.layers.{i}.input_layernorm.weight", "hidden"),
+    "attn_qkv.weight": Entry(
+        "model.layers.{i}.self_attn.qkv_proj.weight", "heads+kv_heads+kv_heads", "hidden"
+    ),
+    "attn_output.weight": Entry("model.layers.{i}.self_attn.o_proj.weight", "hidden", "heads"),
+    "ffn_norm.weight": Entry("model.layers.{i}.post_attention_layernorm.weight", "hidden"),
+    "ffn_up.weight": Entry("model.layers.{i}.mlp.gate_up_proj.weight", "ffn+ffn", "hidden"),
+    "ffn_down.weight": Entry("model.layers.{i}.mlp.down_proj.weight", "hidden", "ffn"),
+}
+
+
+class Phi3(Architecture):
+    """llama.cpp has switched this family's sliding window off; contexts stay within it."""
+
+    def special(self, config: Config) -> dict[str, Any]:
+        """The context before stretching decides between the long and the short factors."""
+        before = _rope.original(config, self.rope(config))
+        return {f"{self.gguf_arch}.rope.scaling.original_context_length": before}
+
+    def refuse(self, config: Config) -> None:
+        """The graph derives the head's length from hidden_size."""
+        self.whole_heads(config)
+
+
+ARCHITECTURE = Phi3(model_type="phi3", gguf_arch="phi3", table=BLOCK, rope_kinds=("default", "longrope"))

@@ -1,0 +1,190 @@
+"""A model as it lies in its folder: config, architecture and tensors that are read when asked for."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tenth.core.errors import InputError
+from tenth.core.records import TensorSpec
+from tenth.models import arch as architectures
+from tenth.models.arch import Architecture
+from tenth.models.formats.hf import LazyTensor, open_weights, read_json
+
+TOKENIZER_FILES = (
+    "tokenizer.json",
+    "tokenizer.model",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "generation_config.json",
+    "chat_template.jinja",
+)
+CONFIG_LIMIT = 16_000_000  # bytes
+HEAD = "lm_head.weight"  # what transformers calls the output head of every family
+SAMPLE = 1 << 16  # bytes of data hashed at each of SAMPLES places of a file
+SAMPLES = 16
+CHUNK = 16_000_000  # weights looked at together
+# Constants that old exporters saved; the runtime computes them.
+CONSTANTS = (".rotary_emb.inv_freq", ".attention.bias", ".attention.masked_bias", "position_ids")
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """An opened model folder; no weight is in memory. tensors has Hugging Face's names of the text model."""
+
+    path: Path
+    name: str
+    config: dict[str, Any]  # config.json with text_config merged up
+    arch: Architecture
+    tensors: dict[str, LazyTensor]
+    other: dict[str, str] = field(default_factory=dict)  # tensors of types that are no plain floats
+    headers: dict[Path, bytes] = field(default_factory=dict, repr=False)
+
+    @property
+    def tied(self) -> bool:
+        """Whether the embedding is the output head too: one matrix, two uses."""
+        return all(spec.source != HEAD for spec in self.specs())
+
+    def hash(self) -> str:
+        """SHA-256, hex, of what identifies the model.
+
+        Over config.json and the tokenizer's files whole; and of each safetensors file its size, its header,
+        and 64 KiB of data at 16 evenly spaced places. Names and times of files do not count.
+        """
+        digest = hashlib.sha256()
+        for name in ("config.json", *TOKENIZER_FILES):
+            if (self.path / name).is_file():
+                data = (self.path / name).read_bytes()
+                digest.update(f"{name} {len(data)}\n".encode() + data)
+        for path, header in self.headers.items():
+            size, start = path.stat().st_size, 8 + len(header)
+            digest.update(f"weights {size} {len(header)}\n".encode() + header)
+            with path.open("rb") as file:
+                for place in range(SAMPLES):
+                    file.seek(start + max(0, size - start - SAMPLE) * place // (SAMPLES - 1))
+                    digest.update(file.read(SAMPLE))
+        return digest.hexdigest()
+
+    def specs(self) -> list[TensorSpec]:
+        """Every tensor of the GGUF in file order, each found in the folder with the shape that config.json
+        implies.
+
+        InputError names a tensor that is missing, has another shape, is stored in a type that holds no plain
+        floats, or is in the folder without a place in the architecture.
+        """
+        self.arch.fits(self.config)
+        specs = self.arch.specs(self.config)
+        for spec in specs:
+            tensor = self.tensors.get(spec.source)
+            if tensor is None and spec.source in self.other:
+                raise InputError(
+                    f"{self.path}: tensor {spec.source!r} is stored as {self.other[spec.source]:.20};"
+                    " only F32, F16 and BF16 checkpoints can be fitted, give the original one"
+                )
+            if tensor is None:
+                raise InputError(
+                    f"{self.path}: tensor {spec.source!r} is missing; the folder is not complete"
+                )
+            if tensor.shape != spec.shape:
+                raise InputError(
+                    f"{self.path}: tensor {spec.source!r} has shape {list(tensor.shape)},"
+                    f" config.json implies {list(spec.shape)}"
+                )
+        known = {spec.source for spec in specs} | {HEAD}
+        if strange := [
+            n for n in (*self.tensors, *self.other) if n not in known and not n.endswith(CONSTANTS)
+        ]:
+            raise InputError(
+                f"{self.path}: tensor {strange[0]!r:.100} ({len(strange)} such) has no place in architecture"
+                f" {self.arch.model_type!r} with this config.json; leaving it out would be another model"
+            )
+        return specs
+
+    def notes(self) -> list[str]:
+        """What a person should know: where the runtime tokenizes differently, and a window that limits the
+        context.
+        """
+        from tenth.models.formats.tokenizer import tokenizer_metadata
+
+        limit, reason = self.arch.context_limit(self.config)
+        windowed = [f"contexts are held to {limit} tokens: {reason}"] if "window" in reason else []
+        return windowed + tokenizer_metadata(self.path, self.config).notes
+
+    def check_finite(self, progress: Callable[[float], None] | None = None) -> None:
+        """Read every weight once; InputError names the first tensor and row with a NaN or infinity.
+
+        progress is called with the number of weights read so far.
+        """
+        read = 0
+        for spec in self.specs():
+            tensor = self.tensors[spec.source]
+            step = max(1, CHUNK // max(1, spec.count // spec.shape[0]))
+            for start in range(0, spec.shape[0], step):
+                rows = tensor.load(start, min(start + step, spec.shape[0]))
+                bad = ~np.isfinite(rows)
+                if bad.any():
+                    row = start + int(np.argwhere(bad)[0][0])
+                    raise InputError(
+                        f"{tensor.path}: tensor {spec.source!r} holds a NaN or infinity in row {row}"
+                    )
+                read += rows.size
+                if progress is not None:
+                    progress(read)
+
+
+def open_config(path: Path) -> tuple[dict[str, Any], Architecture]:
+    """(config with text_config merged up, architecture) from config.json alone; path is it or its folder."""
+    if not path.exists():
+        raise InputError(f"{path} does not exist; give a Hugging Face model folder")
+    config = read_json(path / "config.json" if path.is_dir() else path, CONFIG_LIMIT)
+    inner = config.get("text_config")
+    if isinstance(inner, dict):
+        # The outer model_type decides: a multimodal checkpoint names its tensors differently.
+        config = {**config, **inner, "model_type": config.get("model_type", inner.get("model_type"))}
+    return config, architectures.load(config)
+
+
+def open_checkpoint(path: Path) -> Checkpoint:
+    """Open a model folder: config and headers only, never the weights.
+
+    Raises InputError for a folder, config.json, index or safetensors file that is missing, malformed or
+    contradictory, for weights that are only there as pickle, and for an architecture that is not known.
+    """
+    if path.is_file():
+        raise InputError(f"{path} is a file; give the model's folder")
+    config, architecture = open_config(path)
+    weights = open_weights(path)
+    return Checkpoint(
+        path=path,
+        name=path.resolve().name,
+        config=config,
+        arch=architecture,
+        tensors={
+            _plain(architecture, n): t
+            for n, t in weights.tensors.items()
+            if not n.startswith(architecture.ignored)
+        },
+        other={
+            _plain(architecture, n): t
+            for n, t in weights.other.items()
+            if not n.startswith(architecture.ignored)
+        },
+        headers=weights.headers,
+    )
+
+
+def _plain(architecture: Architecture, name: str) -> str:
+    """The tensor's name in the text model alone: "model.language_model.x" and "language_model.model.x" are
+    "model.x".
+    """
+    for prefix in architecture.prefixes:
+        if name.startswith(prefix):
+            rest = name.removeprefix(prefix)
+            return rest if rest.startswith(("model.", "lm_head.")) else f"model.{rest}"
+    return name

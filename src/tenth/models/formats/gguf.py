@@ -1,0 +1,295 @@
+"""GGUF out, streamed: at most one chunk of a tensor is in memory, and the file's size is known before a byte
+is written.
+
+Layout (github.com/ggml-org/ggml, docs/gguf.md), little-endian, version 3:
+
+    "GGUF" | u32 version | u64 tensors | u64 keys
+    keys:    string key | u32 type | value            string = u64 length | UTF-8
+    tensors: string name | u32 dimensions | u64 sides, fastest first | u32 ggml type | u64 offset in data
+    zeros to a multiple of 32 | data: every tensor followed by zeros to a multiple of 32
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import struct
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, BinaryIO
+
+import numpy as np
+from gguf import GGML_QUANT_SIZES, GGMLQuantizationType, LlamaFileType
+
+from tenth.core.errors import InputError, unwritten
+from tenth.core.records import TensorSpec
+
+if TYPE_CHECKING:
+    from tenth.models.checkpoint import Checkpoint
+
+ALIGNMENT = 32
+CHUNK_BYTES = 64_000_000  # of float32 rows in memory at a time
+QUANTIZATION_VERSION = 2  # of ggml's block formats
+PLAIN = ("F32", "F16", "BF16")
+
+Encode = Callable[[TensorSpec, str, np.ndarray, int], np.ndarray]
+
+
+def tensor_bytes(spec: TensorSpec, type_name: str) -> int:
+    """Bytes of the tensor's data in that ggml type, without padding. InputError if its rows are no whole
+    blocks.
+    """
+    return spec.count // spec.columns * row_bytes(spec, type_name)
+
+
+def row_bytes(spec: TensorSpec, type_name: str) -> int:
+    """Bytes of one row."""
+    try:
+        block, size = GGML_QUANT_SIZES[GGMLQuantizationType[type_name]]
+    except KeyError:
+        raise InputError(f"{spec.name}: {type_name!r} is no ggml type") from None
+    if spec.columns % block:
+        raise InputError(
+            f"{spec.name}: rows of {spec.columns} do not divide into {type_name}'s blocks of {block}"
+        )
+    return int(spec.columns // block * size)
+
+
+def storage(spec: TensorSpec, types: Mapping[str, str]) -> str:
+    """The ggml type of a tensor: what types says for a matrix that may be chosen, else F32."""
+    return types.get(spec.name, "F32") if spec.linear else "F32"
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Sizes of a file before it is written, in bytes."""
+
+    header: bytes  # everything before the data, padded
+    offsets: tuple[int, ...]  # of each tensor in the data, in file order
+    data: int
+
+    @property
+    def total(self) -> int:
+        """The file's size."""
+        return len(self.header) + self.data
+
+
+def file_layout(
+    specs: Sequence[TensorSpec],
+    types: Mapping[str, str],
+    metadata: Mapping[str, Any],
+    extra: Mapping[str, np.ndarray] | None = None,
+) -> Layout:
+    """The header and the place of every tensor; extra tensors (float32) come before the others."""
+    extra = extra or {}
+    infos: list[tuple[str, tuple[int, ...], str, int]] = [
+        (n, a.shape, "F32", a.size * 4) for n, a in extra.items()
+    ]
+    infos += [(s.name, s.shape, storage(s, types), tensor_bytes(s, storage(s, types))) for s in specs]
+    header = [b"GGUF", struct.pack("<IQQ", 3, len(infos), len(metadata))]
+    header += [_string(key) + _value(key, value) for key, value in metadata.items()]
+    offsets, position = [], 0
+    for name, shape, type_name, size in infos:
+        sides = struct.pack(f"<I{len(shape)}Q", len(shape), *reversed(shape))
+        header.append(_string(name) + sides + struct.pack("<IQ", GGMLQuantizationType[type_name], position))
+        offsets.append(position)
+        position += _padded(size)
+    raw = b"".join(header)
+    return Layout(raw.ljust(_padded(len(raw)), b"\0"), tuple(offsets), position)
+
+
+def model_metadata(
+    checkpoint: Checkpoint, types: Mapping[str, str], more: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
+    """All keys of the file: general, the architecture's, the tokenizer's, and more. The same in every run."""
+    from tenth.models.formats.tokenizer import tokenizer_metadata
+
+    return {
+        "general.architecture": checkpoint.arch.gguf_arch,
+        "general.type": "model",
+        "general.name": checkpoint.name,
+        "general.file_type": _file_type(checkpoint.arch.specs(checkpoint.config), types),
+        "general.quantization_version": QUANTIZATION_VERSION,
+        **checkpoint.arch.metadata(checkpoint.config),
+        **tokenizer_metadata(checkpoint.path, checkpoint.config).keys,
+        **(more or {}),
+    }
+
+
+def write_gguf(
+    checkpoint: Checkpoint,
+    types: Mapping[str, str],
+    destination: Path,
+    encode: Encode | None = None,
+    metadata: Mapping[str, Any] | None = None,
+    progress: Callable[[float], None] | None = None,
+    vectors: Mapping[str, np.ndarray] | None = None,
+) -> int:
+    """Write the model; returns the file's size in bytes. The same arguments give the same bytes.
+
+    types: GGUF tensor name -> ggml type name for linear tensors; all else is F32. encode turns float32 rows
+    [n, columns] of a block type into uint8 [n, row_bytes]; F32, F16 and BF16 are written without it. progress
+    gets the bytes written so far. vectors: float32 values [n] to write instead of the checkpoint's, by GGUF
+    name. Writes beside the destination and renames. OutputError if it cannot be
+    written; InputError for a type that does not hold a tensor or an unknown name in types.
+    """
+    specs = checkpoint.specs()
+    names = {spec.name for spec in specs if spec.linear}
+    if strange := sorted(set(types) - names):
+        raise InputError(f"the plan gives a type to {strange[0]!r}, which is no matrix of this model")
+    extra = checkpoint.arch.extra_tensors(checkpoint.config)
+    layout = file_layout(specs, types, model_metadata(checkpoint, types, metadata), extra)
+    partial = destination.with_suffix(".partial")
+    try:
+        try:
+            with partial.open("wb") as file:
+                _reserve(file, layout.total)
+                file.write(layout.header)
+                for piece in _data(checkpoint, specs, types, extra, encode, vectors or {}):
+                    file.write(piece)
+                    if progress is not None:
+                        progress(file.tell())
+                if file.tell() != layout.total:
+                    raise AssertionError(f"wrote {file.tell()} bytes where {layout.total} were predicted")
+            partial.replace(destination)
+        except BaseException:
+            partial.unlink(missing_ok=True)
+            raise
+    except OSError as error:
+        raise unwritten(destination, layout.total, error) from None
+    return layout.total
+
+
+def _data(
+    checkpoint: Checkpoint,
+    specs: Iterable[TensorSpec],
+    types: Mapping[str, str],
+    extra: Mapping[str, np.ndarray],
+    encode: Encode | None,
+    vectors: Mapping[str, np.ndarray],
+) -> Iterator[bytes | memoryview]:
+    """The data region, piece by piece."""
+    for array in extra.values():
+        raw = array.astype("<f4").tobytes()
+        yield raw.ljust(_padded(len(raw)), b"\0")
+    for spec in specs:
+        type_name = storage(spec, types)
+        given = vectors.get(spec.name)
+        for first, rows in source_rows(checkpoint, spec) if given is None else [(0, given[None])]:
+            yield _encoded(spec, type_name, rows, first, encode).data
+        size = tensor_bytes(spec, type_name)
+        yield bytes(_padded(size) - size)
+
+
+def source_rows(
+    checkpoint: Checkpoint, spec: TensorSpec, chunk_bytes: int = CHUNK_BYTES
+) -> Iterator[tuple[int, np.ndarray]]:
+    """(index of the first row, float32 rows [n, columns]) in the GGUF's row order, about chunk_bytes at a
+    time.
+    """
+    tensor = checkpoint.tensors[spec.source]
+    total = spec.shape[0] if len(spec.shape) > 1 else 1
+    order = spec.row_order()
+    if len(spec.shape) == 1:
+        values = tensor.load()
+        yield 0, ((values if order is None else values[order]) + np.float32(spec.add))[None, :]
+        return
+    # Rows are reordered within a head only, so chunks are whole heads.
+    unit = total // spec.heads if spec.heads else 1
+    step = max(1, chunk_bytes // (4 * spec.columns * unit)) * unit
+    for first in range(0, total, step):
+        last = min(first + step, total)
+        rows = tensor.load(first, last)
+        if order is not None:
+            rows = rows[order[first:last] - first]
+        yield first, rows + np.float32(spec.add) if spec.add else rows
+
+
+def _encoded(
+    spec: TensorSpec, type_name: str, rows: np.ndarray, first: int, encode: Encode | None
+) -> np.ndarray:
+    """Rows as bytes, uint8 [n, row_bytes]."""
+    if type_name == "F32":
+        return np.ascontiguousarray(rows, "<f4").view(np.uint8)
+    if type_name == "F16":
+        with np.errstate(over="ignore"):
+            half = rows.astype("<f2")
+        if not np.isfinite(half).all():
+            raise InputError(f"{spec.name} holds values beyond 65504, which F16 cannot; store it as BF16")
+        return half.view(np.uint8)
+    if type_name == "BF16":
+        return to_bf16(rows).view(np.uint8)
+    if encode is None:
+        raise InputError(f"{spec.name} is to be stored as {type_name}, but no encoder was given")
+    blocks = encode(spec, type_name, rows, first)
+    if blocks.dtype != np.uint8 or blocks.shape != (rows.shape[0], row_bytes(spec, type_name)):
+        raise ValueError(
+            f"the encoder of {type_name} gave {blocks.dtype} {blocks.shape} for {rows.shape} of {spec.name}"
+        )
+    return np.ascontiguousarray(blocks)
+
+
+def to_bf16(rows: np.ndarray) -> np.ndarray:
+    """float32 -> the upper half of its bits, uint16, rounded to nearest even (finite values)."""
+    bits = np.ascontiguousarray(rows, "<f4").view("<u4")
+    return np.asarray((bits + (0x7FFF + ((bits >> 16) & 1))) >> 16, "<u2")
+
+
+def _reserve(file: BinaryIO, size: int) -> None:
+    """Find out now, not after an hour of encoding, that the disk is too small."""
+    if hasattr(os, "posix_fallocate"):
+        try:
+            os.posix_fallocate(file.fileno(), 0, size)
+        except OSError as error:
+            if error.errno not in (errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS):
+                raise
+
+
+def _padded(size: int) -> int:
+    return -(-size // ALIGNMENT) * ALIGNMENT
+
+
+def _string(text: str | bytes) -> bytes:
+    raw = text.encode("utf-8") if isinstance(text, str) else text
+    return struct.pack("<Q", len(raw)) + raw
+
+
+# GGUF value types: (number, struct format)
+_UINT32, _INT32, _FLOAT32, _BOOL, _STRING, _ARRAY = 4, 5, 6, 7, 8, 9
+
+
+def _value(key: str, value: Any) -> bytes:
+    """The type and value of a key. int: u32 alone, i32 in lists, as llama.cpp expects them."""
+    if isinstance(value, list | tuple):
+        if not value:
+            raise ValueError(f"{key}: an empty list has no type")
+        first = value[0]
+        if isinstance(first, bool):
+            kind, body = _BOOL, bytes(map(bool, value))
+        elif isinstance(first, int):
+            kind, body = _INT32, np.asarray(value, "<i4").tobytes()
+        elif isinstance(first, float):
+            kind, body = _FLOAT32, np.asarray(value, "<f4").tobytes()
+        else:
+            kind, body = _STRING, b"".join(map(_string, value))
+        return struct.pack("<IIQ", _ARRAY, kind, len(value)) + body
+    if isinstance(value, bool):
+        return struct.pack("<I?", _BOOL, value)
+    if isinstance(value, int):
+        return struct.pack("<II", _UINT32, value)
+    if isinstance(value, float):
+        return struct.pack("<If", _FLOAT32, value)
+    return struct.pack("<I", _STRING) + _string(value)
+
+
+def _file_type(specs: Iterable[TensorSpec], types: Mapping[str, str]) -> int:
+    """llama.cpp's number for the type that holds most weights; a label without effect."""
+    weights: Counter[str] = Counter()
+    for spec in specs:
+        if spec.linear:
+            weights[storage(spec, types)] += spec.count
+    name = max(sorted(weights), key=lambda n: weights[n])
+    label = {"F32": "ALL_F32", "Q3_K": "MOSTLY_Q3_K_M", "Q4_K": "MOSTLY_Q4_K_M", "Q5_K": "MOSTLY_Q5_K_M"}
+    return int(getattr(LlamaFileType, label.get(name, f"MOSTLY_{name}"), LlamaFileType.GUESSED))

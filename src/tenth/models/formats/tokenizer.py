@@ -1,0 +1,258 @@
+"""Tokenizers into GGUF keys, from tokenizer.json (or tokenizer.model) directly; torch and transformers are
+not needed.
+
+Two kinds exist. Byte-level BPE (GPT-2, Llama 3, Qwen) needs the name of a pre-tokenizer, see
+pretokenizers.py. SentencePiece BPE (Llama 2, Mistral, Gemma, Phi-3) is merged by score in llama.cpp and by
+rank of merges in tokenizer.json: both give the same tokens if each token has all its splits as merges, next
+to each other; that is checked.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Container
+from pathlib import Path
+from typing import Any
+
+from tenth.core.errors import InputError
+from tenth.models.formats import pretokenizers, special
+from tenth.models.formats.bpe import SPACE, added_tokens, bpe, merges_of, parts_of
+from tenth.models.formats.hf import read_json
+from tenth.models.formats.sentencepiece import from_model
+from tenth.models.formats.vocabulary import (
+    BYTE,
+    CONTROL,
+    NORMAL,
+    UNKNOWN,
+    UNREACHABLE,
+    UNUSED,
+    USER_DEFINED,
+    Keys,
+    TokenizerInfo,
+    Vocabulary,
+)
+
+
+def tokenizer_metadata(folder: Path, config: dict[str, Any]) -> TokenizerInfo:
+    """The tokenizer's GGUF keys. InputError for one that llama.cpp cannot reproduce, naming what stands in
+    the way.
+    """
+    settings = (
+        read_json(folder / "tokenizer_config.json") if (folder / "tokenizer_config.json").is_file() else {}
+    )
+    if (folder / "tokenizer.json").is_file():
+        info, vocabulary, added_bos_eos = _from_json(read_json(folder / "tokenizer.json"))
+    elif (folder / "tokenizer.model").is_file():
+        info, vocabulary, added_bos_eos = from_model(folder / "tokenizer.model", settings)
+    else:
+        raise InputError(
+            f"{folder} holds neither tokenizer.json nor tokenizer.model; give a complete model folder"
+        )
+    _tokens(info.keys, vocabulary, config)
+    special.add_ids(info.keys, vocabulary, added_bos_eos, folder, settings, config)
+    if template := special.chat_template(folder, settings):
+        info.keys["tokenizer.chat_template"] = template
+    return info
+
+
+# -- tokenizer.json ------------------------------------------------------------------------------------------
+
+
+def _from_json(data: dict[str, Any]) -> tuple[TokenizerInfo, Vocabulary, tuple[str | None, str | None]]:
+    """(keys so far, vocabulary, tokens that its template puts in front and behind)."""
+    model, ids = bpe(data)
+    vocabulary = Vocabulary({}, {}, {})
+    for text, token in ids.items():
+        vocabulary.add(token, text, NORMAL)
+    merges = merges_of(model)
+    convert = _sentencepiece if model.get("byte_fallback") else _byte_level
+    info = convert(data, model, merges, vocabulary)
+    for entry in added_tokens(data):
+        token, text = entry["id"], entry["content"]
+        score = vocabulary.scores.get(token, UNREACHABLE)
+        if text == model.get("unk_token") and convert is _sentencepiece:
+            vocabulary.add(token, text, UNKNOWN, score)
+        elif entry.get("special"):
+            vocabulary.add(token, text, CONTROL, score)
+        elif vocabulary.texts.get(token) == text and SPACE in text:
+            continue  # a run of visible spaces: real text reaches it through merges
+        else:
+            vocabulary.add(token, text, USER_DEFINED, score)
+        if entry.get("lstrip") or entry.get("rstrip") or entry.get("single_word"):
+            info.notes.append(
+                f"token {text!r} swallows white space beside it in Hugging Face's"
+                " tokenizer, not in llama.cpp's"
+            )
+    return info, vocabulary, _template(data.get("post_processor"))
+
+
+def _byte_level(
+    data: dict[str, Any], model: dict[str, Any], merges: list[tuple[str, str]], vocabulary: Vocabulary
+) -> TokenizerInfo:
+    """GPT-2's scheme: bytes as printable letters, words cut by regexes."""
+    ignore = bool(model.get("ignore_merges"))
+    steps = pretokenizers.steps_of(data.get("pre_tokenizer"))
+    match = pretokenizers.recognise(steps, ignore, merges)
+    notes = [match.note] if match.note else []
+    if match.ignore_merges != ignore:
+        reached = {left + right for left, right in merges} | {
+            entry["content"] for entry in added_tokens(data)
+        }
+        if lost := [text for text in vocabulary.texts.values() if len(text) > 1 and text not in reached]:
+            raise InputError(
+                f"tokenizer.json: ignore_merges = {ignore} and token {lost[0]!r:.60} is made by no merge;"
+                f" llama.cpp's {match.name!r} would give other token ids"
+            )
+    normalizer = data.get("normalizer")
+    if isinstance(normalizer, dict) and normalizer.get("type") == "NFC":
+        notes.append("llama.cpp does not compose Unicode (NFC) before tokenizing, as this tokenizer does")
+    elif normalizer:
+        raise InputError(f"tokenizer.json: llama.cpp's BPE has no normalizer like {str(normalizer)[:120]!r}")
+    keys = {
+        "tokenizer.ggml.model": "gpt2",
+        "tokenizer.ggml.pre": match.name,
+        "tokenizer.ggml.merges": [f"{left} {right}" for left, right in merges],
+    }
+    return TokenizerInfo(keys, notes)
+
+
+def _sentencepiece(
+    data: dict[str, Any], model: dict[str, Any], merges: list[tuple[str, str]], vocabulary: Vocabulary
+) -> TokenizerInfo:
+    """SentencePiece's BPE: spaces made visible, bytes as <0xNN>, merging by score."""
+    if model.get("ignore_merges"):
+        raise InputError("tokenizer.json: ignore_merges with byte_fallback; llama.cpp has no such tokenizer")
+    prefix, notes = _space_prefix(data)
+    added = {entry["content"] for entry in added_tokens(data)}
+    for token, score in _scores(merges, vocabulary, added).items():
+        vocabulary.scores[token] = score
+    for token, text in vocabulary.texts.items():
+        if len(text) == 6 and text.startswith("<0x") and text.endswith(">"):
+            vocabulary.types[token] = BYTE
+    if sum(kind == BYTE for kind in vocabulary.types.values()) != 256:
+        raise InputError("tokenizer.json: byte_fallback without all of <0x00>..<0xFF>; llama.cpp needs them")
+    keys = {
+        "tokenizer.ggml.model": "llama",
+        "tokenizer.ggml.pre": "default",
+        "tokenizer.ggml.add_space_prefix": prefix,
+    }
+    return TokenizerInfo(keys, notes)
+
+
+def _scores(merges: list[tuple[str, str]], vocabulary: Vocabulary, added: Container[str]) -> dict[int, float]:
+    """Scores under which merging by score is merging by rank; InputError if there are none.
+
+    Every split of a token into two tokens must be a merge, and all merges that make a token must stand
+    together in rank. (Runs of one character may be apart: converters interleave them, and either way they
+    grow to the longest.)
+    """
+    ids = {text: token for token, text in vocabulary.texts.items()}
+    splits: dict[str, int] = {}
+    scores = dict.fromkeys(vocabulary.texts, UNREACHABLE)
+    previous = ""
+    for rank, (left, right) in enumerate(merges):
+        text = left + right
+        if text not in ids or left not in ids or right not in ids:
+            raise InputError(
+                f"tokenizer.json: merge {left!r:.40} + {right!r:.40} has a token that is not there"
+            )
+        if text not in splits:
+            scores[ids[text]] = -float(rank)
+        elif text != previous and len(set(text)) > 1:
+            raise _not_sentencepiece(text)
+        splits[text] = splits.get(text, 0) + 1
+        previous = text
+    for text in ids:
+        whole = sum(text[:i] in ids and text[i:] in ids for i in range(1, len(text)))
+        if text not in added and splits.get(text, 0) != whole:
+            raise _not_sentencepiece(text)
+    return scores
+
+
+def _not_sentencepiece(text: str) -> InputError:
+    return InputError(
+        f"tokenizer.json: the merges that make {text!r:.60} are not those of a SentencePiece model;"
+        " llama.cpp, which merges by score, would give other token ids"
+    )
+
+
+def _space_prefix(data: dict[str, Any]) -> tuple[bool, list[str]]:
+    """(whether a space is put in front of text, notes), from the normalizer and the pre-tokenizer."""
+    prefix, visible = False, False
+    notes: list[str] = []
+    for part in parts_of(data.get("normalizer"), "normalizers"):
+        if part.get("type") == "Prepend" and part.get("prepend") == SPACE:
+            prefix = True
+        elif (
+            part.get("type") == "Replace"
+            and part.get("pattern") == {"String": " "}
+            and part.get("content") == SPACE
+        ):
+            visible = True
+        else:
+            raise InputError(f"tokenizer.json: llama.cpp has no normalizer like {str(part)[:120]!r}")
+    for part in parts_of(data.get("pre_tokenizer"), "pretokenizers"):
+        if (
+            part.get("type") == "Metaspace"
+            and part.get("replacement") == SPACE
+            and part.get("split") is False
+        ):
+            scheme = part.get("prepend_scheme", "always")
+            prefix, visible = scheme != "never", True
+            if scheme == "first":
+                notes.append(
+                    "llama.cpp puts a space after every special token, this tokenizer"
+                    " only in front of the text"
+                )
+        elif not (part.get("type") == "Split" and visible and part.get("pattern") == {"String": " "}):
+            raise InputError(
+                f"tokenizer.json: llama.cpp has no pre-tokenizer like {str(part)[:120]!r} with byte_fallback"
+            )
+    if not visible:
+        raise InputError(
+            "tokenizer.json: a byte_fallback BPE that does not make spaces visible cannot be converted"
+        )
+    return prefix, notes
+
+
+def _template(processor: Any) -> tuple[str | None, str | None]:
+    """(token that the post-processor puts in front, behind), None where it puts none."""
+    for part in parts_of(processor, "processors"):
+        if (
+            part.get("type") == "TemplateProcessing"
+            and isinstance(part.get("single"), list)
+            and part["single"]
+        ):
+            ends = [
+                e.get("SpecialToken") if isinstance(e, dict) else None
+                for e in (part["single"][0], part["single"][-1])
+            ]
+            first, last = (special.text_of(e, "id") for e in ends)
+            return first, last
+    return None, None
+
+
+# -- keys of both kinds --------------------------------------------------------------------------------------
+
+
+def _tokens(keys: Keys, vocabulary: Vocabulary, config: dict[str, Any]) -> None:
+    """The lists, padded with unused tokens to the size of the embedding."""
+    size = config.get("vocab_size")
+    size = size if isinstance(size, int) else len(vocabulary.texts)
+    if (most := max(vocabulary.texts)) >= size:
+        raise InputError(
+            f"the tokenizer has token {most} ({vocabulary.texts[most]!r:.40}),"
+            f" config.json a vocab_size of {size}"
+        )
+    taken = set(vocabulary.texts.values())
+    if len(taken) != len(vocabulary.texts):
+        raise InputError("the tokenizer has two tokens with the same text, which llama.cpp does not allow")
+    for token in range(size):
+        if token not in vocabulary.texts:
+            text = f"[PAD{token}]"
+            while text in taken:
+                text = f"[{text}]"
+            vocabulary.add(token, text, UNUSED, UNREACHABLE)
+    keys["tokenizer.ggml.tokens"] = [vocabulary.texts[i] for i in range(size)]
+    keys["tokenizer.ggml.token_type"] = [vocabulary.types[i] for i in range(size)]
+    if keys["tokenizer.ggml.model"] == "llama":
+        keys["tokenizer.ggml.scores"] = [vocabulary.scores[i] for i in range(size)]

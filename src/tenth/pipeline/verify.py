@@ -1,0 +1,166 @@
+"""Decide, store, run under the limit; learn from a miss and try again, until the artifact was seen to fit.
+
+What was learnt is kept in the work folder, one file for each model:
+
+    model-<16 hex digits of its hash>.json    {"version": 1, "lessons": [...]}    the newest last
+
+A killed run goes on from its last correction, the same fit again starts with it, and `tenth plan` decides
+from the same measurements. Another budget starts from the plain constants, so that what a fit makes does not
+depend on which fits were made before it.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field
+
+from tenth.core.errors import NativeError
+from tenth.core.records import MB, Budget, Proof, Record
+from tenth.core.store import write_text
+from tenth.pipeline.steps import Stages
+from tenth.planning.memory import Constants, corrected
+from tenth.planning.plan import Decision, Problem, decide
+from tenth.quantization import sensitivity
+
+TOLERANCE = 0.05  # of the predicted peak; beyond it the constants are corrected and the plan is made again
+ATTEMPTS = 5
+
+
+class Lesson(Record):
+    """What one fit decides from: the measurements, and the corrections that its proofs taught."""
+
+    memory: int = Field(gt=0)  # of the budget, bytes
+    context: int = Field(ge=1)
+    threads: int = Field(ge=0)
+    merges: int = Field(ge=0)
+    prices: str  # names of stages in the work folder
+    kv: str
+    demands: str = ""  # of the device, which lead to another plan
+    quantised: bool = True  # else every matrix is F16, and no other type is priced
+    allowed: int = Field(gt=0)  # bytes that the planner may use: the budget, less what a proof exceeded it by
+    constants: Constants = Constants()
+    attempt: int = Field(default=1, ge=1)
+
+    def same_question(self, other: Lesson) -> bool:
+        """Whether both are about the same fit."""
+        learnt = {"allowed", "constants", "attempt"}
+        return self.model_dump(exclude=learnt) == other.model_dump(exclude=learnt)
+
+    def _coarse(self, size: int) -> int:
+        """Rounded up to half a per cent of the budget, so that the noise of a measurement changes no plan."""
+        step = max(1, self.memory // 200)
+        return -(-size // step) * step
+
+    def after(self, decision: Decision, proof: Proof) -> Lesson:
+        """The lesson of a proof that failed: corrected constants, or less to spend if it saw no peak."""
+        changes: dict[str, object] = {"attempt": self.attempt + 1}
+        if proof.parts.get("peak"):
+            parts = {**proof.parts, "peak": self._coarse(proof.parts.get("peak", 0))}
+            changes["constants"] = corrected(self.constants, decision.memory, parts)
+        else:  # ended by the limit: how much it wanted is not known
+            changes["allowed"] = self.allowed - self._coarse(proof.peak - self.memory)
+        return self.model_copy(update=changes)
+
+
+class _File(Record):
+    version: Literal[1] = 1
+    lessons: list[Lesson]
+
+
+class Lessons:
+    """The lessons of one model in a work folder, which need not exist yet."""
+
+    def __init__(self, work: Path, model_hash: str) -> None:
+        self._work = work
+        self.path = work / f"model-{model_hash[:16]}.json"
+
+    def all(self) -> list[Lesson]:
+        """Oldest first; none where the file is absent, damaged or of another version."""
+        try:
+            return _File.model_validate_json(self.path.read_bytes()).lessons
+        except (OSError, ValueError):
+            return []
+
+    def resume(self, question: Lesson) -> Lesson:
+        """What is known about this question already, or the question."""
+        return next((lesson for lesson in self.all() if lesson.same_question(question)), question)
+
+    def keep(self, lesson: Lesson) -> None:
+        """Remember a lesson in the place of an older one on the same question."""
+        self._write([*self._others(lesson), lesson])
+
+    def forget(self, lesson: Lesson) -> None:
+        """Remember nothing on this question."""
+        self._write(self._others(lesson))
+
+    def nearest(self, budget: Budget) -> Lesson | None:
+        """The newest lesson on this memory and context, else the newest of all with this memory allowed.
+
+        None where there is none whose measurements are still in the work folder.
+        """
+        known = [lesson for lesson in self.all() if lesson.quantised]
+        usable = [lesson for lesson in known if all(path.is_file() for path in self._paths(lesson))]
+        wanted = (budget.memory, budget.context)
+        same = [lesson for lesson in usable if (lesson.memory, lesson.context) == wanted]
+        if same:
+            return same[-1]
+        return usable[-1].model_copy(update={"allowed": budget.memory}) if usable else None
+
+    def measurements(self, lesson: Lesson) -> tuple[sensitivity.Prices, dict[str, float]]:
+        """(prices, KV-cache damages), nats per token."""
+        prices, kv = self._paths(lesson)
+        return sensitivity.load(prices), json.loads(kv.read_text(encoding="utf-8"))
+
+    def _paths(self, lesson: Lesson) -> tuple[Path, Path]:
+        # Names only: a lesson is read from a file and must not lead out of the work folder.
+        return (
+            self._work / Path(lesson.prices).name / "prices.jsonl",
+            self._work / Path(lesson.kv).name / "kv.json",
+        )
+
+    def _others(self, lesson: Lesson) -> list[Lesson]:
+        return [other for other in self.all() if not other.same_question(lesson)]
+
+    def _write(self, lessons: list[Lesson]) -> None:
+        write_text(self.path, _File(lessons=lessons).model_dump_json(indent=1))
+
+
+def prove_until_it_fits(
+    stages: Stages,
+    problem: Problem,
+    lesson: Lesson,
+    lessons: Lessons,
+    gguf: Path,
+    store: Callable[[Decision], object],
+) -> tuple[Problem, Decision, Proof]:
+    """Write the artifact that was seen to fit; returns the problem with the constants that were right.
+
+    lesson: the question; what is known of it counts. store: makes `gguf` as a decision says. Raises
+    BudgetError where the corrected constants leave nothing that fits, NativeError after ATTEMPTS misses.
+    """
+    lesson = lessons.resume(lesson)
+    while True:
+        problem = replace(problem, constants=lesson.constants)
+        decision = decide(problem, lesson.allowed)
+        store(decision)
+        proof = stages.prove(gguf, decision, lesson.memory).model_copy(update={"attempts": lesson.attempt})
+        if proof.fits and abs(proof.error) <= TOLERANCE:
+            lessons.keep(lesson)
+            return problem, decision, proof
+        if lesson.attempt >= ATTEMPTS:
+            lessons.forget(lesson)
+            raise NativeError(
+                f"no plan was seen to fit {lesson.memory / MB:.1f} MB in {ATTEMPTS} attempts:"
+                f" the last peaked at {proof.peak / MB:.1f} MB, predicted {proof.predicted / MB:.1f} MB"
+            )
+        stages.reporter.say(
+            f"peak {proof.peak / MB:.1f} MB, predicted {proof.predicted / MB:.1f} MB,"
+            f" budget {lesson.memory / MB:.1f} MB: correcting the memory model and planning again"
+        )
+        lesson = lesson.after(decision, proof)
+        lessons.keep(lesson)

@@ -1,0 +1,54 @@
+"""What a token costs beside memory, as plain numbers: the planner's further constraints."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from tenth.core.records import Runtime, TensorSpec
+from tenth.devices.speed import multiplied, read_bytes
+from tenth.models.formats.gguf import tensor_bytes
+from tenth.planning import memory as cost
+
+
+@dataclass(frozen=True)
+class Cost:
+    """An amount of one decoded token (seconds, joules): so much for each byte it reads, by ggml type."""
+
+    per_byte: Mapping[str, float]
+    fixed: float = 0.0
+    depth: int = 0  # tokens in the cache before it
+
+    def of(
+        self,
+        config: Mapping[str, Any],
+        gguf_arch: str,
+        specs: Sequence[TensorSpec],
+        types: Mapping[str, str],
+        runtime: Runtime,
+    ) -> float:
+        """The amount of a whole decision."""
+        weights = sum(size * self.per_byte[kind] for kind, size in read_bytes(specs, types).items())
+        return weights + self.elsewhere(config, gguf_arch, runtime)
+
+    def elsewhere(self, config: Mapping[str, Any], gguf_arch: str, runtime: Runtime) -> float:
+        """What does not depend on the types of weights: the cache and `fixed`."""
+        read = cost.kv_read(config, gguf_arch, runtime, self.depth)
+        return self.fixed + sum(size * self.per_byte[kind] for kind, size in read.items())
+
+    def vectors(self, specs: Sequence[TensorSpec]) -> float:
+        """What the tensors cost that always are F32."""
+        return sum(tensor_bytes(s, "F32") * self.per_byte["F32"] for s in multiplied(specs) if not s.linear)
+
+
+@dataclass(frozen=True)
+class Limit:
+    """The most of a cost that a plan may have."""
+
+    name: str  # "speed", "energy", "battery"
+    cost: Cost
+    most: float
+    asked: str  # in a person's words: "10 tokens/s"
+    said: Callable[[float], str] = "{:g}".format  # what a cost means to them
+    help: str = "a looser limit"

@@ -1,0 +1,273 @@
+"""Widths and bits in one integer program: what a block keeps competes with the bits of its matrices.
+
+    minimise    sum_i removal[i, l] P[i, l]  +  sum_t,l,q damage[t, q] x[t, l, q]  +  sum_r harm[r] y[r]
+    subject to  sum_l P[i, l] = 1               each part of block i (FFN channels; KV groups) has one level
+                sum_q x[t, l, q] = P[i, l]      and every matrix t of the part has a type of that level's size
+                F[i, none] <= A[i, none]        all channels go only with the whole block
+                z >= kv[r] sum_i,l groups[l] A[i, l] - M (1 - y[r]),    sum_r y[r] = 1
+                b >= sum_l buffer[l] F[i, l]    for every block i: as large as the widest wants
+                sum bytes[t, l, q] x[t, l, q] + z + b  <=  budget - fixed
+                and planning/plan.py's limits on what a token costs, the cache taken as of all groups
+
+The levels and the types y of the KV cache are binary. The types of matrices are continuous: as one constraint
+counts bytes, only a matrix or two are between types, and plan.decide then solves the types and the way to run
+of that shape exactly. Buffers depend on those a little, so the two take turns. Blocks that must be alike
+share their levels. Removal costs are a menu's (pruning/shape.py), scaled by what is known of their sum; a
+matrix that lost channels keeps its damage, since the ones that matter stay.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from tenth.core.errors import BudgetError
+from tenth.core.ggml import holds
+from tenth.core.records import MB, Runtime, Shape, TensorSpec
+from tenth.devices.speed import multiplied
+from tenth.models.checkpoint import Checkpoint
+from tenth.models.formats.gguf import tensor_bytes
+from tenth.planning.milp import Row, minimise
+from tenth.planning.plan import Decision, Problem, decide, efficient_ways, kernels, smallest_decision
+from tenth.pruning import resized, shape
+from tenth.pruning.shape import Freedom, Menu
+
+TURNS = 4  # of shape and types
+LEVELS = 16  # widths of a block that are told apart, at most
+GAP = 1e-3  # relative, at which the solver may stop
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A shape, the decision for it, and the damage that both promise together, nats per token."""
+
+    shape: Shape
+    decision: Decision
+    damage: float
+
+
+def best(
+    problem: Problem, checkpoint: Checkpoint, menu: Menu, free: Freedom, budget: int, growth: float = 1.0
+) -> Choice | None:
+    """The shape and types of least damage found within `budget` bytes; None where nothing fits.
+
+    problem: of the whole model. growth: what the sum of removal costs is to be multiplied with.
+    """
+    found = [_best(each, checkpoint, menu, free, budget, growth) for each in kernels(problem)]
+    return min((choice for choice in found if choice), key=lambda choice: choice.damage, default=None)
+
+
+def _best(
+    problem: Problem, checkpoint: Checkpoint, menu: Menu, free: Freedom, budget: int, growth: float
+) -> Choice | None:
+    smallest = smallest_decision(problem)
+    parts = _Parts(problem, checkpoint, menu, free, growth, smallest.runtime)
+    fixed = parts.fixed(problem, smallest, menu.channels)
+    found: Choice | None = None
+    tried: set[Shape] = set()
+    for _ in range(TURNS):
+        chosen = parts.solve(budget - fixed)
+        if chosen is None or chosen in tried:
+            break
+        tried.add(chosen)
+        smaller = narrowed(problem, checkpoint, chosen)
+        try:
+            decision = decide(smaller, budget)
+        except BudgetError as error:
+            if not error.smallest:
+                break  # a demand on speed or energy, which no other bits meet
+            fixed += max(error.smallest["total"] - budget, 1)
+            continue
+        damage = decision.damage + growth * shape.cost(menu, chosen)
+        if found is None or damage < found.damage:
+            found = Choice(chosen, decision, damage)
+        fixed = parts.fixed(smaller, decision, max(chosen.ffn))
+    return found
+
+
+def narrowed(problem: Problem, checkpoint: Checkpoint, wanted: Shape) -> Problem:
+    """The problem of the model in that shape, with the prices of the whole one."""
+    smaller = resized.outline(checkpoint, wanted)
+    specs, names = smaller.specs(), dict(enumerate(wanted.kept))
+
+    def original(spec: TensorSpec) -> str:
+        if spec.layer is None:
+            return spec.name
+        return spec.name.replace(f"blk.{spec.layer}.", f"blk.{names[spec.layer]}.", 1)
+
+    prices = {spec.name: problem.prices[original(spec)] for spec in specs if spec.linear}
+    return replace(
+        problem, config=smaller.config, gguf_arch=smaller.arch.gguf_arch, specs=specs, prices=prices
+    )
+
+
+class _Parts:
+    """The program but for the budget, at the n_ubatch of a runtime.
+
+    ffn, attention: of each block, the binary variable of every level; level 0 is none.
+    """
+
+    def __init__(
+        self,
+        problem: Problem,
+        checkpoint: Checkpoint,
+        menu: Menu,
+        free: Freedom,
+        growth: float,
+        runtime: Runtime,
+    ) -> None:
+        self._problem, self._runtime = problem, runtime
+        self._cost: list[float] = []
+        self._size: list[float] = []  # bytes
+        self._binary: list[bool] = []
+        self._rows: list[Row] = []
+        self._spent: list[list[tuple[int, float]]] = [[] for _ in problem.limits]  # shares of each limit
+        self._read = {spec.name for spec in multiplied(problem.specs)}
+        widths, groups = _levels(menu, free)
+        self._ffn: list[dict[int, int]] = []
+        self._attention: list[dict[int, int]] = []
+        for i, block in enumerate(menu.blocks):
+            depth, alone = free.depth and i > 0, free.heads and free.uneven and i > 0
+            costs = {w: block.ffn[(menu.channels - w) // shape.STEP] for w in widths}
+            if depth:  # beyond the attention, which goes with it
+                costs[0] = block.whole - block.kv_heads[-1]
+            self._ffn.append({w: self._variable(growth * cost, True) for w, cost in costs.items()})
+            kept = [*groups, 0] if depth or alone else groups
+            self._attention.append(
+                {g: self._variable(growth * block.kv_heads[menu.groups - g], True) for g in kept}
+            )
+            for levels in (self._ffn[i], self._attention[i]):
+                self._rows.append(([(variable, 1.0) for variable in levels.values()], 1, 1))
+            if depth:
+                gone = [(self._ffn[i][0], 1.0), (self._attention[i][0], -1.0)]
+                self._rows.append((gone, -np.inf if alone else 0, 0))
+        if not free.uneven:  # whatever stays is as the first block
+            self._rows += [
+                ([(variable, 1.0), (levels[0][level], -1.0)], -np.inf, 0)
+                for levels in (self._ffn, self._attention)
+                for block in levels[1:]
+                for level, variable in block.items()
+                if level
+            ]
+        at = {w: _outlined(checkpoint, menu, w, menu.groups) for w in widths}
+        of = {g: _outlined(checkpoint, menu, menu.channels, g) for g in groups}
+        for spec in problem.specs:
+            if not spec.linear:
+                continue
+            if spec.layer is None:
+                self._rows.append((self._types(spec), 1, 1))
+                continue
+            wide = spec.role.startswith("ffn_")
+            part, sized = (self._ffn, at) if wide else (self._attention, of)
+            for level, variable in part[spec.layer].items():
+                if level:
+                    kinds = self._types(sized[level][spec.name])
+                    self._rows.append(([*kinds, (variable, -1.0)], 0, 0))
+        self._cache(menu.groups)
+        self._buffers(checkpoint, menu, widths)
+
+    def fixed(self, problem: Problem, decision: Decision, width: int) -> int:
+        """Bytes of a decision that the program does not know, at its n_ubatch; width: of the widest block."""
+        changes = {"n_ubatch": self._runtime.n_ubatch, "repack": False}
+        memory = problem.memory(decision.types, decision.runtime.model_copy(update=changes))
+        return memory.total - memory.weights - memory.kv - self._compute[width]
+
+    def _variable(self, cost: float, binary: bool, size: float = 0.0) -> int:
+        self._cost.append(cost)
+        self._size.append(size)
+        self._binary.append(binary)
+        return len(self._cost) - 1
+
+    def _types(self, spec: TensorSpec) -> list[tuple[int, float]]:
+        """A variable for each type of a matrix, with the factor 1."""
+        prices = self._problem.prices[spec.name]
+        size = {kind: float(tensor_bytes(spec, kind)) for kind in prices if holds(kind, spec.columns)}
+        # Where a limit says otherwise, types that are large for their damage may be the quick ones.
+        kinds = {
+            kind: self._variable(prices[kind], False, size[kind])
+            for kind in (size if self._spent else _hull(size, prices))
+        }
+        if spec.name in self._read:
+            for spent, limit in zip(self._spent, self._problem.limits, strict=True):
+                spent += [(x, size[k] * limit.cost.per_byte[k] / limit.most) for k, x in kinds.items()]
+        return [(variable, 1.0) for variable in kinds.values()]
+
+    def _buffers(self, checkpoint: Checkpoint, menu: Menu, widths: list[int]) -> None:
+        """A variable that is at least what the widest block wants."""
+        self._compute = {}
+        for width in widths:
+            alike = narrowed(self._problem, checkpoint, _alike(menu, width, menu.groups))
+            types = {name: next(iter(kinds)) for name, kinds in alike.prices.items()}
+            self._compute[width] = alike.memory(types, self._runtime).compute
+        wanted = self._variable(0.0, False, 1.0)
+        for levels in self._ffn:
+            used = [(variable, -float(self._compute[w])) for w, variable in levels.items() if w]
+            self._rows.append(([(wanted, 1.0), *used], 0, np.inf))
+
+    def _cache(self, groups: int) -> None:
+        """The KV types, a variable that is at least the cache's bytes with those taken, and the limits."""
+        problem, held, taken = self._problem, self._variable(0.0, False, 1.0), []
+        plain = {name: next(iter(kinds)) for name, kinds in problem.prices.items()}
+        vectors = [limit.cost.vectors(problem.specs) for limit in problem.limits]
+        for each, harm in efficient_ways(problem, plain):
+            if each.n_ubatch != self._runtime.n_ubatch:
+                continue
+            whole = problem.memory(plain, each).kv
+            share = whole / (groups * len(self._attention))
+            used = [(v, -share * g) for levels in self._attention for g, v in levels.items()]
+            taken.append((self._variable(harm, True), 1.0))
+            self._rows.append(([(held, 1.0), *used, (taken[-1][0], -whole)], -whole, np.inf))
+            for spent, limit, always in zip(self._spent, problem.limits, vectors, strict=True):
+                amount = always + limit.cost.elsewhere(problem.config, problem.gguf_arch, each)
+                spent.append((taken[-1][0], amount / limit.most))
+        self._rows.append((taken, 1, 1))
+        self._rows += [(spent, -np.inf, 1.0) for spent in self._spent]
+
+    def solve(self, budget: int) -> Shape | None:
+        """The levels of least damage with matrices and KV cache in so many bytes; None where nothing fits."""
+        norms = sum(tensor_bytes(spec, "F32") for spec in self._problem.specs if not spec.linear)
+        held = [(i, size / MB) for i, size in enumerate(self._size) if size]
+        rows = [*self._rows, (held, -np.inf, (budget - norms) / MB)]
+        found = minimise(np.array(self._cost), rows, np.array(self._binary), GAP)
+        if found is None:
+            return None
+        ffn, kv_heads = (
+            tuple(max(block, key=lambda level: found[block[level]]) for block in levels)
+            for levels in (self._ffn, self._attention)
+        )
+        return Shape(ffn=ffn, kv_heads=kv_heads)
+
+
+def _levels(menu: Menu, free: Freedom) -> tuple[list[int], list[int]]:
+    """(widths of a block that stays, numbers of its KV groups), the whole first."""
+    widths = shape.widths(menu, free.multiple)
+    groups = range(menu.groups, 0, -1) if free.heads else (menu.groups,)
+    return widths[:: -(-len(widths) // LEVELS)], list(groups)
+
+
+def _outlined(checkpoint: Checkpoint, menu: Menu, width: int, groups: int) -> dict[str, TensorSpec]:
+    """The matrices of the model whose blocks are all of that size."""
+    smaller = resized.outline(checkpoint, _alike(menu, width, groups))
+    return {spec.name: spec for spec in smaller.specs() if spec.linear}
+
+
+def _alike(menu: Menu, width: int, groups: int) -> Shape:
+    blocks = len(menu.blocks)
+    return Shape(ffn=(width,) * blocks, kv_heads=(groups,) * blocks)
+
+
+def _hull(size: Mapping[str, float], damage: Mapping[str, float]) -> list[str]:
+    """Types on the lower convex hull of damage over bytes: no mixture of two others beats them."""
+    kept: list[str] = []
+    for kind in sorted(size, key=lambda k: (size[k], damage[k])):
+        if kept and damage[kind] >= damage[kept[-1]]:
+            continue
+        while len(kept) > 1:
+            (x1, y1), (x2, y2), (x3, y3) = ((size[k], damage[k]) for k in (kept[-2], kept[-1], kind))
+            if (y2 - y1) * (x3 - x1) < (y3 - y1) * (x2 - x1):
+                break
+            kept.pop()
+        kept.append(kind)
+    return kept

@@ -1,0 +1,353 @@
+"""What a plan will hold in llama.cpp, part by part, from numbers alone.
+
+Read from llama.cpp b11549 and checked against its log and against the resident size of real runs:
+
+    weights   every tensor, padded to 32 bytes, mapped from the file
+    repacked  a second copy of matrices whose type this CPU has interleaved kernels for (ggml-cpu/repack.cpp),
+              the head's copy of a tied embedding included
+    kv        of every layer cells * (row of K + row of V); cells = context padded to 256, in a sliding-window
+              layer the least of that and window + n_ubatch, padded to 256 (llama-kv-cache-iswa.cpp)
+    compute   n_ubatch * (inputs + the larger of the widest block's attention and feed-forward stage), or the
+              logits;
+              + work buffer: activations converted for the widest product, scratch of each thread
+    output    rows of logits handed out, 4 bytes * vocabulary each
+    base      code, graph metadata, vocabulary
+
+One row of logits is asked for at a time, as llama-server does (n_outputs_max). A host that leaves that
+setting at its default reserves n_ubatch rows, but does not touch those pages while it generates.
+
+The constants were measured on x86-64 Linux with models of 1k to 150k tokens and 2 to 48 layers: code 10.8 MB;
+heap 4.25 MB, 200 bytes per token and 240 more per BPE merge, 5.5 MB at the least; 1.3 KB per graph slot, of
+which there are max(1024, 8 * tensors). On 16 configurations of a 46M-parameter model (43 to 230 MB; six
+mixtures, batches of 8 to 512, repacking, quantised caches, flash attention off) the total was off by at most
+2.5 %; so it was on 18 where its blocks differ in width (-2.2 to +0.4 %).
+"""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+from pydantic import Field
+
+from tenth.core.ggml import KV_TYPES
+from tenth.core.records import MemoryParts, Record, Runtime, TensorSpec
+from tenth.runtime.llama import cores
+
+_ALIGN = 32
+_KV_PAD = 256
+_TILE = 64  # queries and keys of a flash-attention tile (ggml-cpu/common.h)
+_TILED_SLOT = 512 * 1024  # scratch per thread of the tiled K- and I-quant product (ggml-cpu/tiled)
+_THREAD = 64 * 1024  # touched stack of an OpenMP thread
+
+UBATCHES = (8, 16, 32, 64, 128, 256, 512)
+
+
+class Constants(Record):
+    """Measured constants in bytes, and corrections learnt from a proof; saved with the plan."""
+
+    code: int = Field(default=10_800_000, ge=0)  # pages of the library that are used
+    heap: int = Field(default=4_250_000, ge=0)  # beside the vocabulary
+    heap_least: int = Field(default=5_500_000, ge=0)  # with it: what a small one leaves unused is held too
+    graph_slot: float = Field(default=1_320, ge=0)  # per slot of the graph's tables
+    token: float = Field(default=200, ge=0)  # per entry of the vocabulary
+    merge: float = Field(default=240, ge=0)  # per BPE merge
+    weights_factor: float = Field(default=1, gt=0)
+    repacked_factor: float = Field(default=1, gt=0)
+    kv_factor: float = Field(default=1, gt=0)
+    compute_factor: float = Field(default=1, gt=0)
+    base_extra: int = 0  # added to base, may be negative
+
+
+@dataclass(frozen=True)
+class _Shape:
+    """The sizes of config.json that memory depends on."""
+
+    hidden: int
+    ffn: int  # of the widest block, as the next two are
+    heads: int
+    kv_heads: int
+    head: int
+    vocab: int
+    windows: tuple[int, ...]  # per layer; 0: full attention
+    own_kv: tuple[int, ...]  # KV heads per layer; 0: no attention
+
+    @classmethod
+    def of(cls, config: Mapping[str, Any], gguf_arch: str) -> _Shape:
+        layers, heads = int(config["num_hidden_layers"]), int(config["num_attention_heads"])
+        hidden = int(config["hidden_size"])
+        shared = int(config.get("num_key_value_heads") or (4 if gguf_arch == "gemma2" else heads))
+        own = (config.get("tenth_blocks") or {}).get("num_key_value_heads") or [shared] * layers
+        return cls(
+            hidden=hidden,
+            ffn=int(config["intermediate_size"]),
+            heads=heads,
+            kv_heads=shared,
+            head=int(config.get("head_dim") or (256 if gguf_arch.startswith("gemma") else hidden // heads)),
+            vocab=int(config["vocab_size"]),
+            windows=_windows(config, gguf_arch, layers),
+            own_kv=tuple(own),
+        )
+
+
+def _windows(config: Mapping[str, Any], gguf_arch: str, layers: int) -> tuple[int, ...]:
+    """Sliding windows that llama.cpp keeps a smaller cache for: those of Gemma 2 and 3 only.
+
+    It ignores the windows of the other families here (phi3.cpp switches them off).
+    """
+    if gguf_arch not in ("gemma2", "gemma3"):
+        return (0,) * layers
+    window = int(config.get("sliding_window") or 4096)
+    kinds = config.get("layer_types")
+    if kinds:
+        return tuple(window if kind == "sliding_attention" else 0 for kind in kinds)
+    period = 2 if gguf_arch == "gemma2" else int(config.get("sliding_window_pattern") or 6)
+    return tuple(window if (i + 1) % period else 0 for i in range(layers))
+
+
+@cache
+def _block(type_name: str) -> tuple[int, int]:
+    """(weights, bytes) of a block."""
+    from gguf import GGML_QUANT_SIZES, GGMLQuantizationType
+
+    return GGML_QUANT_SIZES[GGMLQuantizationType[type_name.upper()]]
+
+
+def _row(type_name: str, columns: int) -> int:
+    weights, size = _block(type_name)
+    return -(-columns // weights) * size
+
+
+def _pad(value: int, to: int) -> int:
+    return -(-value // to) * to
+
+
+def _stored(spec: TensorSpec, types: Mapping[str, str]) -> str:
+    return types.get(spec.name, "F32") if spec.linear else "F32"
+
+
+def _bytes(spec: TensorSpec, type_name: str) -> int:
+    return spec.count // spec.columns * _row(type_name, spec.columns)
+
+
+# Type -> rows must be a multiple of this to be interleaved (ggml-cpu/repack.cpp).
+_REPACK_AVX2 = {"Q4_0": 8, "Q4_K": 8, "IQ4_NL": 8, "MXFP4": 8}
+_REPACK_DOTPROD = {"Q4_0": 4, "Q4_K": 8, "Q5_K": 8, "Q6_K": 8, "IQ4_NL": 4, "MXFP4": 4, "Q8_0": 4}
+
+
+def repackable(type_name: str, rows: int, columns: int, machine: str | None = None) -> bool:
+    """Whether llama.cpp would keep an interleaved copy of such a matrix.
+
+    machine: "x86_64" (the wheel has AVX2 kernels), "arm64" (Apple's, with dot products) or "aarch64" (the
+    Linux wheel's baseline has none); default: this machine. Columns need whole blocks only.
+    """
+    machine = machine or platform.machine()
+    if machine in ("x86_64", "AMD64"):
+        step = _REPACK_AVX2.get(type_name.upper())
+    else:
+        step = _REPACK_DOTPROD.get(type_name.upper()) if machine == "arm64" else None
+    return step is not None and rows % step == 0 and columns % _block(type_name)[0] == 0
+
+
+def memory(
+    config: Mapping[str, Any],
+    gguf_arch: str,
+    specs: Sequence[TensorSpec],
+    types: Mapping[str, str],
+    runtime: Runtime,
+    constants: Constants | None = None,
+    merges: int | None = None,
+) -> MemoryParts:
+    """The bytes of every part when a file of `types` runs with `runtime`.
+
+    config: merged config.json. types: GGUF tensor name -> ggml type of linear tensors, all else is F32.
+    merges: BPE merges of the tokenizer; None guesses from the vocabulary and the family.
+    """
+    constants = constants or Constants()
+    shape = _Shape.of(config, gguf_arch)
+    weights = sum(_pad(_bytes(spec, _stored(spec, types)), _ALIGN) for spec in specs)
+    kv = _kv(shape, runtime)
+    compute = round(_compute(shape, specs, types, runtime) * constants.compute_factor)
+    output = 4 * shape.vocab
+    merges = _guess_merges(shape.vocab, gguf_arch) if merges is None else merges
+    slots = max(1024, 8 * len(specs))
+    heap = constants.heap + constants.token * shape.vocab + constants.merge * merges
+    base = constants.code + max(constants.heap_least, heap) + constants.graph_slot * slots
+    base += _THREAD * _threads(runtime) + constants.base_extra
+    # While loading, the file's header is resident beside the vocabulary made of it; caches take its place.
+    header = 18 * shape.vocab + 20 * merges
+    base += max(0, header - kv - compute - output)
+    return MemoryParts(
+        weights=round(weights * constants.weights_factor),
+        repacked=round(_repacked(specs, types) * constants.repacked_factor) if runtime.repack else 0,
+        kv=round(kv * constants.kv_factor),
+        compute=compute,
+        output=output,
+        base=max(0, round(base)),
+    )
+
+
+def _threads(runtime: Runtime) -> int:
+    return runtime.threads or cores()
+
+
+def _guess_merges(vocab: int, gguf_arch: str) -> int:
+    """Gemma's vocabulary is SentencePiece; Llama 3's has 280,147 merges; BPE has about one per token."""
+    if gguf_arch.startswith("gemma"):
+        return 0
+    return 280_147 if vocab in (128_256, 128_258) else vocab
+
+
+def _repacked(specs: Sequence[TensorSpec], types: Mapping[str, str]) -> int:
+    tied = not any(spec.name == "output.weight" for spec in specs)
+    total = 0
+    for spec in specs:
+        multiplied = spec.linear and (spec.name != "token_embd.weight" or tied)
+        if multiplied and repackable(_stored(spec, types), spec.shape[0], spec.columns):
+            total += _pad(_bytes(spec, _stored(spec, types)), _ALIGN)
+    return total
+
+
+def cells(runtime: Runtime, window: int = 0) -> int:
+    """Tokens that the cache of a layer holds; window 0 is full attention."""
+    full = _pad(runtime.n_ctx, _KV_PAD)
+    if not window:
+        return full
+    return _pad(min(full, window + min(runtime.n_ubatch, runtime.n_ctx)), _KV_PAD)
+
+
+def _kv(shape: _Shape, runtime: Runtime) -> int:
+    total = 0
+    for window, heads in zip(shape.windows, shape.own_kv, strict=True):
+        # Without flash attention V is transposed, and then as wide as that of the widest block.
+        values = heads if runtime.flash_attention else shape.kv_heads
+        row = _row(runtime.type_k, heads * shape.head) + _row(runtime.type_v, values * shape.head)
+        total += cells(runtime, window) * row
+    return total
+
+
+def kv_read(config: Mapping[str, Any], gguf_arch: str, runtime: Runtime, depth: int) -> dict[str, float]:
+    """Bytes of the cache that one token decoded after `depth` others reads, by ggml type."""
+    shape = _Shape.of(config, gguf_arch)
+    found: dict[str, float] = {}
+    for window, heads in zip(shape.windows, shape.own_kv, strict=True):
+        for kind in (runtime.type_k, runtime.type_v):
+            read = float(min(depth, window or depth) * _row(kind, heads * shape.head))
+            found[kind.upper()] = found.get(kind.upper(), 0.0) + read
+    return found
+
+
+def _compute(shape: _Shape, specs: Sequence[TensorSpec], types: Mapping[str, str], runtime: Runtime) -> int:
+    """The touched graph buffer plus the CPU backend's work buffer.
+
+    In floats per token of a batch, found on a grid of shapes with llama.cpp's own report (H hidden, F
+    feed-forward, A and K widths of queries and keys): attention A + 2K + 4H, feed-forward 3F + 4H (without a
+    gate, as in Phi-2, F + 5H); 40 bytes of indices. Without flash attention they gain H and 2K, and attention
+    the scores of all heads. The report also has H floats per token for embeddings given as input, which stay
+    untouched. It is met within 1 % in nine families, 5 % without flash attention.
+    """
+    batch = min(runtime.n_ubatch, runtime.n_ctx)
+    kinds = [cells(runtime, window) for window in set(shape.windows)]  # one mask each
+    a, k = shape.heads * shape.head, shape.kv_heads * shape.head
+    h, f = shape.hidden, shape.ffn
+    mask = 2 if runtime.flash_attention else 4
+    gated = any(
+        spec.role == "ffn_gate" or (spec.role == "ffn_up" and spec.shape[0] == 2 * f) for spec in specs
+    )
+    attention, feed_forward = a + 2 * k + 4 * h, 3 * f + 4 * h if gated else f + 5 * h
+    if not runtime.flash_attention:
+        attention += h + shape.heads * max(kinds)
+        feed_forward += 2 * k
+    inputs = 40 + mask * sum(kinds)
+    graph = batch * inputs + max(batch * 4 * max(attention, feed_forward), 4 * (shape.vocab + 5 * h))
+    return graph + _rotation(shape, runtime) + _work(shape, specs, types, runtime, batch)
+
+
+def _rotation(shape: _Shape, runtime: Runtime) -> int:
+    """Hadamard matrices that spread outliers of quantised keys and values (llama-kv-cache.cpp)."""
+    if shape.head % 64:
+        return 0
+    side = 64
+    while shape.head % (2 * side) == 0:
+        side *= 2
+    plain = ("f32", "f16", "bf16")
+    keys = 4 * side * side if runtime.type_k.lower() not in plain else 0
+    return keys + (4 * 64 * 64 if runtime.type_v.lower() not in plain else 0)
+
+
+def _work(
+    shape: _Shape, specs: Sequence[TensorSpec], types: Mapping[str, str], runtime: Runtime, batch: int
+) -> int:
+    """ggml_graph_plan's work_size: the largest need of a single node."""
+    threads = _threads(runtime)
+    tile = _TILE * (4 * shape.head + 2 * _TILE)
+    largest = 4 * tile * threads if runtime.flash_attention else 0
+    for spec in specs:
+        if spec.linear and spec.layer is not None:
+            kind = _stored(spec, types)
+            activations = batch * _activation_row(kind, spec.columns)
+            largest = max(largest, activations + (_TILED_SLOT * threads if tiled(kind) else 0))
+    return largest
+
+
+def tiled(kind: str) -> bool:
+    """Whether products with weights of this type take the tiled kernels, which want scratch."""
+    return "_K" in kind or (kind.startswith("IQ") and kind != "IQ4_NL")
+
+
+def _activation_row(kind: str, columns: int) -> int:
+    """Bytes of a row of activations converted for a product with weights of this type."""
+    if kind in ("F32", "F16", "BF16"):
+        return 0 if kind == "F32" else 2 * columns
+    if tiled(kind) or kind.startswith("TQ"):
+        return columns // 256 * 292  # Q8_K
+    return columns // 32 * 36  # Q8_0 (34 bytes) or Q8_1
+
+
+def corrected(constants: Constants, predicted: MemoryParts, parts: Mapping[str, int]) -> Constants:
+    """Constants with which the prediction of the proven configuration equals what was measured.
+
+    parts: of a Proof: llama.cpp's report ("mapped", "repack", "kv", "compute") and the "peak". Parts that
+    llama.cpp reports become factors; what is left of the peak goes to the base.
+    """
+    changes: dict[str, Any] = {}
+    total = predicted.total
+    for field, key, value in (
+        ("weights_factor", "mapped", predicted.weights),
+        ("repacked_factor", "repack", predicted.repacked),
+        ("kv_factor", "kv", predicted.kv),
+    ):
+        seen = parts.get(key, 0)
+        if value and seen:
+            changes[field] = getattr(constants, field) * seen / value
+            total += seen - value
+    seen = parts.get("compute", 0)
+    # The report is of reserved bytes without the work buffer, the prediction of touched ones with it.
+    if seen and predicted.compute and not 0.6 < seen / predicted.compute < 1.4:
+        changes["compute_factor"] = constants.compute_factor * seen / predicted.compute
+        total += seen - predicted.compute
+    if peak := parts.get("peak", 0):
+        changes["base_extra"] = constants.base_extra + peak - total
+    return constants.model_copy(update=changes)
+
+
+def possible_runtimes(
+    config: Mapping[str, Any], gguf_arch: str, context: int, threads: int = 0
+) -> list[Runtime]:
+    """Every way to run a context that llama.cpp's CPU backend supports, without repacking.
+
+    KV types: all pairs of `KV_TYPES` whose blocks divide a head; quantised ones need flash attention, which
+    is on throughout. Pairs other than f16+f16 leave the tiled kernel, which makes long prefills slower.
+    """
+    head = _Shape.of(config, gguf_arch).head
+    kinds = [kind for kind in KV_TYPES if head % _block(kind)[0] == 0]
+    batches = sorted({min(batch, context) for batch in UBATCHES})
+    return [
+        Runtime(n_ctx=context, n_ubatch=batch, type_k=k, type_v=v, threads=threads)
+        for batch in batches
+        for k in kinds
+        for v in kinds
+    ]

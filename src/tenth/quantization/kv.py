@@ -1,0 +1,72 @@
+"""What a smaller KV cache costs this model, measured in llama.cpp itself.
+
+The model is stored with 8-bit weights (the probe) and run once with an f16 cache, then with each other type
+for the keys alone and for the values alone; the KL between the two runs is that type's damage. Keys' and
+values' damages add up within the noise. The transforms that llama.cpp applies to quantised caches (Hadamard
+rotation) are in the measurement.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tenth.core.divergence import divergence, log_softmax
+from tenth.core.ggml import KV_TYPES, holds
+from tenth.runtime.llama import Session
+
+PROBE = "Q8_0"
+
+
+def probe_type(columns: int) -> str:
+    """How the probe stores a row of that many weights."""
+    return PROBE if holds(PROBE, columns) else "F16"
+
+
+def run(
+    emit: Callable[[dict[str, Any]], None], gguf: str, tokens: str, windows: int, head: int, threads: int
+) -> dict[str, float]:
+    """In a child process: {"k q8_0": nats per token, "v q8_0": ..., ...} on the first windows of tokens.npy
+    [windows, T].
+
+    head: size of an attention head; types whose blocks do not divide it are left out.
+    """
+    texts = np.load(tokens, allow_pickle=False)[:windows]
+    kinds = [kind for kind in KV_TYPES if kind != "f16" and holds(kind.upper(), head)]
+    runs = [(side, kind) for kind in kinds for side in "kv"]
+    total = len(runs) + 1
+    original = _logprobs(gguf, texts, "f16", "f16", threads)
+    emit({"done": 1, "total": total})
+    damages = {}
+    for number, (side, kind) in enumerate(runs):
+        changed = _logprobs(
+            gguf, texts, kind if side == "k" else "f16", kind if side == "v" else "f16", threads
+        )
+        damages[f"{side} {kind}"] = float(
+            np.mean([divergence(a, b).mean() for a, b in zip(original, changed, strict=True)])
+        )
+        emit({"done": number + 2, "total": total})
+    return damages
+
+
+def _logprobs(gguf: str, texts: np.ndarray, k: str, v: str, threads: int) -> list[np.ndarray]:
+    length = texts.shape[1]
+    out = []
+    with Session.open(
+        Path(gguf),
+        n_ctx=length,
+        n_batch=length,
+        n_ubatch=min(length, 512),
+        type_k=k,
+        type_v=v,
+        flash_attention=True,
+        repack=False,
+        threads=threads,
+    ) as session:
+        for text in texts:
+            session.clear()
+            out.append(log_softmax(session.decode(text, 0, True)))
+    return out

@@ -1,0 +1,123 @@
+"""What every storage type would cost every tensor of this model, in nats: encode, decode, weigh the error.
+
+The price of a type on a tensor is the KL divergence it is expected to cause (calibration/fisher.py has the
+formula): the weight error of ggml's own encoder, weighted by the Fisher information, plus the noise of 8-bit
+activations that a product with that type brings in llama.cpp. Large tensors are priced on a sample of rows,
+drawn in proportion to their sensitivity; it is the same for every type, so that differences are sharp.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tenth.calibration.fisher import SiteStats, Stats
+from tenth.core.ggml import TYPES, activation_block, holds
+from tenth.core.records import TensorSpec
+from tenth.models.checkpoint import open_checkpoint
+from tenth.models.formats.hf import LazyTensor
+from tenth.quantization.encode import quantise
+from tenth.runtime.llama import cores, dequantize
+
+SAMPLE = 1 << 18  # weights of a tensor that are priced, at the least 64 rows
+# Mean square relative error of rounding to a float of p fraction bits: 2^-2p / 12 * E[1/m^2], the mantissa m
+# log-uniform in [1, 2). llama.cpp rounds activations to the type of a 16-bit matrix.
+PLAIN_NOISE = {"BF16": 2**-14 / 12 * 0.541, "F16": 2**-20 / 12 * 0.541}
+Prices = dict[str, dict[str, float]]  # GGUF tensor name -> ggml type -> nats per token
+
+
+def sampled_rows(stats: SiteStats, columns: int, weights: int = SAMPLE) -> tuple[np.ndarray, np.ndarray]:
+    """Rows to price, ascending, and how many rows each stands for (float32): all, or a systematic sample.
+
+    A row's chance is its share of the tensor's sensitivity (half of `rows`, half of `grad2`), and it stands
+    for the inverse of that: systematic sampling with probability proportional to size (Madow 1949).
+    """
+    count, wanted = len(stats.rows), max(64, weights // columns)
+    parts = [part.astype(np.float64) for part in (stats.rows, stats.grad2)]
+    share = np.sum([part / max(part.sum(), 1e-300) for part in parts], axis=0)
+    if count <= wanted or not share.any():
+        return np.arange(min(count, wanted)), np.ones(min(count, wanted), np.float32)
+    order = np.argsort(share, kind="stable")
+    ends = np.cumsum(share[order])
+    places = (np.arange(wanted) + 0.5) / wanted * ends[-1]
+    rows, times = np.unique(order[np.searchsorted(ends, places)], return_counts=True)
+    return rows, (times * ends[-1] / (wanted * share[rows])).astype(np.float32)
+
+
+def load_rows(tensor: LazyTensor, rows: np.ndarray) -> np.ndarray:
+    """The named rows (ascending), float32; reads runs of neighbours together."""
+    breaks = np.flatnonzero(np.diff(rows) != 1) + 1
+    return np.concatenate([tensor.load(int(run[0]), int(run[-1]) + 1) for run in np.split(rows, breaks)])
+
+
+def price(
+    weight: np.ndarray, rows: np.ndarray, stands: np.ndarray, stats: SiteStats, types: Sequence[str]
+) -> dict[str, float]:
+    """Damage in nats per token of each type that holds the tensor's rows.
+
+    weight: float32 [n, columns], the given rows of the tensor; stands: how many rows each stands for.
+    """
+    sample = replace(stats, rows=stats.rows[rows] * stands, grad2=stats.grad2[rows] * stands)
+    noise = {block: sample.activation_damage(weight, block) for block in stats.noise}
+    plain = 0.5 * float(sample.grad2 @ (weight * weight) @ stats.square)
+    prices = {}
+    for name in types:
+        if holds(name, weight.shape[1]):
+            error = dequantize(quantise(weight, name, stats.cols), name, weight.shape[1]) - weight
+            block = activation_block(name)
+            rounding = noise[block] if block else PLAIN_NOISE.get(name, 0.0) * plain
+            prices[name] = sample.damage(error) + rounding
+    return prices
+
+
+def run(
+    emit: Callable[[dict[str, Any]], None],
+    model: str,
+    calibration: str,
+    destination: str,
+    threads: int,
+    types: Sequence[str] = TYPES,
+) -> dict[str, Any]:
+    """In a child process: price every linear tensor of the model folder; resumes by tensor.
+
+    Writes destination (JSON lines, one tensor each). Emits {"done": weights, "total": weights}.
+    """
+    checkpoint, stats, path = open_checkpoint(Path(model)), Stats(Path(calibration)), Path(destination)
+    specs = [spec for spec in checkpoint.specs() if spec.linear]
+    finished = load(path) if path.exists() else {}
+    total, done = (
+        sum(spec.count for spec in specs),
+        sum(spec.count for spec in specs if spec.name in finished),
+    )
+
+    def one(spec: TensorSpec) -> tuple[TensorSpec, dict[str, float]]:
+        site = stats[spec.source]
+        rows, stands = sampled_rows(site, spec.columns)
+        return spec, price(load_rows(checkpoint.tensors[spec.source], rows), rows, stands, site, types)
+
+    with ThreadPoolExecutor(threads or cores()) as pool, path.open("a", encoding="utf-8") as file:
+        for spec, prices in pool.map(one, [spec for spec in specs if spec.name not in finished]):
+            file.write(json.dumps({"name": spec.name, "prices": prices}) + "\n")
+            file.flush()
+            done += spec.count
+            emit({"done": done, "total": total})
+    return {"tensors": len(specs)}
+
+
+def load(path: Path) -> Prices:
+    """Prices as `run` wrote them; a last line cut short by a kill is dropped."""
+    prices: Prices = {}
+    lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+    whole = [line for line in lines if line.endswith("\n")]
+    if len(whole) < len(lines):
+        path.write_text("".join(whole), encoding="utf-8")
+    for line in whole:
+        entry = json.loads(line)
+        prices[entry["name"]] = entry["prices"]
+    return prices

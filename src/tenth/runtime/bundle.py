@@ -1,0 +1,185 @@
+"""The folder that a fit makes: what may lie in its place, and how it appears whole or not at all."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+from pydantic import TypeAdapter
+
+from tenth.core.errors import InputError, OutputError
+from tenth.core.records import Bench, Measurement, Plan, Scorecard, read_record
+from tenth.core.store import write_text
+
+BUNDLE_FILES = {"model.gguf", "plan.json", "scorecard.json", "report.html"}
+LOG = "log.txt"
+FOLDER = "hf"  # the model as a Hugging Face folder, where one was asked for
+MEASUREMENT = "measure.json"  # of tenth measure
+REMOTE = "measure-"  # begins the names of what tenth measure --on brings back: measure-<device>.json and .log
+# A killed run leaves OUT.partial with nothing but these, whole or named *.partial themselves.
+STEMS = {Path(name).stem for name in (*BUNDLE_FILES, LOG)} | {"baseline", "bits", "smaller", FOLDER}
+
+
+def held_in(out: Path) -> set[str]:
+    """Names in OUT, none where it does not exist yet; OutputError for a file and a link to nothing."""
+    if not out.exists():
+        if out.is_symlink():
+            raise OutputError(f"{out} is a link to nothing; give -o a folder that does not exist yet")
+        return set()
+    if not out.is_dir():
+        raise OutputError(f"{out} is a file; give -o a folder that does not exist yet")
+    return {entry.name for entry in out.iterdir()}
+
+
+def check_destination(out: Path, overwrite: bool) -> None:
+    """OutputError when OUT is taken: not a folder, not empty, or a finished bundle without overwrite."""
+    held = {name for name in held_in(out) if not name.startswith(REMOTE)} - {LOG, MEASUREMENT, FOLDER}
+    if held == BUNDLE_FILES:
+        if not overwrite:
+            raise OutputError(f"{out} holds a finished result; give another -o, or --overwrite to replace it")
+    elif held:
+        raise OutputError(f"{out} is not empty and not a finished result; give -o an empty or new folder")
+
+
+@contextmanager
+def new(destination: Path, overwrite: bool = False) -> Iterator[Path]:
+    """A folder beside the destination that takes its name at the end, and is removed where anything fails.
+
+    What a killed run left there is removed first. OutputError when the destination is taken, at the start or
+    by the end, or cannot be written.
+    """
+    with whole(destination, lambda out: check_destination(out, overwrite), STEMS) as partial:
+        yield partial
+
+
+@contextmanager
+def whole(destination: Path, check: Callable[[Path], None], stems: Collection[str]) -> Iterator[Path]:
+    """As `new`, for any folder: `check` raises where the destination is taken; `stems` begin the names of all
+    that a killed run may have left.
+    """
+    check(destination)
+    destination = destination.resolve()
+    partial = destination.with_name(destination.name + ".partial")
+    missing = [parent for parent in partial.parents if not parent.exists()]
+    _clear(partial, stems)
+    try:
+        partial.mkdir(parents=True)
+        yield partial
+        check(destination)
+        if destination.exists():
+            shutil.rmtree(destination)
+        partial.replace(destination)
+    except OSError as error:
+        what = f"{error.filename or destination}: {error.strerror or error}"
+        raise OutputError(f"cannot write {what}; choose another folder") from error
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+        for parent in missing:  # made above, and still empty
+            with suppress(OSError):
+                parent.rmdir()
+
+
+def _clear(partial: Path, stems: Collection[str]) -> None:
+    """Remove what a killed run left; OutputError for a folder that is no such thing."""
+    if not os.path.lexists(partial):
+        return
+    ours = partial.is_dir() and not partial.is_symlink()
+    if not ours or any(entry.name.split(".")[0] not in stems for entry in partial.iterdir()):
+        raise OutputError(f"{partial} is in the way; rename it, or give another -o")
+    shutil.rmtree(partial, ignore_errors=True)
+
+
+def write(folder: Path, plan: Plan, card: Scorecard) -> None:
+    """Write plan.json and scorecard.json into a folder; OutputError where it cannot be written."""
+    write_text(folder / "plan.json", plan.model_dump_json(indent=1))
+    write_text(folder / "scorecard.json", card.model_dump_json(indent=1))
+
+
+MAX_PLAN_BYTES = 16 * 1024 * 1024
+
+
+HEADER_LIMIT = 64 * 1024 * 1024
+
+
+# A GGUF entry is: uint64 length of the key, the key, uint32 type of the value (8 is string); little-endian.
+TEMPLATE_KEY = b"tokenizer.chat_template"
+
+
+TEMPLATE_ENTRY = len(TEMPLATE_KEY).to_bytes(8, "little") + TEMPLATE_KEY + (8).to_bytes(4, "little")
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """A finished output folder, opened for running."""
+
+    folder: Path
+    gguf: Path
+    plan: Plan
+    has_template: bool  # the model brings a chat template; without one it can only continue a text
+
+
+def open_bundle(folder: Path) -> Bundle:
+    """Open OUT/. InputError when it is not a bundle or its plan.json is not a plan."""
+    gguf, plan_file = folder / "model.gguf", folder / "plan.json"
+    for file in (gguf, plan_file):
+        if not file.is_file():
+            raise InputError(f"{folder} is not a finished bundle (no {file.name}); make one with tenth fit")
+    return Bundle(folder, gguf, read_plan(plan_file), _has_template(gguf))
+
+
+def read_plan(file: Path) -> Plan:
+    """Read and validate a plan.json; InputError names the first wrong field."""
+    return read_record(file, TypeAdapter(Plan), "a plan", MAX_PLAN_BYTES)
+
+
+def _has_template(gguf: Path) -> bool:
+    with gguf.open("rb") as stream:
+        head = stream.read(4)
+        if head != b"GGUF":
+            raise InputError(f"{gguf} is not a GGUF file; make the bundle again with tenth fit")
+        # Metadata comes first; the window keeps this from reading gigabytes of weights.
+        return TEMPLATE_ENTRY in stream.read(HEADER_LIMIT)
+
+
+R = TypeVar("R")
+
+
+Measured = Measurement | Bench
+
+
+MAX_CARD_BYTES = 16 * 1024 * 1024
+
+
+def read_bundle(folder: Path) -> tuple[Plan, Scorecard]:
+    """plan.json and scorecard.json of a finished bundle; InputError when they are missing or wrong."""
+    card = _record(folder / "scorecard.json", TypeAdapter(Scorecard), "scorecard", "tenth fit")
+    return read_plan(folder / "plan.json"), card
+
+
+def read_measurements(folder: Path, card: Scorecard) -> dict[str, Measured]:
+    """Device -> what measure.json ("this device") and each measure-<device>.json of a bundle say.
+
+    InputError when one is wrong or about another model.gguf.
+    """
+    here = folder / MEASUREMENT
+    files = {"this device": here} if here.exists() else {}
+    files |= {file.stem.removeprefix(REMOTE): file for file in sorted(folder.glob(f"{REMOTE}*.json"))}
+    adapter: TypeAdapter[Measured] = TypeAdapter(Measurement | Bench)
+    found = {}
+    for device, file in files.items():
+        found[device] = _record(file, adapter, "measurement", "tenth measure")
+        if found[device].sha256 != card.sha256:
+            raise InputError(f"{file} is about another model.gguf; run tenth measure again, or remove it")
+    return found
+
+
+def _record(file: Path, adapter: TypeAdapter[R], what: str, maker: str) -> R:
+    """A record out of a file of a bundle; InputError when it is missing or wrong."""
+    if not file.is_file():
+        raise InputError(f"{file.parent} is not a finished bundle (no {file.name}); make one with {maker}")
+    return read_record(file, adapter, f"a {what}", MAX_CARD_BYTES)

@@ -1,0 +1,78 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import strangers
+
+from tenth.core.errors import InputError
+from tenth.leaderboard import run
+from tenth.leaderboard.exam import Quiet
+
+try:
+    import ray
+except ModuleNotFoundError:
+    ray = None
+
+
+def options(place: Path, cluster: str) -> run.Options:
+    return run.Options(
+        places=(place / "submissions",),
+        results=place / "results",
+        device="pixel-8",
+        share="1%",
+        against=str(place / "original.gguf"),
+        passages=4,
+        context=1024,
+        threads=1,
+        cluster=cluster,
+        work=place / "work",
+    )
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Path:
+    raw = strangers.model(tmp_path / "original.gguf").read_bytes()
+    strangers.submission(tmp_path / "submissions", "honest", raw, division="bits")
+    strangers.submission(tmp_path / "submissions", "lies", strangers.LIES["past-the-end"])
+    return tmp_path
+
+
+@pytest.mark.skipif(ray is None, reason="Ray is not installed (pip install 'tenth[cluster]')")
+@pytest.mark.filterwarnings("ignore")
+def test_a_cluster_of_this_machine_gives_the_same_verdicts(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import os
+
+    here = os.pathsep.join([str(Path(run.__file__).parents[2]), str(Path(__file__).parent)])
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([here, os.environ.get("PYTHONPATH", "")]))
+    done = run.judge_all(options(place, "local"), Quiet())
+    assert not done.failed
+    assert {v.submission: v.status for v in done.verdicts} == {"honest": "ranked", "lies": "disqualified"}
+    again = run.judge_all(options(place, "local"), Quiet())
+    assert again.kept == 2
+    # A worker that dies costs its own submission only.
+    for file in (place / "results").glob("*.json"):
+        file.unlink()
+    monkeypatch.setattr("tenth.leaderboard.cluster.one", dies_at_lies)
+    done = run.judge_all(options(place, "local"), Quiet())
+    assert [v.submission for v in done.verdicts] == ["honest"]
+    assert done.failed.keys() == {"lies"}
+
+
+def dies_at_lies(task: dict[str, str]) -> dict[str, object]:
+    import os
+
+    from tenth.core import jobs
+
+    if task["folder"].endswith("lies"):
+        os._exit(9)
+    answer: dict[str, object] = jobs.call("tenth.leaderboard.judge:run", {"task": task})
+    return answer
+
+
+@pytest.mark.skipif(ray is not None, reason="Ray is installed")
+def test_without_ray_the_judge_says_what_to_install(place: Path) -> None:
+    with pytest.raises(InputError, match=r"tenth\[cluster\]"):
+        run.judge_all(options(place, "local"), Quiet())

@@ -1,0 +1,224 @@
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+import time
+import tomllib
+from pathlib import Path
+
+import bundles
+import pytest
+import strangers
+from commands import Shell
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tenth.core.errors import InputError, OutputError
+from tenth.leaderboard import submission
+from tenth.leaderboard.records import DIVISIONS, Manifest, Settings
+
+texts = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=80)
+
+
+def test_the_template_is_a_manifest() -> None:
+    manifest = submission.read_manifest(submission.TEMPLATE.encode())
+    assert manifest.division in DIVISIONS
+    assert manifest.runtime == Settings()
+    assert set(tomllib.loads(submission.TEMPLATE)) == set(Manifest.model_fields) - {"url"}
+
+
+@given(name=texts, method=texts, data=texts)
+def test_a_written_manifest_is_read_as_it_was(name: str, method: str, data: str) -> None:
+    manifest = Manifest(
+        name=name,
+        base="x",
+        division="open",
+        method=method,
+        data=data,
+        licence="MIT",
+        runtime=Settings(type_k="q8_0", flash_attention=False),
+    )
+    assert submission.read_manifest(submission.written(manifest).encode()) == manifest
+
+
+@settings(max_examples=300)
+@given(raw=st.one_of(st.binary(max_size=200), st.text(max_size=200).map(str.encode)))
+def test_any_bytes_are_a_manifest_or_an_error(raw: bytes) -> None:
+    with pytest.raises(InputError, match=r"submission\.toml"):
+        submission.read_manifest(raw)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"division": "fastest"}, "division"),
+        ({"score": 1}, "score: .*known: name"),
+        ({"base_hash": "xyz"}, "base_hash"),
+        ({"url": "javascript:alert(1)"}, "url"),
+        ({"name": ""}, "name"),
+        ({"runtime": {"n_ctx": 99}}, r"runtime\.n_ctx"),
+        ({"runtime": {"n_ubatch": 10**9}}, r"runtime\.n_ubatch"),
+        ({"runtime": {"type_k": "q1"}}, r"runtime\.type_k"),
+        ({"division": "scratch"}, "base is 'scratch' in the division scratch"),
+    ],
+)
+def test_what_a_manifest_may_not_say(tmp_path: Path, change: dict[str, object], said: str) -> None:
+    folder = strangers.submission(tmp_path, "a", **change)
+    with pytest.raises(InputError, match=said):
+        submission.read_manifest((folder / "submission.toml").read_bytes())
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "said"),
+    [
+        ("pytorch_model.bin", b"\x80\x04.", "'pytorch_model.bin' has no place"),
+        ("modeling.py", b"import os", "'modeling.py' has no place"),
+        ("other.gguf", b"GGUF", "one .gguf and nothing beside it"),
+        ("config.json", b"{}", "one .gguf and nothing beside it"),
+        ("submission.toml", b"[" * 60_000, "is not TOML"),
+        ("submission.toml", b"a = 1\n" * 20_000, "over 65536 bytes"),
+        ("submission.toml", b"\xff\xfe", "is not TOML"),
+    ],
+)
+def test_what_a_folder_may_not_hold(tmp_path: Path, file: str, content: bytes, said: str) -> None:
+    folder = strangers.submission(tmp_path, "a", b"GGUF")
+    (folder / file).write_bytes(content)
+    seen = submission.open_submission(folder, 1 << 30)
+    assert said in seen.trouble
+
+
+def test_an_endless_file_is_not_read(tmp_path: Path) -> None:
+    folder = strangers.submission(tmp_path, "a", b"GGUF")
+    os.truncate(folder / "model.gguf", 1 << 42)
+    assert "over the budget: its files are" in submission.open_submission(folder, 1 << 30).trouble
+    for i in range(submission.FILES_AT_MOST + 1):
+        (folder / f"{i}.safetensors").touch()
+    assert "more than 500 files" in submission.open_submission(folder, 1 << 50).trouble
+
+
+def test_links_are_not_followed(tmp_path: Path) -> None:
+    folder = strangers.submission(tmp_path, "a")
+    (folder / "model.gguf").symlink_to("/etc/passwd")
+    assert "no plain file" in submission.open_submission(folder, 1 << 30).trouble
+    (folder / "model.gguf").unlink()
+    (folder / "submission.toml").unlink()
+    (folder / "submission.toml").symlink_to("/dev/zero")
+    assert "no plain file" in submission.open_submission(folder, 1 << 30).trouble
+
+
+def test_the_hash_is_that_of_sha256sum(tmp_path: Path) -> None:
+    import hashlib
+
+    folder = strangers.submission(tmp_path, "a", b"GGUF")
+    (folder / "README.md").write_text("about it")
+    line = f"{hashlib.sha256(b'GGUF').hexdigest()}  model.gguf\n"
+    seen = submission.open_submission(folder, 1 << 30)
+    assert seen.artifact == hashlib.sha256(line.encode()).hexdigest()
+    assert (seen.form, seen.bytes, seen.trouble) == ("gguf", 4, "")
+
+
+def test_submissions_are_found(tmp_path: Path) -> None:
+    one = strangers.submission(tmp_path / "all", "one")
+    two = strangers.submission(tmp_path / "all", "two")
+    (tmp_path / "all" / ".hidden").mkdir()
+    assert submission.found([tmp_path / "all"]) == [one, two]
+    assert submission.found([one]) == [one]
+    again = strangers.submission(tmp_path / "more", "one")
+    with pytest.raises(InputError, match="two submissions are called 'one'"):
+        submission.found([tmp_path / "all", again])
+
+
+def test_submit_makes_one_from_a_bundle(tmp_path: Path) -> None:
+    bundle = bundles.write_bundle(tmp_path / "out")
+    shell = Shell(tmp_path)
+    done = shell.run("submit", bundle, "-o", "submissions/mine", "--licence", "MIT", "--json")
+    assert done.returncode == 0, done.stderr
+    manifest = Manifest.model_validate(json.loads(done.stdout)["manifest"])
+    made = tmp_path / "submissions" / "mine"
+    assert (made / "model.gguf").read_bytes() == (bundle / "model.gguf").read_bytes()
+    seen = submission.open_submission(made, 1 << 30)
+    assert seen.manifest == manifest
+    assert not seen.trouble
+    assert (manifest.licence, manifest.data) == ("MIT", submission.UNSAID)
+    plan = json.loads((bundle / "plan.json").read_text())
+    assert manifest.base == plan["model"]
+    assert manifest.runtime.type_k == plan["runtime"]["type_k"]
+    with pytest.raises(OutputError, match="not empty"):
+        submission.make(bundle, made)
+    with pytest.raises(InputError, match="holds no Hugging Face folder"):
+        submission.make(bundle, tmp_path / "other", folder=True)
+    assert shell.run("submit", "--template").stdout == submission.TEMPLATE
+    assert "tenth fit" in shell.run("submit").stderr
+
+
+def test_judge_on_the_command_line(tmp_path: Path) -> None:
+    raw = strangers.model(tmp_path / "original.gguf").read_bytes()
+    strangers.submission(tmp_path / "submissions", "honest", raw, division="bits")
+    strangers.submission(tmp_path / "submissions", "liar", strangers.LIES["cut"])
+    words = [
+        "judge",
+        "submissions",
+        "--device",
+        "pixel-8",
+        "--against",
+        "original.gguf",
+        "--passages",
+        "4",
+        "--context",
+        "512",
+        "--threads",
+        "1",
+        "--work",
+        "work",
+    ]
+    shell = Shell(tmp_path)
+    done = shell.run(*words)
+    assert done.returncode == 0, done.stderr
+    assert [line.split()[:2] for line in done.stdout.splitlines()] == [
+        ["ranked", "honest:"],
+        ["out", "liar:"],
+    ]
+    again = shell.run(*words, "--json")
+    verdicts = json.loads(again.stdout)["verdicts"]
+    assert [verdict["status"] for verdict in verdicts] == ["ranked", "disqualified"]
+    assert "have a verdict already" in again.stderr
+    assert not shell.running()
+    reproduced = verdicts[0]["command"].removeprefix("tenth ").split()
+    assert json.loads(shell.run(*reproduced, "--work", "work", "--json").stdout)["verdicts"][0] == verdicts[0]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="looks for processes in /proc")
+def test_ctrl_c_leaves_nothing_running_and_what_was_judged_stays(tmp_path: Path) -> None:
+    raw = strangers.model(tmp_path / "original.gguf").read_bytes()
+    strangers.submission(tmp_path / "submissions", "a-liar", strangers.LIES["cut"])
+    for name in ("honest", "later"):
+        strangers.submission(tmp_path / "submissions", name, raw)
+    shell = Shell(tmp_path)
+    process = shell.start(
+        "judge",
+        "submissions",
+        "--device",
+        "pixel-8",
+        "--against",
+        "original.gguf",
+        "--context",
+        "512",
+        "--threads",
+        "1",
+        "--work",
+        "work",
+    )
+    end = time.monotonic() + 120
+    while not list((tmp_path / "results").glob("honest-*.log")) and time.monotonic() < end:
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 130, said
+    assert "stopped" in said
+    while shell.running() and time.monotonic() < end:
+        time.sleep(0.05)
+    assert not shell.running()
+    assert len(list((tmp_path / "results").glob("a-liar-*.json"))) == 1
+    assert not list((tmp_path / "results").glob("honest-*.json"))

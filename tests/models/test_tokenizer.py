@@ -1,0 +1,328 @@
+"""Token ids of llama.cpp under our metadata are those of Hugging Face's tokenizers."""
+
+from __future__ import annotations
+
+import json
+import unicodedata
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tokenizers
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tiny import byte_level, make_model, regexes, sentencepiece_style, write_tokenizer
+
+from tenth.core.errors import InputError
+from tenth.models.checkpoint import open_checkpoint
+from tenth.models.formats.gguf import write_gguf
+from tenth.models.formats.tokenizer import tokenizer_metadata
+from tenth.runtime.llama import Session
+
+NASTY = [
+    "",
+    " ",
+    "\n",
+    "a",
+    "  leading and trailing  ",
+    "naïve café — Straße “quotes” … ½ ² ٣ Ⅷ",
+    "e\u0301 combining a\u0308\u0323, zero\u200bwidth\u200d \ufeffBOM nb\u00a0space \u3000wide",
+    "🙂👍🏽👨‍👩‍👧 flags🇩🇪",
+    "你好，世界。こんにちは！한국어 텍스트",
+    "שלום עולם, مرحبا بالعالم، नमस्ते",
+    "0 12 345 6789 1234567890 3.14159 1,000,000 0x1F",
+    "newlines\n\nand\n\n\nmore\r\n\r\nwindows\n \n  \n\tmixed\t\t \n",
+    "tabs\t\ttabs    four     five",
+    "def f(x):\n    if x != 10 and y:\n        return {'a': [1, 2], \"b\": None}  # it's\n",
+    "it's we'll I'VE they'RE 'tis rock'n'roll don't DON'T",
+    "non-stop .com @user #tag $5 100% a_b C++ <html> ((nested))!!??...",
+    'x\n-dash y\t.dot z\n"quoted"',
+    "<|im_start|>user\nhi<|im_end|>\n<|endoftext|>",
+    "a<tool>b <tool> c",
+    "<s>text</s> <start_of_turn>user\nhi<end_of_turn>\n<unk>",
+    "ALLCAPS camelCase snake_case TitleCase HTTPServer",
+    "\u2581 visible space",
+]
+BYTE_LEVEL = ["gpt-2", "smollm", "qwen2", "qwen35", "llama-bpe", "dbrx", "tekken", "gpt-4o"]
+# llama.cpp knows upper from lower case only in ASCII for these; the info's note says so.
+ASCII_CASE = ("tekken", "gpt-4o")
+KINDS = [*BYTE_LEVEL, "llama", "gemma"]
+
+
+@pytest.fixture(scope="module")
+def sessions(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """kind -> (open session, tokenizer); each made once."""
+    opened: dict[str, tuple[Session, Any]] = {}
+
+    def get(kind: str) -> tuple[Session, Any]:
+        if kind not in opened:
+            folder = tmp_path_factory.mktemp("tokenizer")
+            size = 640 if kind in ("llama", "gemma") else 384
+            make_model(folder, vocab_size=size, num_hidden_layers=1)
+            tokenizer = write_tokenizer(folder, kind)
+            write_gguf(open_checkpoint(folder), {}, folder / "model.gguf")
+            opened[kind] = (
+                Session.open(folder / "model.gguf", n_ctx=256, n_batch=32, n_ubatch=32, threads=1),
+                tokenizer,
+            )
+        return opened[kind]
+
+    yield get
+    for session, _ in opened.values():
+        session.close()
+
+
+def one_line(error: InputError) -> None:
+    assert "\n" not in str(error)
+
+
+def same(session: Session, tokenizer: Any, text: str) -> None:
+    found = session.tokenize(text, special=True, parse=True).tolist()
+    expected = tokenizer.encode(text).ids
+    assert found == expected, text
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_nasty_text(kind: str, sessions: Any) -> None:
+    session, tokenizer = sessions(kind)
+    for text in NASTY:
+        if kind in ASCII_CASE and not text.isascii():
+            continue
+        same(session, tokenizer, text)
+
+
+ALPHABET = st.sampled_from(
+    [*"aZ sdt'\"-.!/09\n\t\r_<|>éß中ا🙂½", "\u0301", "'ll", "  ", "\n\n", "\u00a0", "\u2581"]
+)
+
+
+@pytest.mark.parametrize("kind", [k for k in KINDS if k not in ASCII_CASE])
+def test_random_text(kind: str, sessions: Any) -> None:
+    session, tokenizer = sessions(kind)
+
+    @settings(max_examples=150, deadline=None, database=None)
+    @given(st.lists(ALPHABET, max_size=12).map("".join))
+    def check(text: str) -> None:
+        same(session, tokenizer, text)
+
+    check()
+
+
+def test_any_space_before_punctuation(sessions: Any) -> None:
+    """The bundled models' own definition: exact but where the note says otherwise."""
+    session, tokenizer = sessions("any-space")
+    for text in NASTY:
+        if "\n-dash" not in text:
+            same(session, tokenizer, text)
+
+    @settings(max_examples=150, deadline=None, database=None)
+    @given(
+        st.lists(
+            ALPHABET.filter(lambda piece: piece not in ("\n", "\n\n", "\t", "\r", "\u00a0")), max_size=12
+        ).map("".join)
+    )
+    def check(text: str) -> None:
+        same(session, tokenizer, text)
+
+    check()
+
+
+def test_any_space_with_merges_of_space_is_refused(tmp_path: Path) -> None:
+    write_tokenizer(tmp_path, "any-space-merged")
+    with pytest.raises(InputError, match="other token ids"):
+        tokenizer_metadata(tmp_path, {"vocab_size": 400})
+
+
+@pytest.mark.parametrize("kind", [*BYTE_LEVEL, "any-space"])
+def test_recognised_by_definition(kind: str, tmp_path: Path) -> None:
+    write_tokenizer(tmp_path, kind)
+    info = tokenizer_metadata(tmp_path, {"vocab_size": 400})
+    assert info.keys["tokenizer.ggml.pre"] == ("qwen2" if kind == "any-space" else kind)
+    assert bool(info.notes) == (kind in (*ASCII_CASE, "any-space"))
+
+
+def test_composed_text_under_nfc(sessions: Any, tmp_path: Path) -> None:
+    """Qwen2 composes Unicode first; llama.cpp does not, which a note says. Composed text is the same."""
+    write_tokenizer(tmp_path, "qwen2")
+    edit(tmp_path, normalizer={"type": "NFC"})
+    assert "NFC" in tokenizer_metadata(tmp_path, {"vocab_size": 400}).notes[0]
+    composing = tokenizers.Tokenizer.from_file(str(tmp_path / "tokenizer.json"))
+    for text in NASTY:
+        same(sessions("qwen2")[0], composing, unicodedata.normalize("NFC", text))
+
+
+def edit(folder: Path, **changes: Any) -> None:
+    data = json.loads((folder / "tokenizer.json").read_text())
+    (folder / "tokenizer.json").write_text(json.dumps({**data, **changes}))
+
+
+def test_keys(tmp_path: Path) -> None:
+    write_tokenizer(tmp_path, "qwen2")
+    keys = tokenizer_metadata(tmp_path, {"vocab_size": 400, "eos_token_id": [0, 2], "bos_token_id": 1}).keys
+    count = byte_level("qwen2").get_vocab_size()
+    assert keys["tokenizer.ggml.tokens"][:3] == ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
+    assert keys["tokenizer.ggml.tokens"][count - 2 :] == [
+        "<tool>",
+        "    ",
+        *(f"[PAD{i}]" for i in range(count, 400)),
+    ]
+    assert keys["tokenizer.ggml.token_type"][:3] == [3, 3, 3]
+    assert keys["tokenizer.ggml.token_type"][count - 2 : count + 1] == [4, 4, 5]
+    assert [keys[f"tokenizer.ggml.{role}_token_id"] for role in ("bos", "eos", "eot")] == [1, 0, 2]
+    assert not keys["tokenizer.ggml.add_bos_token"]
+    assert keys["tokenizer.chat_template"] == "{{ messages[0].content }}"
+    (tmp_path / "chat_template.jinja").write_text("other")
+    assert tokenizer_metadata(tmp_path, {"vocab_size": 400}).keys["tokenizer.chat_template"] == "other"
+
+
+def test_sentencepiece_keys(tmp_path: Path) -> None:
+    write_tokenizer(tmp_path, "gemma")
+    keys = tokenizer_metadata(tmp_path, {"vocab_size": 640}).keys
+    assert keys["tokenizer.ggml.add_bos_token"]
+    assert not keys["tokenizer.ggml.add_space_prefix"]
+    assert keys["tokenizer.ggml.bos_token_id"] == sentencepiece_style("gemma").token_to_id("<bos>")
+    assert keys["tokenizer.ggml.eot_token_id"] == sentencepiece_style("gemma").token_to_id("<end_of_turn>")
+    assert keys["tokenizer.ggml.token_type"].count(6) == 256
+
+
+def test_unknown_definition_names_the_nearest(tmp_path: Path) -> None:
+    write_tokenizer(tmp_path, "qwen2")
+    regex = regexes()["llama-bpe"][0].replace("{1,3}", "{1,7}")
+    split = {"type": "Split", "pattern": {"Regex": regex}, "behavior": "Isolated", "invert": False}
+    edit(
+        tmp_path,
+        pre_tokenizer={
+            "type": "Sequence",
+            "pretokenizers": [split, {"type": "ByteLevel", "use_regex": False}],
+        },
+    )
+    with pytest.raises(InputError, match=r"1,7.*nearest is 'llama-bpe'"):
+        tokenizer_metadata(tmp_path, {"vocab_size": 400})
+
+
+@pytest.mark.parametrize(
+    ("kind", "change", "message"),
+    [
+        ("gpt-2", {"model": {"type": "Unigram", "vocab": [["a", 0.0]]}}, "Unigram"),
+        ("gpt-2", {"model": None}, "no model"),
+        ("gpt-2", {"normalizer": {"type": "Lowercase"}}, "normalizer"),
+        ("gpt-2", {"pre_tokenizer": {"type": "Whitespace"}}, "Whitespace"),
+        ("gpt-2", {"pre_tokenizer": None}, "malformed or missing"),
+        ("gpt-2", {"added_tokens": [{"id": -1, "content": "x"}]}, "added token"),
+        ("gpt-2", {"added_tokens": [{"id": 999, "content": "x"}]}, "vocab_size of 400"),
+        ("llama", {"normalizer": None}, "visible"),
+        ("llama", {"pre_tokenizer": {"type": "Digits", "individual_digits": True}}, "Digits"),
+    ],
+)
+def test_refused(kind: str, change: dict[str, Any], message: str, tmp_path: Path) -> None:
+    write_tokenizer(tmp_path, kind)
+    edit(tmp_path, **change)
+    with pytest.raises(InputError, match=message):
+        tokenizer_metadata(tmp_path, {"vocab_size": 400})
+
+
+def test_merges_that_scores_cannot_express(tmp_path: Path) -> None:
+    """A split that is missing among the merges: Hugging Face never joins it, llama.cpp would."""
+    write_tokenizer(tmp_path, "llama")
+    model = json.loads((tmp_path / "tokenizer.json").read_text())["model"]
+    made = [left + right for left, right in model["merges"]]
+    double = next(i for i, text in enumerate(made) if made.count(text) > 1)
+    edit(tmp_path, model={**model, "merges": model["merges"][:double] + model["merges"][double + 1 :]})
+    with pytest.raises(InputError, match="not those of a SentencePiece model"):
+        tokenizer_metadata(tmp_path, {"vocab_size": 640})
+
+
+PLACES = [
+    *(
+        f"tokenizer.json/{key}"
+        for key in ("model", "pre_tokenizer", "normalizer", "added_tokens", "post_processor")
+    ),
+    *(
+        f"tokenizer.json/model/{key}"
+        for key in ("type", "vocab", "merges", "byte_fallback", "ignore_merges", "unk_token")
+    ),
+    *(f"tokenizer_config.json/{key}" for key in ("bos_token", "eos_token", "add_bos_token", "chat_template")),
+]
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text(max_size=4),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(
+            st.sampled_from(
+                [
+                    "type",
+                    "id",
+                    "content",
+                    "pretokenizers",
+                    "single",
+                    "SpecialToken",
+                    "special_tokens",
+                    "ids",
+                    "sep",
+                ]
+            ),
+            inner,
+        )
+    ),
+    max_leaves=8,
+)
+
+
+def put_json(folder: Path, place: str, value: Any) -> None:
+    """Set a key of a file of the folder, "file/key" or "file/outer/key"."""
+    *outer, key = place.split("/")
+    file = folder / outer[0]
+    data = json.loads(file.read_text()) if file.is_file() else {}
+    inner = data[outer[1]] if len(outer) > 1 else data
+    inner[key] = value
+    file.write_text(json.dumps(data))
+
+
+@settings(max_examples=200, deadline=None, database=None)
+@given(JSON, st.sampled_from(PLACES), st.sampled_from(["gpt-2", "llama"]))
+def test_hostile_json_is_an_input_error(
+    tmp_path_factory: pytest.TempPathFactory, value: Any, place: str, kind: str
+) -> None:
+    folder = tmp_path_factory.mktemp("hostile")
+    write_tokenizer(folder, kind)
+    put_json(folder, place, value)
+    try:
+        tokenizer_metadata(folder, {"vocab_size": 640})
+    except InputError as error:
+        one_line(error)
+
+
+def test_tokenizer_model(tmp_path: Path) -> None:
+    """Without tokenizer.json: SentencePiece's own file, ids equal to SentencePiece's."""
+    sentencepiece = pytest.importorskip("sentencepiece")
+    text = tmp_path / "corpus.txt"
+    text.write_text(
+        "the quick brown fox jumps over the lazy dog. the cat sat on the mat; a dog sat on the log.\n" * 20
+    )
+    folder = tmp_path / "model"
+    make_model(folder, vocab_size=384, num_hidden_layers=1)
+    (folder / "tokenizer.json").unlink()
+    settings_of = {
+        "model_type": "bpe",
+        "vocab_size": 330,
+        "byte_fallback": True,
+        "normalization_rule_name": "identity",
+        "remove_extra_whitespaces": False,
+        "minloglevel": 2,
+    }
+    sentencepiece.SentencePieceTrainer.train(
+        input=str(text), model_prefix=str(folder / "tokenizer"), **settings_of
+    )
+    write_gguf(open_checkpoint(folder), {}, tmp_path / "model.gguf")
+    model = sentencepiece.SentencePieceProcessor(model_file=str(folder / "tokenizer.model"))
+    with Session.open(tmp_path / "model.gguf", n_ctx=64, n_batch=32, n_ubatch=32, threads=1) as session:
+        for line in ["the dog sat", "  two  spaces", "naïve 中\n\ttabs", "a"]:
+            assert session.tokenize(line).tolist() == [model.bos_id(), *model.encode(line)]
+    settings_of |= {"model_type": "unigram", "vocab_size": 290}
+    sentencepiece.SentencePieceTrainer.train(
+        input=str(text), model_prefix=str(folder / "tokenizer"), **settings_of
+    )
+    with pytest.raises(InputError, match="unigram"):
+        tokenizer_metadata(folder, {"vocab_size": 384})

@@ -1,0 +1,173 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tiny_gguf
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tenth.core import ggml
+from tenth.core.records import MemoryParts, Runtime, TensorSpec
+from tenth.measurement.memory import prove
+from tenth.planning import memory
+from tenth.runtime import llama
+
+MIB = 1 << 20
+
+
+def _model(
+    hidden: int, ffn: int, layers: int, heads: int, kv_heads: int, vocab: int
+) -> tuple[dict[str, Any], list[TensorSpec]]:
+    config = {
+        "hidden_size": hidden,
+        "intermediate_size": ffn,
+        "num_hidden_layers": layers,
+        "num_attention_heads": heads,
+        "num_key_value_heads": kv_heads,
+        "vocab_size": vocab,
+    }
+    specs = []
+    for name, shape in tiny_gguf.shapes(hidden, ffn, layers, vocab, hidden // heads * kv_heads).items():
+        words = name.split(".")
+        layer = int(words[1]) if words[0] == "blk" else None
+        specs.append(TensorSpec(name, name, shape, words[-2], layer, linear=len(shape) == 2))
+    return config, specs
+
+
+def _types(specs: list[TensorSpec], kind: str) -> dict[str, str]:
+    return {spec.name: kind for spec in specs if spec.linear}
+
+
+SHAPES = [(128, 384, 3, 2, 1, 300), (256, 1024, 2, 4, 4, 2000), (256, 704, 2, 8, 2, 300)]
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("kind", ["F32", "Q4_0"])
+def test_parts_are_those_of_llama_cpps_report(tmp_path: Path, shape: tuple[int, ...], kind: str) -> None:
+    hidden, ffn, layers, heads, kv_heads, vocab = shape
+    path = tiny_gguf.write(
+        tmp_path / "m.gguf",
+        hidden=hidden,
+        ffn=ffn,
+        layers=layers,
+        heads=heads,
+        kv_heads=kv_heads,
+        vocab=vocab,
+        kind=kind,
+    )
+    config, specs = _model(*shape)
+    for runtime in (
+        Runtime(n_ctx=300, n_ubatch=256, threads=1),
+        Runtime(n_ctx=1024, n_ubatch=64, threads=1, repack=True),
+        Runtime(n_ctx=600, n_ubatch=128, threads=1, type_k="q8_0", type_v="q4_0"),
+        Runtime(n_ctx=512, n_ubatch=128, threads=1, flash_attention=False),
+    ):
+        predicted = memory.memory(config, "llama", specs, _types(specs, kind), runtime)
+        settings = runtime.model_dump()
+        with llama.Session.open(path, n_batch=runtime.n_ubatch, outputs=1, **settings) as session:
+            seen = session.buffers
+        rounding = 0.02 * MIB
+        assert abs(predicted.weights - seen["mapped"]) < rounding + 4096
+        assert abs(predicted.kv - seen["kv"]) < rounding
+        if "AVX2" in llama.build():
+            assert abs(predicted.repacked - seen["repack"]) < rounding
+        # llama.cpp reserves room for embeddings as input, and does not report its work buffer.
+        work = runtime.n_ubatch * ffn * 36 // 32 + 4 * 64 * (4 * hidden // heads + 128)
+        graph = seen["compute"] - 4 * hidden * runtime.n_ubatch
+        assert 0.98 * graph - rounding < predicted.compute < 1.06 * graph + work + rounding
+
+
+def test_total_is_what_a_process_holds(tmp_path: Path) -> None:
+    shape = (512, 1536, 3, 8, 4, 4000)
+    path = tiny_gguf.write(
+        tmp_path / "m.gguf", hidden=512, ffn=1536, layers=3, heads=8, kv_heads=4, vocab=4000
+    )
+    config, specs = _model(*shape)
+    runtime = Runtime(n_ctx=512, n_ubatch=64, threads=1)
+    predicted = memory.memory(config, "llama", specs, {}, runtime)
+    proof = prove(path, runtime, 300_000_000, predicted.total)
+    assert abs(proof.error) < 0.05
+    learnt = memory.corrected(memory.Constants(), predicted, proof.parts)
+    again = memory.memory(config, "llama", specs, {}, runtime, learnt)
+    assert abs(again.total - proof.peak) < 10
+    assert memory.Constants.model_validate_json(learnt.model_dump_json()) == learnt
+
+
+def test_correction_goes_to_the_part_that_was_wrong() -> None:
+    predicted = MemoryParts(weights=1000, repacked=0, kv=100, compute=50, output=10, base=200)
+    parts = {"mapped": 1000, "repack": 0, "kv": 200, "compute": 50, "peak": 1480}
+    learnt = memory.corrected(memory.Constants(), predicted, parts)
+    assert learnt.kv_factor == 2
+    assert learnt.weights_factor == 1
+    assert learnt.compute_factor == 1
+    assert learnt.base_extra == 1480 - (1360 + 100)
+
+
+def test_sliding_windows() -> None:
+    config = {
+        "hidden_size": 64,
+        "intermediate_size": 128,
+        "num_hidden_layers": 12,
+        "num_attention_heads": 2,
+        "num_key_value_heads": 1,
+        "head_dim": 32,
+        "vocab_size": 100,
+        "sliding_window": 512,
+    }
+    runtime = Runtime(n_ctx=4096, n_ubatch=64, threads=1)
+    row = 2 * 32 * 2  # K and V of one head in f16
+    assert memory.cells(runtime) == 4096
+    assert memory.cells(runtime, 512) == 768  # 512 + 64, in steps of 256
+    assert memory.cells(Runtime(n_ctx=300, n_ubatch=64), 512) == 512  # never more than the context
+    full, sliding = 4096 * row, 768 * row
+    for arch, wide in (("llama", 12), ("phi3", 12), ("gemma2", 6), ("gemma3", 2)):
+        assert memory.memory(config, arch, [], {}, runtime).kv == wide * full + (12 - wide) * sliding
+    kinds = ["full_attention"] * 3 + ["sliding_attention"] * 9
+    explicit = memory.memory({**config, "layer_types": kinds}, "gemma3", [], {}, runtime)
+    assert explicit.kv == 3 * full + 9 * sliding
+
+
+def test_vocabulary_is_paid_for() -> None:
+    config, _ = _model(64, 128, 2, 2, 1, 151_936)
+    parts = memory.memory(config, "qwen2", [], {}, Runtime(n_ctx=512, n_ubatch=8, threads=1))
+    small = memory.memory(
+        {**config, "vocab_size": 1000}, "qwen2", [], {}, Runtime(n_ctx=512, n_ubatch=8, threads=1)
+    )
+    assert 60_000_000 < parts.base - small.base < 80_000_000
+    known = memory.memory(config, "qwen2", [], {}, Runtime(n_ctx=512, n_ubatch=8, threads=1), merges=0)
+    assert parts.base - known.base > 30_000_000
+    assert parts.output == 4 * 151_936
+
+
+def test_repackable() -> None:
+    assert memory.repackable("Q4_0", 64, 64, "x86_64")
+    assert not memory.repackable("Q4_0", 60, 64, "x86_64")  # rows not divisible by 8
+    assert not memory.repackable("Q6_K", 64, 256, "x86_64")
+    assert memory.repackable("Q6_K", 64, 256, "arm64")
+    assert not memory.repackable("Q4_0", 64, 64, "aarch64")
+
+
+def test_possible_runtimes() -> None:
+    config, _ = _model(128, 256, 2, 4, 2, 300)  # heads of 32
+    found = memory.possible_runtimes(config, "llama", 1024)
+    assert len(found) == len(memory.UBATCHES) * len(ggml.KV_TYPES) ** 2
+    assert all(runtime.n_ctx == 1024 and runtime.flash_attention for runtime in found)
+    narrow = memory.possible_runtimes({**config, "head_dim": 80}, "phi2", 100)
+    assert {(r.type_k, r.type_v) for r in narrow} == {("f16", "f16")}
+    assert sorted({r.n_ubatch for r in narrow}) == [8, 16, 32, 64, 100]
+
+
+@given(st.integers(1, 8192), st.integers(1, 512), st.sampled_from(ggml.KV_TYPES))
+def test_more_never_costs_less(context: int, batch: int, kind: str) -> None:
+    config, specs = _model(128, 384, 3, 2, 1, 300)
+
+    def of(n_ctx: int, n_ubatch: int) -> MemoryParts:
+        runtime = Runtime(n_ctx=n_ctx, n_ubatch=n_ubatch, type_k=kind, type_v=kind, threads=1)
+        return memory.memory(config, "llama", specs, {}, runtime)
+
+    here = of(context, batch)
+    assert of(context + 256, batch).kv > here.kv
+    assert of(context, batch + 1).compute >= here.compute
+    assert here.total == here.file_backed + here.anonymous

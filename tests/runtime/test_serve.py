@@ -1,0 +1,247 @@
+"""Chat and server on a tiny random model: real processes, real HTTP on loopback."""
+
+import http.client
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from bundles import write_bundle
+
+from tenth.core.errors import InputError, NativeError, OutputError
+from tenth.runtime import bundle, chat, serve
+
+TEMPLATE = "{% for m in messages %}{{ m['role'] }}: {{ m['content'] }}\n{% endfor %}assistant:"
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_bundle(tmp_path_factory.mktemp("plain"))
+
+
+@pytest.fixture(scope="module")
+def templated(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_bundle(tmp_path_factory.mktemp("templated"), TEMPLATE)
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def ask(port: int, method: str, path: str, body: object = None, **headers: str) -> tuple[int, bytes]:
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
+    try:
+        connection.request(method, path, json.dumps(body) if body else None, headers)
+        answer = connection.getresponse()
+        return answer.status, answer.read()
+    finally:
+        connection.close()
+
+
+def tenth(*words: str, **options: Any) -> "subprocess.Popen[str]":
+    return subprocess.Popen(
+        [sys.executable, "-c", "from tenth.cli.app import main; main()", *words],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        **options,
+    )
+
+
+@pytest.fixture(scope="module")
+def server(templated: Path) -> Iterator[serve.Running]:
+    with serve.running(bundle.open_bundle(templated)) as running:
+        yield running
+
+
+def test_the_server_lists_its_model_and_answers(server: serve.Running) -> None:
+    status, raw = ask(server.port, "GET", "/v1/models")
+    assert status == 200
+    assert json.loads(raw)["data"][0]["id"] == "tiny"
+    body = {"messages": [{"role": "user", "content": "hello"}], "max_tokens": 5}
+    status, raw = ask(server.port, "POST", "/v1/chat/completions", body)
+    assert status == 200
+    assert json.loads(raw)["usage"]["completion_tokens"] <= 5
+    assert json.loads(raw)["choices"][0]["message"]["role"] == "assistant"
+
+
+def test_the_server_streams(server: serve.Running) -> None:
+    body = {
+        "messages": [{"role": "user", "content": "hello"}],
+        "max_tokens": 5,
+        "stream": True,
+        "ignore_eos": True,
+    }
+    status, raw = ask(server.port, "POST", "/v1/chat/completions", body)
+    events = [line.removeprefix(b"data: ") for line in raw.splitlines() if line.startswith(b"data: ")]
+    assert status == 200
+    assert len(events) > 3
+    assert events[-1] == b"[DONE]"
+    assert json.loads(events[0])["object"] == "chat.completion.chunk"
+
+
+def test_the_server_listens_on_loopback_only_and_takes_the_plans_settings(server: serve.Running) -> None:
+    assert server.url == f"http://127.0.0.1:{server.port}"
+    listening = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
+    addresses = {
+        row[1].split(":")[0] for row in listening if row[1].endswith(f":{server.port:04X}") and row[3] == "0A"
+    }
+    assert addresses == {"0100007F"}
+    props = json.loads(ask(server.port, "GET", "/props")[1])
+    assert props["default_generation_settings"]["n_ctx"] == 256
+    assert props["total_slots"] == 1
+
+
+def test_a_web_page_may_not_read_from_it(server: serve.Running) -> None:
+    connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=30)
+    connection.request("GET", "/v1/models", headers={"Origin": "https://example.org"})
+    assert connection.getresponse().getheader("Access-Control-Allow-Origin") is None
+    connection.close()
+
+
+def test_a_key_is_demanded_where_one_is_set(folder: Path) -> None:
+    body = {"prompt": "hello", "max_tokens": 1}
+    with serve.running(bundle.open_bundle(folder), key="secret") as running:
+        assert ask(running.port, "POST", "/v1/completions", body)[0] == 401
+        assert ask(running.port, "POST", "/v1/completions", body, Authorization="Bearer secret")[0] == 200
+        pid = running.process.pid
+    with pytest.raises(ProcessLookupError):
+        os.kill(pid, 0)
+
+
+def test_the_serve_command_ends_with_ctrl_c_and_takes_its_child_along(templated: Path) -> None:
+    port = free_port()
+    process = tenth("serve", str(templated), "--port", str(port), "--json")
+    try:
+        assert process.stdout is not None
+        assert json.loads(process.stdout.readline())["url"] == f"http://127.0.0.1:{port}/v1"
+        assert ask(port, "GET", "/v1/models")[0] == 200
+        process.send_signal(signal.SIGINT)
+        _, err = process.communicate(timeout=20)
+    finally:
+        process.kill()
+    assert process.returncode == 0
+    assert "Traceback" not in err
+    with pytest.raises(OSError):
+        ask(port, "GET", "/v1/models")
+
+
+def test_the_child_does_not_outlive_a_killed_parent(folder: Path) -> None:
+    port = free_port()
+    process = tenth("serve", str(folder), "--port", str(port), "--json")
+    assert process.stdout is not None
+    process.stdout.readline()
+    process.kill()
+    process.communicate()
+    for _ in range(50):
+        try:
+            ask(port, "GET", "/health")
+        except OSError:
+            return
+        time.sleep(0.1)
+    pytest.fail("the server still answers")
+
+
+def test_a_taken_port_is_one_error(folder: Path) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        with (
+            pytest.raises(OutputError, match="choose another --port"),
+            serve.running(bundle.open_bundle(folder), port=taken.getsockname()[1]),
+        ):
+            pass
+
+
+def test_piped_chat_answers_line_by_line_and_quits(folder: Path) -> None:
+    process = tenth("chat", str(folder), "--max-tokens", "4")
+    out, err = process.communicate("hello\n\nonce more\n/quit\nnever asked\n", timeout=60)
+    assert process.returncode == 0
+    assert out.count("\n") >= 2
+    assert "no chat template" in err
+
+
+def test_chat_as_json_is_one_object_and_repeats_itself(templated: Path) -> None:
+    outs = []
+    for _ in range(2):
+        process = tenth(
+            "chat", str(templated), "--prompt", "hello", "--max-tokens", "6", "--seed", "3", "--json"
+        )
+        out, err = process.communicate(timeout=60)
+        assert (process.returncode, err) == (0, "")
+        outs.append(json.loads(out))
+    assert outs[0] == outs[1]
+    assert outs[0]["turns"][0]["user"] == "hello"
+
+
+@pytest.mark.parametrize("with_template", [True, False])
+def test_a_conversation_that_outgrows_the_context_forgets_its_beginning(
+    folder: Path, templated: Path, with_template: bool
+) -> None:
+    said: list[str] = []
+    written: list[str] = []
+    opened = bundle.open_bundle(templated if with_template else folder)
+    messages = iter(["a b c d e f g h " * 9, "i j k l m n o p " * 9, "q r s t u v " * 200])
+    turns = chat.talk(opened, messages, written.append, said.append, chat.Sampling(max_tokens=3))
+    assert [user[:1] for user, _ in turns] == ["i"]
+    said = [line for line in said if "no chat template" not in line]
+    assert len(said) == 2
+    assert "its beginning is forgotten" in said[0]
+    assert "longer than the model's context" in said[1]
+
+
+def test_a_message_that_is_too_long_alone_is_an_error(folder: Path) -> None:
+    with pytest.raises(InputError, match="longer than the model's context"):
+        chat.talk(bundle.open_bundle(folder), iter(["a " * 600]), print, print, chat.Sampling())
+
+
+def test_models_cannot_steer_the_terminal() -> None:
+    assert chat.printable("a\x1b[2J\x07b\nc\td\u202e\x9b") == "a[2Jb\nc\td"
+
+
+def test_a_template_is_found_where_there_is_one(folder: Path, templated: Path) -> None:
+    assert not bundle.open_bundle(folder).has_template
+    assert bundle.open_bundle(templated).has_template
+
+
+def test_broken_bundles_are_refused(tmp_path: Path, folder: Path) -> None:
+    with pytest.raises(InputError, match=r"no model\.gguf"):
+        bundle.open_bundle(tmp_path)
+    (tmp_path / "model.gguf").write_bytes(b"MZ..")
+    with pytest.raises(InputError, match=r"no plan\.json"):
+        bundle.open_bundle(tmp_path)
+    (tmp_path / "plan.json").write_bytes((folder / "plan.json").read_bytes())
+    with pytest.raises(InputError, match="not a GGUF file"):
+        bundle.open_bundle(tmp_path)
+    (tmp_path / "plan.json").write_text('{"version": 1, "surprise": 2}')
+    with pytest.raises(InputError, match="is not a plan"):
+        bundle.open_bundle(tmp_path)
+
+
+def test_what_llama_cpp_refuses_is_one_error(tmp_path: Path, folder: Path) -> None:
+    write_bundle(tmp_path)
+    whole = (tmp_path / "model.gguf").read_bytes()
+    (tmp_path / "model.gguf").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(NativeError) as caught, serve.running(bundle.open_bundle(tmp_path)):
+        pass
+    assert "\n" not in str(caught.value)
+    write_bundle(tmp_path, type_k="q99")
+    with pytest.raises(NativeError, match="'q99' is unknown"), serve.running(bundle.open_bundle(tmp_path)):
+        pass
+
+
+def test_a_dying_child_is_one_error(folder: Path) -> None:
+    with serve.running(bundle.open_bundle(folder)) as running:
+        os.kill(running.process.pid, signal.SIGABRT)
+        with pytest.raises(NativeError, match="died of SIGABRT"):
+            running.wait()
