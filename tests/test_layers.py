@@ -16,7 +16,24 @@ import tenth
 
 SOURCE = Path(tenth.__file__).parent
 # A room may import those to its right, and itself.
-ROOMS = ["cli", "remote", "leaderboard", "evaluation", "pipeline", "report", "measurement", "planning", "distillation", "pruning", "quantization", "calibration", "devices", "runtime", "models", "core"]
+ROOMS = (
+    "cli",
+    "remote",
+    "leaderboard",
+    "evaluation",
+    "pipeline",
+    "report",
+    "measurement",
+    "planning",
+    "distillation",
+    "pruning",
+    "quantization",
+    "calibration",
+    "devices",
+    "runtime",
+    "models",
+    "core",
+)
 MOST_FILES = 13  # of Python in a folder, its __init__.py among them
 DIRECTLY = {"__init__.py", "__main__.py", "py.typed"}
 NAMED = re.compile(r"tenth(?:\.[a-z_0-9]+)+(?=:|$)")  # "tenth.room.module" or "tenth.room.module:function"
