@@ -24,7 +24,7 @@ from pathlib import Path
 
 import numpy as np
 
-from tenth.cli.console import Voice
+from tenth.cli.console import ConsoleReporter
 from tenth.core.records import TensorSpec
 from tenth.leaderboard import run, submission
 from tenth.leaderboard.records import Division, Manifest, Verdict
@@ -84,13 +84,13 @@ def main() -> None:
         tasks=tuple(filter(None, given.tasks.split(","))),
         limit=given.limit,
         data=given.data,
-        passages=given.passages,
+        text_chunks=given.text_chunks,
         context=given.context,
         jobs=given.jobs,
         cluster=given.cluster,
         work=given.out / "work",
     )
-    done = run.judge_all(options, Voice())
+    done = run.judge_all(options, ConsoleReporter())
     for verdict in done.verdicts:
         print(json.dumps(told(verdict)))
     for name, reason in done.failed.items():

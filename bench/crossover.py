@@ -14,7 +14,7 @@ import argparse
 import json
 from pathlib import Path
 
-from tenth.cli.console import Voice
+from tenth.cli.console import ConsoleReporter
 from tenth.core.records import MB, Budget, Candidate, Plan, Scorecard
 from tenth.devices.catalogue import parse_size
 from tenth.pipeline import fit
@@ -98,7 +98,7 @@ def main() -> None:
                 heal=given.heal,
                 baselines=0,
             )
-            fit.fit(options, Voice())
+            fit.fit(options, ConsoleReporter())
         print(json.dumps(line(*bundle.read_bundle(destination))), flush=True)
 
 

@@ -19,7 +19,7 @@ from pathlib import Path
 
 import numpy as np
 
-from tenth.cli.console import Voice
+from tenth.cli.console import ConsoleReporter
 from tenth.core.records import MB, Budget, Plan, Reading, Runtime
 from tenth.core.store import default_work
 from tenth.measurement.quality import quality
@@ -70,7 +70,7 @@ def main() -> None:
     parser.add_argument("--effort", choices=tuple(EFFORTS), default="normal")
     given = parser.parse_args()
     given.out.mkdir(parents=True, exist_ok=True)
-    voice, checkpoint = Voice(), open_checkpoint(given.model)
+    voice, checkpoint = ConsoleReporter(), open_checkpoint(given.model)
     specs = checkpoint.specs()
 
     stages = Stages(checkpoint, default_work(), voice, given.out / "log.txt", 0)
@@ -80,8 +80,8 @@ def main() -> None:
         checkpoint.config,
         checkpoint.arch.gguf_arch,
         specs,
-        stages.prices(calibration),
-        stages.kv_damages(texts, checkpoint.arch.head_dim(checkpoint.config)),
+        stages.sensitivities(calibration),
+        stages.kv_sensitivities(texts, checkpoint.arch.head_dim(checkpoint.config)),
         given.context,
         cost.Constants(),
     )
@@ -94,7 +94,7 @@ def main() -> None:
         print(json.dumps({"bench": "stock", "recipe": name, **figures}), flush=True)
 
     smallest = smallest_decision(problem).memory.total
-    f16 = smallest_decision(replace(problem, prices={s.name: {"F16": 0.0} for s in specs if s.linear}))
+    f16 = smallest_decision(replace(problem, sensitivities={s.name: {"F16": 0.0} for s in specs if s.linear}))
     ratios = []
     for memory in np.geomspace(1.01 * smallest, 1.06 * f16.memory.total, BUDGETS):
         budget = Budget(memory=int(memory), context=given.context)
@@ -124,7 +124,7 @@ def main() -> None:
             "attempts": proof.attempts,
             "limit": proof.limit,
             "runtime": f"ubatch {run.n_ubatch} kv {run.type_k}/{run.type_v} repack {run.repack}",
-            "predicted_kl": round(plan.damage, 5),
+            "predicted_kl": round(plan.predicted_kl, 5),
             "kl_shipped": round(ours.value("kl") or 0.0, 6),
             "kl": round(kl, 6),
             "best_stock": best,

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
-from tenth.cli.console import Voice
+from tenth.cli.console import ConsoleReporter
 from tenth.core.ggml import holds
 from tenth.models.checkpoint import open_checkpoint
 from tenth.pipeline.steps import Stages
@@ -49,7 +49,7 @@ def main() -> None:
     given = parser.parse_args()
     checkpoint = open_checkpoint(given.model)
     with tempfile.TemporaryDirectory() as scratch:
-        stages = Stages(checkpoint, Path(scratch), Voice(), Path(scratch) / "log.txt", 0)
+        stages = Stages(checkpoint, Path(scratch), ConsoleReporter(), Path(scratch) / "log.txt", 0)
         types = {
             s.name: given.type if holds(given.type, s.columns) else "Q8_0"
             for s in checkpoint.specs()

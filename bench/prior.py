@@ -1,11 +1,13 @@
-"""Measure the prior of `tenth plan`: python bench/prior.py MODEL TEXT > src/tenth/data/prior.json"""
+"""Measure the prior of `tenth plan`: python bench/prior.py MODEL TEXT >
+src/tenth/data/default_sensitivity.json
+"""
 
 from __future__ import annotations
 
 import sys
 from pathlib import Path
 
-from tenth.cli.console import Voice
+from tenth.cli.console import ConsoleReporter
 from tenth.core.store import default_work
 from tenth.models.checkpoint import open_checkpoint
 from tenth.pipeline.effort import EFFORTS
@@ -17,13 +19,15 @@ def main() -> None:
     model, text = Path(sys.argv[1]), Path(sys.argv[2])
     checkpoint = open_checkpoint(model)
     work = default_work()
-    stages = Stages(checkpoint, work, Voice(), work / "prior.log", 0)
+    stages = Stages(checkpoint, work, ConsoleReporter(), work / "prior.log", 0)
     texts = stages.texts(text, None, 512, EFFORTS["fast"], 0)
     calibration = stages.calibration(texts, 0)
-    prices = stages.prices(calibration)
-    kv = stages.kv_damages(texts, checkpoint.arch.head_dim(checkpoint.config))
+    sensitivities = stages.sensitivities(calibration)
+    kv = stages.kv_sensitivities(texts, checkpoint.arch.head_dim(checkpoint.config))
     print(
-        default_sensitivity.dump(default_sensitivity.derive(checkpoint.name, checkpoint.specs(), prices, kv)),
+        default_sensitivity.dump(
+            default_sensitivity.derive(checkpoint.name, checkpoint.specs(), sensitivities, kv)
+        ),
         end="",
     )
 

@@ -24,7 +24,7 @@ from fit import REFEREE, stock_figures, value
 from scipy import sparse
 from scipy.optimize import Bounds, LinearConstraint, milp
 
-from tenth.cli.console import Voice
+from tenth.cli.console import ConsoleReporter
 from tenth.core.ggml import TYPES, holds
 from tenth.core.records import MB, TensorSpec
 from tenth.core.store import default_work
@@ -33,19 +33,19 @@ from tenth.models.checkpoint import open_checkpoint
 from tenth.models.formats.gguf import tensor_bytes
 from tenth.pipeline.effort import EFFORTS, WORTH_TRAINING
 from tenth.pipeline.steps import Stages
-from tenth.quantization.sensitivity import Prices
+from tenth.quantization.sensitivity import Sensitivities
 
 RECIPES = "IQ2_XXS,IQ2_XS,IQ2_S,IQ2_M,Q2_K_S,Q2_K,IQ3_XXS,IQ3_S,IQ3_M,Q3_K_M,IQ4_XS,Q4_K_S,Q4_K_M,Q5_K_M,Q6_K"
 
 
-def allocate(specs: list[TensorSpec], prices: Prices, limit: int) -> dict[str, str]:
-    """Types of least predicted damage in at most `limit` bytes of tensor data."""
+def allocate(specs: list[TensorSpec], sensitivities: Sensitivities, limit: int) -> dict[str, str]:
+    """Types of least predicted KL in at most `limit` bytes of tensor data."""
     options = [(i, t) for i, s in enumerate(specs) for t in TYPES if holds(t, s.columns)]
-    damage = np.array([prices[specs[i].name][t] for i, t in options])
+    predicted_kl = np.array([sensitivities[specs[i].name][t] for i, t in options])
     size = np.array([tensor_bytes(specs[i], t) for i, t in options], float) / MB
     one = sparse.csr_matrix((np.ones(len(options)), ([i for i, _ in options], range(len(options)))))
     found = milp(
-        damage / damage.max(),
+        predicted_kl / predicted_kl.max(),
         constraints=[LinearConstraint(one, 1, 1), LinearConstraint(size[None], -np.inf, limit / MB)],
         integrality=np.ones(len(options)),
         bounds=Bounds(0, 1),
@@ -81,13 +81,15 @@ def main() -> None:
     checkpoint, effort = open_checkpoint(given.model), EFFORTS[given.effort]
     linear = [spec for spec in checkpoint.specs() if spec.linear]
 
-    stages = Stages(checkpoint, default_work(), Voice(), given.out / "log.txt", 0, given.device_compute)
+    stages = Stages(
+        checkpoint, default_work(), ConsoleReporter(), given.out / "log.txt", 0, given.device_compute
+    )
     texts = stages.texts(given.text, given.eval_text, 512, effort, 0)
     calibration, reference = stages.calibration(texts, 0), stages.reference(texts)
     others = {
         path.name: stages.reference(stages.texts(given.text, path, 512, effort, 0)) for path in given.other
     }
-    prices = stages.prices(calibration)
+    sensitivities = stages.sensitivities(calibration)
     stock = {name: stages.stock(name) for name in given.recipes.split(",")}
     figures = {
         name: stock_figures(stages, types, calibration, reference, name) for name, types in stock.items()
@@ -95,7 +97,7 @@ def main() -> None:
     curve = {int(row["bytes"]): row["kl"] for row in figures.values()}
     ratios = []
     for name, types in stock.items():
-        ours = allocate(linear, prices, sum(tensor_bytes(spec, types[spec.name]) for spec in linear))
+        ours = allocate(linear, sensitivities, sum(tensor_bytes(spec, types[spec.name]) for spec in linear))
 
         def line(method: str, path: Path, name: str = name, **more: Any) -> float:
             kl = value(quality(path, reference, REFEREE, log=stages.log), "kl")
@@ -128,8 +130,8 @@ def main() -> None:
         if effort.rounds is not None:
             start = time.perf_counter()
             rounded = stages.rounded(texts, calibration, ours, effort)
-            damage = sum(prices[tensor][kind] for tensor, kind in ours.items())
-            if effort.steps and damage > WORTH_TRAINING:
+            predicted_kl = sum(sensitivities[tensor][kind] for tensor, kind in ours.items())
+            if effort.steps and predicted_kl > WORTH_TRAINING:
                 rounded = stages.trained(texts, rounded, ours, effort, 0)
             seconds = round(time.perf_counter() - start, 1)
             stages.write(ours, calibration, path, f"store {name}'s bytes", rounded)

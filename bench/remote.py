@@ -21,7 +21,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
 import sshd
 
-from tenth.cli.console import Voice
+from tenth.cli.console import ConsoleReporter
 from tenth.core.records import Measurement
 from tenth.devices.catalogue import parse_size
 from tenth.remote import run as running
@@ -48,7 +48,7 @@ def main() -> None:
             verb = ["measure", "OUT", "--json", "--counter", "none", "--idle", "0"]
             verb += ["--depths", "0", "--repeats", "1"] if given.brief else []
             place = running.Place(f"{sshd.HOST}:{scratch}/there")
-            measured, _ = running.measure(bundle, place, verb, Voice())
+            measured, _ = running.measure(bundle, place, verb, ConsoleReporter())
         finally:
             device.stop()
         left = (Path(scratch) / "there").exists()

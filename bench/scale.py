@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from tenth.cli.console import Voice
+from tenth.cli.console import ConsoleReporter
 from tenth.core.records import MB, Budget
 from tenth.devices.catalogue import parse_size
 from tenth.models import source as models
@@ -109,7 +109,7 @@ def tree_rss() -> int:
     return sum(sizes.get(pid, 0) for pid in ours)
 
 
-class Stopwatch(Voice):
+class Stopwatch(ConsoleReporter):
     """The usual progress, and per stage its seconds and peak."""
 
     def __init__(self) -> None:

@@ -37,7 +37,7 @@ from tenth.distillation.training import BETAS, CLIP, EPSILON, Schedule, gradient
 from tenth.models import text
 from tenth.models.checkpoint import Checkpoint, open_checkpoint
 from tenth.pruning import shape, structure
-from tenth.pruning.shape import Freedom, Menu, Sizes
+from tenth.pruning.shape import PruningCosts, PruningLimits, Sizes
 
 LENGTH, CALIBRATE, JUDGE = 512, 128, 48  # tokens of a window, and windows
 SEEDS = 3  # of random
@@ -56,7 +56,7 @@ RIVALS: dict[str, Rival] = {
     "slicegpt": slicing.slicegpt,
     "slicegpt-one": slicing.one_rotation,
 }
-OURS = {"ours": Freedom(), "ours-alike": Freedom(uneven=False)}
+OURS = {"ours": PruningLimits(), "ours-alike": PruningLimits(uneven=False)}
 METHODS = ("random", *RIVALS, *OURS)
 
 
@@ -71,13 +71,13 @@ class Ours:
         start = time.perf_counter()
         self._checkpoint, self._tokens, self._work = checkpoint, str(windows), work
         self._where = (given.threads, given.device)
-        self._calibration, menu = work / "calibration", work / "menu"
-        for folder in (self._calibration, menu):
+        self._calibration, costs = work / "calibration", work / "menu"
+        for folder in (self._calibration, costs):
             folder.mkdir()
         model = str(checkpoint.path)
         fisher.run(silent, model, self._tokens, str(self._calibration), given.seed, *self._where)
-        structure.price(silent, model, [self._tokens], str(self._calibration), str(menu), *self._where)
-        self._menu = Menu.model_validate_json((menu / "menu.json").read_text())
+        structure.price(silent, model, [self._tokens], str(self._calibration), str(costs), *self._where)
+        self._menu = PruningCosts.model_validate_json((costs / "pruning-costs.json").read_text())
         self.seconds = time.perf_counter() - start
 
     def __call__(self, name: str, weights: int) -> tuple[str, Llama]:

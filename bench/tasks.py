@@ -18,7 +18,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from tenth.cli.console import Voice
+from tenth.cli.console import ConsoleReporter
 from tenth.core import jobs
 from tenth.evaluation import evaluate, results, runtimes, scoring
 from tenth.models import source as models
@@ -57,8 +57,8 @@ def main() -> None:
 def agreement(gguf: Path, folder: Path, given: argparse.Namespace) -> None:
     """Every task by both routes."""
     options = evaluate.Options(tuple(given.tasks.split(",")), given.limit, given.data, threads=given.threads)
-    ours, outcomes = evaluate.evaluate(evaluate.subject(str(gguf)), options, Voice())
-    theirs, original = evaluate.evaluate(evaluate.subject(str(folder)), options, Voice())
+    ours, outcomes = evaluate.evaluate(evaluate.subject(str(gguf)), options, ConsoleReporter())
+    theirs, original = evaluate.evaluate(evaluate.subject(str(folder)), options, ConsoleReporter())
     compared = results.compare(ours.tasks, outcomes, original)
     for one, other, pair in zip(ours.tasks, theirs.tasks, compared, strict=True):
         scores = {

@@ -22,9 +22,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from tenth.calibration.layerwise import Walk
+from tenth.calibration.layerwise import LayerwiseModel
 from tenth.distillation import cross_tokenizer
-from tenth.distillation.budget import Amount
+from tenth.distillation.budget import TrainingBudget
 from tenth.distillation.corpus import windows
 from tenth.models.checkpoint import Checkpoint, open_checkpoint
 from tenth.models.formats.folder import write_folder
@@ -73,13 +73,13 @@ def chunks(text: str, most: int) -> Iterator[str]:
 
 def nats(checkpoint: Checkpoint, tokens: Tokenizer, texts: list[str], device: str) -> tuple[np.ndarray, int]:
     """(negative log-probability of each text, tokens of all)."""
-    walk = Walk(checkpoint, device=device)
+    layerwise = LayerwiseModel(checkpoint, device=device)
     found, count = [], 0
-    with torch.no_grad(), whole(walk):
+    with torch.no_grad(), whole(layerwise):
         for text in texts:
             ids = np.concatenate([np.array([tokens.start], np.int32), tokens.encode(text)])
-            logprobs = log_probabilities(walk, ids[None])[0]
-            found.append(-float(logprobs.gather(1, walk.ids(ids[1:])[:, None]).double().sum()))
+            logprobs = log_probabilities(layerwise, ids[None])[0]
+            found.append(-float(logprobs.gather(1, layerwise.ids(ids[1:])[:, None]).double().sum()))
             count += len(ids) - 1
     return np.array(found), count
 
@@ -110,7 +110,7 @@ def main() -> None:
     known = {path: nats(original, old, texts, device) for path, texts in before.items()}
     given.out.mkdir(parents=True, exist_ok=True)
     if given.heal:
-        found = windows(given.model, given.heal_text, LENGTH, Amount.parse(given.heal).tokens, 0)
+        found = windows(given.model, given.heal_text, LENGTH, TrainingBudget.parse(given.heal).tokens, 0)
         np.save(given.out / "tokens.npy", found, allow_pickle=False)
 
     def judge(folder: Path, healed: str) -> None:

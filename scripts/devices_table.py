@@ -3,8 +3,8 @@ long.
 
     python scripts/devices_table.py [--check]
 
---check fails where the page is stale. The shapes are those of the models' published config.json; damages are
-the prior's (`tenth plan` on a bare config.json). Devices are those that have a file.
+--check fails where the page is stale. The shapes are those of the models' published config.json;
+sensitivities are the prior's (`tenth plan` on a bare config.json). Devices are those that have a file.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from tenth.core.errors import BudgetError
-from tenth.core.records import MB, Demands, Estimate
+from tenth.core.records import MB, Estimate, Requirements
 from tenth.devices import catalogue, energy, speed
 from tenth.devices.profile import Device
 from tenth.models import arch
@@ -65,7 +65,7 @@ MODELS = {"Llama-3-8B": LLAMA, "Qwen2.5-7B": QWEN, "Phi-2": PHI}
 MADE_BY = "Made by `scripts/devices_table.py` from the device files and the planner; do not edit.\n"
 ABOUT = f"""\
 What `tenth plan --prefer speed` says on a bare `config.json`, context {CONTEXT:,}, on the CPU. A cell has the
-bits per weight of the whole file, the predicted damage (nats per token, by another model's measurements),
+bits per weight of the whole file, the predicted KL (nats per token, by another model's measurements),
 decoding speed, joules per decoded token (whole device) and hours of battery at 10 tokens/s or, where that
 cannot be kept up, at all that can; in brackets the range that the figure should be found in. Nothing here was
 measured on these devices by us.
@@ -79,7 +79,7 @@ class.
 | device | platform limit | memory GB/s | Q4_0 GB/s | decoding W | battery kJ | kept after 10 min |
 |---|---|---|---|---|---|---|"""
 SHARES = (0.1, 0.5)
-WANTED = Demands(prefer="speed")
+WANTED = Requirements(prefer="speed")
 
 
 def problem(config: dict[str, Any]) -> Problem:
@@ -91,7 +91,7 @@ def problem(config: dict[str, Any]) -> Problem:
         config,
         family.gguf_arch,
         specs,
-        default_sensitivity.prices(specs),
+        default_sensitivity.sensitivities(specs),
         default_sensitivity.kv(),
         CONTEXT,
         memory.Constants(),
@@ -114,7 +114,7 @@ def cell(question: Problem, device: Device, share: float) -> str:
     }
     hours = f"{brief(found['battery'])} h" if "battery" in found else "mains"
     return (
-        f"{bits:.2f} bits, damage {figure(float(f'{decision.damage:.2g}'))};"
+        f"{bits:.2f} bits, predicted KL {figure(float(f'{decision.predicted_kl:.2g}'))};"
         f" {brief(found['decode'])} tokens/s; {brief(found['joules'])} J; {hours}"
     )
 

@@ -11,8 +11,8 @@ import tiny_gguf
 from tenth.core.records import (
     Budget,
     Candidate,
+    Forecast,
     MemoryParts,
-    Outlook,
     Plan,
     Proof,
     Runtime,
@@ -28,7 +28,7 @@ def write_bundle(
     folder: Path,
     template: str = "",
     sample: Sample | None = None,
-    outlook: Outlook | None = None,
+    forecast: Forecast | None = None,
     **runtime: Any,
 ) -> Path:
     """runtime: what differs from SETTINGS."""
@@ -45,9 +45,9 @@ def write_bundle(
         memory=MEMORY,
         file_bytes=1,
         bits_per_weight=32.0,
-        damage=0.0,
-        damage_source="prior",
-        outlook=outlook,
+        predicted_kl=0.0,
+        sensitivity_source="default",
+        forecast=forecast,
     )
     proof = Proof(
         budget=10**8,

@@ -182,7 +182,7 @@ def test_predicts_the_true_kl_of_a_small_disturbance(variant: str, tmp_path: Pat
             with torch.no_grad():
                 changed.get_parameter(spec.source).add_(torch.from_numpy(error))
             true += kl(model, changed, windows)
-            predicted += stats[spec.source].damage(error)
+            predicted += stats[spec.source].predicted_kl(error)
         ratios[spec.source] = predicted / true
     worst = max(ratios.values(), key=lambda r: abs(np.log(r)))
     assert 0.65 < worst < 1.35, ratios
@@ -205,15 +205,15 @@ def test_damage_of_rows_adds_up_and_is_the_double_loop() -> None:
         for j in range(64)
     )
     expected = 0.5 * weighted / float(stats.rows.sum())
-    assert stats.damage(error) == pytest.approx(expected, rel=1e-5)
-    parts = [stats.damage(error[rows], rows) for rows in (np.array([0, 2, 4]), np.array([1, 3, 5]))]
+    assert stats.predicted_kl(error) == pytest.approx(expected, rel=1e-5)
+    parts = [stats.predicted_kl(error[rows], rows) for rows in (np.array([0, 2, 4]), np.array([1, 3, 5]))]
     assert sum(parts) == pytest.approx(expected, rel=1e-5)
 
 
 def test_no_gradient_is_no_damage() -> None:
     zero = np.zeros(32, np.float32)
     stats = calibrate.SiteStats(zero[:4], zero, zero[:4], zero, {256: zero, 32: zero})
-    assert stats.damage(np.ones((4, 32), np.float32)) == 0.0
+    assert stats.predicted_kl(np.ones((4, 32), np.float32)) == 0.0
     assert stats.activation_damage(np.ones((4, 32), np.float32), 32) == 0.0
 
 

@@ -11,7 +11,7 @@ import torch
 from tiny import VARIANTS, VOCABULARY, make_model
 from torch import nn
 
-from tenth.calibration.layerwise import Hidden, Walk
+from tenth.calibration.layerwise import Hidden, LayerwiseModel
 from tenth.core.errors import InputError
 from tenth.models.checkpoint import Checkpoint, open_checkpoint
 
@@ -29,11 +29,11 @@ def whole(model: Any, ids: np.ndarray) -> torch.Tensor:
         return model(input_ids=torch.from_numpy(ids.astype(np.int64)), use_cache=False).logits
 
 
-def filled(walk: Walk) -> int:
+def filled(layerwise: LayerwiseModel) -> int:
     """Bytes of parameters in memory."""
     return sum(
         p.numel() * p.element_size()
-        for m in (walk.model, *walk.blocks)
+        for m in (layerwise.model, *layerwise.blocks)
         for p in m.parameters()
         if not p.is_meta
     )
@@ -46,23 +46,23 @@ def size(module: nn.Module) -> int:
 @pytest.mark.parametrize(("family", "variant"), EVERY)
 def test_logits_are_those_of_transformers(family: str, variant: str, tmp_path: Path) -> None:
     model = make_model(tmp_path, family, variant)
-    walk = Walk(open_checkpoint(tmp_path))
-    embedding = size(walk.embedding)
+    layerwise = LayerwiseModel(open_checkpoint(tmp_path))
+    embedding = size(layerwise.embedding)
     for length in LENGTHS:
         texts = windows(2, length, seed=length)
-        with walk.embed() as embed:
-            assert filled(walk) == embedding
+        with layerwise.embed() as embed:
+            assert filled(layerwise) == embedding
             hidden = [embed(text) for text in texts]
-        assert filled(walk) == 0
-        for index, block in enumerate(walk.blocks):
-            with torch.no_grad(), walk.block(index):
-                assert filled(walk) == size(block)
-                hidden = [walk.run(index, h) for h in hidden]
-            assert filled(walk) == 0
-        with torch.no_grad(), walk.head() as head:
-            assert filled(walk) <= size(head) + 4 * 4 * walk.width
-            logits = torch.cat([walk.logits(h) for h in hidden])
-        assert filled(walk) == 0
+        assert filled(layerwise) == 0
+        for index, block in enumerate(layerwise.blocks):
+            with torch.no_grad(), layerwise.block(index):
+                assert filled(layerwise) == size(block)
+                hidden = [layerwise.run(index, h) for h in hidden]
+            assert filled(layerwise) == 0
+        with torch.no_grad(), layerwise.head() as head:
+            assert filled(layerwise) <= size(head) + 4 * 4 * layerwise.width
+            logits = torch.cat([layerwise.logits(h) for h in hidden])
+        assert filled(layerwise) == 0
         torch.testing.assert_close(logits, whole(model, texts), atol=2e-5, rtol=1e-4)
 
 
@@ -81,40 +81,42 @@ def test_windows_and_caps_matter_at_these_sizes(tmp_path: Path) -> None:
 def test_names_are_the_checkpoints_own(tmp_path: Path) -> None:
     make_model(tmp_path, "phi3", "partial")
     checkpoint = open_checkpoint(tmp_path)
-    walk = Walk(checkpoint)
+    layerwise = LayerwiseModel(checkpoint)
     found = {
-        walk.source_of(module, index)
-        for index, block in enumerate(walk.blocks)
+        layerwise.source_of(module, index)
+        for index, block in enumerate(layerwise.blocks)
         for module in block.modules()
         if isinstance(module, nn.Linear)
     }
-    for index, block in enumerate(walk.blocks):
-        linears = walk.linears(index)
+    for index, block in enumerate(layerwise.blocks):
+        linears = layerwise.linears(index)
         assert list(linears) == [module for module in block.modules() if isinstance(module, nn.Linear)]
-        assert all(walk.source_of(module, index) == name for module, name in linears.items())
-    with walk.head() as head:
-        assert walk.source_of(head) == "lm_head.weight"
-    assert found | {walk.source_of(walk.embedding)} == {s.source for s in checkpoint.specs() if s.linear}
+        assert all(layerwise.source_of(module, index) == name for module, name in linears.items())
+    with layerwise.head() as head:
+        assert layerwise.source_of(head) == "lm_head.weight"
+    assert found | {layerwise.source_of(layerwise.embedding)} == {
+        s.source for s in checkpoint.specs() if s.linear
+    }
 
 
 def test_missing_tensor_is_named_and_nothing_stays(tmp_path: Path) -> None:
     make_model(tmp_path)
     checkpoint = open_checkpoint(tmp_path)
     tensors = {n: t for n, t in checkpoint.tensors.items() if n != "model.layers.1.mlp.up_proj.weight"}
-    walk = Walk(Checkpoint(**{**vars(checkpoint), "tensors": tensors}))
-    with pytest.raises(InputError, match=r"layers\.1\.mlp\.up_proj"), walk.block(1):
+    layerwise = LayerwiseModel(Checkpoint(**{**vars(checkpoint), "tensors": tensors}))
+    with pytest.raises(InputError, match=r"layers\.1\.mlp\.up_proj"), layerwise.block(1):
         pass
-    assert filled(walk) == 0
+    assert filled(layerwise) == 0
 
 
 def test_a_failing_block_is_emptied(tmp_path: Path) -> None:
     make_model(tmp_path)
-    walk = Walk(open_checkpoint(tmp_path))
-    with pytest.raises(ZeroDivisionError), walk.block(0):
+    layerwise = LayerwiseModel(open_checkpoint(tmp_path))
+    with pytest.raises(ZeroDivisionError), layerwise.block(0):
         raise ZeroDivisionError
-    with pytest.raises(ZeroDivisionError), walk.head():
+    with pytest.raises(ZeroDivisionError), layerwise.head():
         raise ZeroDivisionError
-    assert filled(walk) == 0
+    assert filled(layerwise) == 0
 
 
 def test_hidden_states_round_trip(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from rich.console import Console
 from tenth import __version__
 from tenth.cli import app, commands
 from tenth.cli.commands._options import Asked
-from tenth.cli.console import Voice, megabytes, seconds
+from tenth.cli.console import ConsoleReporter, megabytes, seconds
 from tenth.core.errors import BudgetError, InputError, OutputError, TenthError
 from tenth.models import source
 from tenth.runtime.bundle import BUNDLE_FILES, check_destination
@@ -270,7 +270,7 @@ def test_a_hub_name_offline_is_one_error() -> None:
 
 
 def test_progress_into_a_file_is_plain_lines_on_stderr(capsys: pytest.CaptureFixture[str]) -> None:
-    voice = Voice()
+    voice = ConsoleReporter()
     with voice.step("read \x1b[1m[red]layers[/red]", 4, "layers") as advance_to:
         for done in range(5):
             advance_to(done)
@@ -281,7 +281,7 @@ def test_progress_into_a_file_is_plain_lines_on_stderr(capsys: pytest.CaptureFix
 
 def test_progress_on_a_terminal_nests_and_shows_amounts() -> None:
     screen = StringIO()
-    voice = Voice(Console(file=screen, force_terminal=True, width=100, color_system=None))
+    voice = ConsoleReporter(Console(file=screen, force_terminal=True, width=100, color_system=None))
     with voice.step("outer", 3, "layers") as outer:
         outer(1)
         with voice.step("inner", 2_000_000, "B") as inner:

@@ -88,8 +88,8 @@ def test_a_device_is_one_new_file(
         "--json",
     ]
     done = subprocess.run([*command, *words], capture_output=True, text=True, timeout=60, check=True)
-    outlook = json.loads(done.stdout)["outlook"]
-    assert outlook["device"] == "toaster"
+    forecast = json.loads(done.stdout)["forecast"]
+    assert forecast["device"] == "toaster"
     listed = subprocess.run([*command, "devices"], capture_output=True, text=True, timeout=60, check=True)
     assert "A toaster" in listed.stdout
     assert "| toaster | 200 MB |" in script("scripts/devices_table.py").page([catalogue.load("toaster")])

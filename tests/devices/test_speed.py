@@ -44,8 +44,8 @@ def test_a_mixed_file_is_the_sum_over_its_tensors(tied: bool, recipe: str) -> No
     rates = speed.rates(catalogue.load("galaxy-s23"))
     bandwidth = {name: 1 / each for name, each in rates.decode.items()}
     wanted = naive_speed.seconds(config, specs, types, runtime, 300, bandwidth, rates.overhead)
-    pace = Cost(rates.decode, rates.overhead, 300)
-    assert pace.of(config, "llama", specs, types, runtime) == pytest.approx(wanted, rel=1e-12)
+    seconds_per_token = Cost(rates.decode, rates.overhead, 300)
+    assert seconds_per_token.of(config, "llama", specs, types, runtime) == pytest.approx(wanted, rel=1e-12)
     read = speed.read_bytes(specs, types)
     for kind, size in memory.kv_read(config, "llama", runtime, 300).items():
         read[kind] = read.get(kind, 0.0) + size

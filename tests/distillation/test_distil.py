@@ -19,11 +19,11 @@ import torch
 from commands import Killed
 from tiny import VARIANTS, make_model
 
-from tenth.calibration.layerwise import Walk
+from tenth.calibration.layerwise import LayerwiseModel
 from tenth.core.errors import InputError
 from tenth.distillation import distil, training
 from tenth.distillation.blockwise import reconstruct
-from tenth.distillation.budget import Amount
+from tenth.distillation.budget import TrainingBudget
 from tenth.distillation.lora import adapt
 from tenth.distillation.targets import SAMPLES, Live, Sampled, sample
 from tenth.distillation.training import Schedule
@@ -66,8 +66,10 @@ class Case:
 
     def room(self, beside: bool) -> int:
         """Memory in which the original is just, or is just not, computed beside the student."""
-        student, teacher = (Walk(open_checkpoint(path), 1) for path in (self.edited, self.original))
-        weights, others = (sum(s.count for s in walk.checkpoint.specs()) for walk in (student, teacher))
+        student, teacher = (LayerwiseModel(open_checkpoint(path), 1) for path in (self.edited, self.original))
+        weights, others = (
+            sum(s.count for s in layerwise.checkpoint.specs()) for layerwise in (student, teacher)
+        )
         return distil.activations(student, LENGTH) + 16 * weights + 4 * others - (0 if beside else 1)
 
 
@@ -118,10 +120,10 @@ def kl(original: torch.Tensor, other: torch.Tensor) -> float:
 
 
 @contextmanager
-def filled(folder: Path) -> Iterator[Walk]:
-    walk = Walk(open_checkpoint(folder), 1)
-    with whole(walk):
-        yield walk
+def filled(folder: Path) -> Iterator[LayerwiseModel]:
+    layerwise = LayerwiseModel(open_checkpoint(folder), 1)
+    with whole(layerwise):
+        yield layerwise
 
 
 # -- targets -------------------------------------------------------------------------------------------------
@@ -158,7 +160,7 @@ def test_gradients_of_sampled_targets_are_unbiased_and_those_of_the_likeliest_to
     window = np.load(tied.tokens)[:1]
     size = int(open_checkpoint(tied.original).config["vocab_size"])
     targets = Sampled(tmp_path / "samples.bin", np.repeat(window, count, 0), size, "cpu")
-    targets.fill(Walk(open_checkpoint(tied.original), 1), None, 0)
+    targets.fill(LayerwiseModel(open_checkpoint(tied.original), 1), None, 0)
     wanted = logits(tied.original, window)[0].double().log_softmax(-1)
     p = wanted.exp().numpy()
     found = torch.cat([logits(tied.edited, window), torch.zeros(1, 1, size)], 1).requires_grad_(True)
@@ -181,13 +183,13 @@ def test_gradients_of_sampled_targets_are_unbiased_and_those_of_the_likeliest_to
 def test_samples_are_bytes_on_disk_as_documented_and_go_on_where_they_were(
     tied: Case, tmp_path: Path
 ) -> None:
-    windows, walk = np.load(tied.tokens)[:8], Walk(open_checkpoint(tied.original), 1)
+    windows, layerwise = np.load(tied.tokens)[:8], LayerwiseModel(open_checkpoint(tied.original), 1)
     made = [Sampled(tmp_path / f"{i}.bin", windows, 300, "cpu") for i in range(2)]
-    made[0].fill(walk, None, 3)
+    made[0].fill(layerwise, None, 3)
     assert made[0].done == 8
     assert (tmp_path / "0.bin").stat().st_size == 8 * (LENGTH - 1) * 132
     (tmp_path / "1.bin").write_bytes((tmp_path / "0.bin").read_bytes()[: 5 * (LENGTH - 1) * 132 + 99])
-    made[1].fill(walk, None, 3)
+    made[1].fill(layerwise, None, 3)
     assert (tmp_path / "0.bin").read_bytes() == (tmp_path / "1.bin").read_bytes()
 
 
@@ -310,7 +312,7 @@ def test_a_run_killed_anywhere_ends_the_same(stop: int, tied: Case, tmp_path: Pa
 def test_every_block_comes_nearer_to_the_original_s_before_the_whole_does(case: Case, tmp_path: Path) -> None:
     windows = np.load(case.tokens)[:40]
 
-    def errors(student: Walk, teacher: Walk) -> list[float]:
+    def errors(student: LayerwiseModel, teacher: LayerwiseModel) -> list[float]:
         with torch.no_grad():
             found, wanted, out = student.embedded(windows), teacher.embedded(windows), []
             for index in range(len(student.blocks)):
@@ -395,9 +397,9 @@ def test_every_weight_of_every_family_is_trained_and_written(family: str, tmp_pa
     before, after = (open_checkpoint(tmp_path / name).tensors for name in ("edited", "out"))
     same = [name for name, tensor in after.items() if np.array_equal(tensor.load(), before[name].load())]
     assert same == []
-    with filled(tmp_path / "edited") as walk:
-        assert set(distil.parameters(walk)) == {spec.source for spec in walk.checkpoint.specs()}
-        plain = distil.forward_of(walk)(np.arange(8, dtype=np.int32)[None])[:, :-1]
+    with filled(tmp_path / "edited") as layerwise:
+        assert set(distil.parameters(layerwise)) == {spec.source for spec in layerwise.checkpoint.specs()}
+        plain = distil.forward_of(layerwise)(np.arange(8, dtype=np.int32)[None])[:, :-1]
         torch.testing.assert_close(
             plain, logits(tmp_path / "edited", np.arange(8)[None]), rtol=1e-3, atol=1e-3
         )
@@ -405,10 +407,10 @@ def test_every_weight_of_every_family_is_trained_and_written(family: str, tmp_pa
 
 def test_adapters_merge_exactly(case: Case) -> None:
     windows = np.load(case.tokens)[:3]
-    with filled(case.edited) as walk, torch.no_grad():
-        forward = distil.forward_of(walk)
+    with filled(case.edited) as layerwise, torch.no_grad():
+        forward = distil.forward_of(layerwise)
         plain = forward(windows)
-        adapters = adapt(walk, 3, 0)
+        adapters = adapt(layerwise, 3, 0)
         assert len(adapters) == 2 * 7
         torch.testing.assert_close(forward(windows), plain, rtol=0, atol=0)
         for adapter in adapters:
@@ -486,7 +488,7 @@ def test_files_that_do_not_belong_together_are_refused(tied: Case, tmp_path: Pat
     ],
 )
 def test_amounts(text: str, seconds: float, tokens: int) -> None:
-    assert Amount.parse(text) == Amount(seconds, tokens)
+    assert TrainingBudget.parse(text) == TrainingBudget(seconds, tokens)
 
 
 @pytest.mark.parametrize(
@@ -494,4 +496,4 @@ def test_amounts(text: str, seconds: float, tokens: int) -> None:
 )
 def test_amounts_that_are_none(text: str) -> None:
     with pytest.raises(InputError, match="healing of"):
-        Amount.parse(text)
+        TrainingBudget.parse(text)

@@ -11,7 +11,7 @@ import pytest
 import tiny
 from commands import Shell
 
-from tenth.cli.console import Voice
+from tenth.cli.console import ConsoleReporter
 from tenth.core import jobs
 from tenth.core.errors import InputError, NativeError, OutputError
 from tenth.evaluation import catalogue, evaluate, hidden, programs, results
@@ -48,7 +48,7 @@ def model(folder: Path) -> Path:
 @pytest.fixture(scope="module")
 def everything(model: Path, data: Path) -> tuple[Evaluation, list[Outcome]]:
     options = evaluate.Options(tuple(TASKS), data=data, threads=1)
-    return evaluate.evaluate(evaluate.subject(str(model)), options, Voice())
+    return evaluate.evaluate(evaluate.subject(str(model)), options, ConsoleReporter())
 
 
 def test_every_task_is_whole() -> None:
@@ -96,7 +96,7 @@ def test_both_routes_give_the_same_answers_to_a_drawn_sample(
 ) -> None:
     seed = "ab" * 32
     options = evaluate.Options((*SOME, "gsm8k", "chid"), limit=2, data=data, seed=seed, threads=1)
-    found, outcomes = evaluate.evaluate(evaluate.subject(str(folder)), options, Voice())
+    found, outcomes = evaluate.evaluate(evaluate.subject(str(folder)), options, ConsoleReporter())
     assert found.runtime == "transformers, float32"
     rows = [json.loads(line) for line in (data / "piqa_validation.jsonl").read_text().splitlines()]
     drawn = hidden.draw(rows, bytes.fromhex(seed), 2)
@@ -136,8 +136,8 @@ def test_what_a_person_sees(
 ) -> None:
     evaluation, outcomes = everything
     compared = results.compare(evaluation.tasks, outcomes, outcomes)
-    Voice().evaluation(evaluation)
-    Voice().evaluation(evaluation.model_copy(update={"comparisons": compared}))
+    ConsoleReporter().evaluation(evaluation)
+    ConsoleReporter().evaluation(evaluation.model_copy(update={"comparisons": compared}))
     said = " ".join(capsys.readouterr().err.split())
     assert "PIQA: not above chance (50.0%)" in said
     assert "0.0 [" in said
@@ -159,7 +159,7 @@ def test_what_cannot_be_asked(model: Path, data: Path, tmp_path: Path) -> None:
         (evaluate.Options(("piqa",), data=broken), "the items cannot be read"),
     ):
         with pytest.raises(InputError, match=said):
-            evaluate.evaluate(evaluate.subject(str(model)), options, Voice())
+            evaluate.evaluate(evaluate.subject(str(model)), options, ConsoleReporter())
     with pytest.raises(InputError, match=r"is no \.gguf file"):
         evaluate.subject(str(other))
     with pytest.raises(InputError, match=r"is no eval\.jsonl"):

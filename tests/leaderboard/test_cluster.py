@@ -22,7 +22,7 @@ def options(place: Path, cluster: str) -> run.Options:
         device="pixel-8",
         share="1%",
         against=str(place / "original.gguf"),
-        passages=4,
+        text_chunks=4,
         context=1024,
         threads=1,
         cluster=cluster,

@@ -29,7 +29,7 @@ def test_tasks_are_asked_beside_the_original_and_of_hidden_items(tmp_path: Path)
         device="pixel-8",
         share="1%",
         against=str(tmp_path / "original.gguf"),
-        passages=4,
+        text_chunks=4,
         context=512,
         threads=1,
         work=tmp_path / "work",

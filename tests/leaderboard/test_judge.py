@@ -88,7 +88,7 @@ def options(place: Path, **changes: object) -> run.Options:
         device="pixel-8",
         share=BUDGET,
         against=str(place / "original.gguf"),
-        passages=4,
+        text_chunks=4,
         context=1024,
         jobs=2,
         threads=1,
@@ -121,8 +121,8 @@ def test_the_leaderboard_shows_all_of_them(place: Path, judged: dict[str, Verdic
     for name in HONEST:
         quality = judged[name].reading("bits_per_byte")
         assert quality is not None
-        assert len(judged[name].passages) == quality.count
-        assert np.mean(judged[name].passages) == pytest.approx(quality.value)
+        assert len(judged[name].text_chunks) == quality.count
+        assert np.mean(judged[name].text_chunks) == pytest.approx(quality.value)
     drawn = site.write(place / "results", place / "site", place / "submissions")
     assert {row.verdict.submission for row in drawn.rows if row.place} == HONEST
     assert not drawn.waiting
@@ -156,8 +156,8 @@ def test_a_verdict_of_the_original_itself(judged: dict[str, Verdict]) -> None:
     assert kl.value < 1e-4  # what is left is the cache in 16 bits
     assert top.value > 0.98
     assert bits.value == pytest.approx(theirs.value, abs=1e-3)
-    assert bits.count == len(same.passages) == 4
-    assert sum(same.passages) / 4 == pytest.approx(bits.value)
+    assert bits.count == len(same.text_chunks) == 4
+    assert sum(same.text_chunks) / 4 == pytest.approx(bits.value)
     lost = same.reading("bits_lost")
     assert lost
     assert lost.value == pytest.approx(bits.value - theirs.value)
@@ -284,7 +284,7 @@ def test_a_hang_and_greed_are_the_artifacts_fault(tmp_path: Path, monkeypatch: p
             conditions=conditions,
             device="pixel-8",
             command="",
-            passages="",
+            text_chunks="",
             threads=1,
         )
         verdict = judge.judge(task)

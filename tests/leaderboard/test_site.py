@@ -69,13 +69,15 @@ def test_the_last_attempt_counts_and_not_the_best() -> None:
 
 def test_a_tie_is_what_the_same_passages_do_not_tell_apart() -> None:
     a, b = verdict("a", 1.70), verdict("b", 1.71)
-    steady = b.model_copy(update={"passages": [value + 0.01 for value in a.passages]})
-    noisy = b.model_copy(update={"passages": [v + 0.01 + 0.2 * (-1) ** i for i, v in enumerate(a.passages)]})
-    unpaired = b.model_copy(update={"passages": []})
+    steady = b.model_copy(update={"text_chunks": [value + 0.01 for value in a.text_chunks]})
+    noisy = b.model_copy(
+        update={"text_chunks": [v + 0.01 + 0.2 * (-1) ** i for i, v in enumerate(a.text_chunks)]}
+    )
+    unpaired = b.model_copy(update={"text_chunks": []})
     assert not ranking.tied(a, steady), "every passage is worse by as much"
     assert ranking.tied(a, noisy)
     assert ranking.tied(a, unpaired), "intervals of 0.04 overlap"
-    assert not ranking.tied(a, verdict("c", 1.79, passages=[]))
+    assert not ranking.tied(a, verdict("c", 1.79, text_chunks=[]))
 
 
 @given(st.lists(st.tuples(st.floats(1, 3), st.floats(0, 0.3)), min_size=1, max_size=12))
@@ -83,7 +85,7 @@ def test_places_hold_every_order_that_the_text_allows(figures: list[tuple[float,
     verdicts = [
         verdict(
             f"m{i}",
-            passages=[],
+            text_chunks=[],
             readings=[Reading(name="bits_per_byte", value=value, unit="", spread=spread)],
         )
         for i, (value, spread) in enumerate(figures)
@@ -101,9 +103,9 @@ def test_places_hold_every_order_that_the_text_allows(figures: list[tuple[float,
 
 def test_whiskers_leave_out_what_a_passage_does_to_all_alike() -> None:
     a = verdict("a", 1.7)
-    b = a.model_copy(update={"submission": "b", "passages": [value + 0.01 for value in a.passages]})
-    noisy = [value + 0.01 * (-1) ** i for i, value in enumerate(a.passages)]
-    c = a.model_copy(update={"submission": "c", "passages": noisy})
+    b = a.model_copy(update={"submission": "b", "text_chunks": [value + 0.01 for value in a.text_chunks]})
+    noisy = [value + 0.01 * (-1) ** i for i, value in enumerate(a.text_chunks)]
+    c = a.model_copy(update={"submission": "c", "text_chunks": noisy})
     rows = ranking.standings([a, b], RULES)
     assert max(ranking.whiskers(rows).values()) < 1e-9
     found = ranking.whiskers(ranking.standings([a, c], RULES))

@@ -46,14 +46,14 @@ def judged(tmp_path_factory: pytest.TempPathFactory) -> Judged:
     place = tmp_path_factory.mktemp("passage")
     original = strangers.model(place / "original.gguf")
     other = strangers.model(place / "other.gguf", kind="Q4_0")
-    passages = text_chunk.cut(text.bundled(), 4)
-    file = place / "passages.json"
-    file.write_text(json.dumps(passages))
+    text_chunks = text_chunk.cut(text.bundled(), 4)
+    file = place / "text-chunks.json"
+    file.write_text(json.dumps(text_chunks))
     answers = place / "answers"
     answers.mkdir()
     run = RUNTIME.model_dump()
     text_chunk.original(ignore, str(original), run, 1, str(file), str(answers))
-    return original, other, passages, text_chunk.judge(ignore, str(other), run, 1, str(file), str(answers))
+    return original, other, text_chunks, text_chunk.judge(ignore, str(other), run, 1, str(file), str(answers))
 
 
 def naive(model: Path, words: str) -> tuple[np.ndarray, np.ndarray]:
@@ -72,9 +72,9 @@ def naive(model: Path, words: str) -> tuple[np.ndarray, np.ndarray]:
 
 
 def test_bits_and_divergence_are_those_of_a_naive_reading(judged: Judged) -> None:
-    original, other, passages, found = judged
+    original, other, text_chunks, found = judged
     assert found["same_tokenizer"]
-    for index, words in enumerate(passages):
+    for index, words in enumerate(text_chunks):
         q, ids = naive(other, words)
         p, _ = naive(original, words)
         bits = -q[np.arange(len(ids)), ids].sum() / np.log(2) / len(words.encode())
@@ -86,9 +86,9 @@ def test_bits_and_divergence_are_those_of_a_naive_reading(judged: Judged) -> Non
 
 
 def test_timed_figures_and_answers(judged: Judged, tmp_path: Path) -> None:
-    _, other, passages, found = judged
-    file = tmp_path / "passages.json"
-    file.write_text(json.dumps(passages))
+    _, other, text_chunks, found = judged
+    file = tmp_path / "text-chunks.json"
+    file.write_text(json.dumps(text_chunks))
     timed = text_chunk.timed(ignore, str(other), RUNTIME.model_dump(), 1, str(file), 64, 32)
     assert len(timed["load"]) == len(timed["prefill"]) == len(timed["decode"]) == text_chunk.TIMED
     probe = probes.compare_timed(timed["scored"], found["timed"])

@@ -19,9 +19,9 @@ from hypothesis import strategies as st
 from test_counters import package
 
 from tenth.cli import app
-from tenth.cli.console import Voice
+from tenth.cli.console import ConsoleReporter
 from tenth.core.errors import InputError, NativeError
-from tenth.core.records import Demands, Estimate, Measurement, Outlook, Runtime, Sample, Scorecard
+from tenth.core.records import Estimate, Forecast, Measurement, Requirements, Runtime, Sample, Scorecard
 from tenth.measurement import depth, measure
 from tenth.measurement.check import sample
 from tenth.measurement.measure import Options, usual_depths
@@ -70,7 +70,7 @@ def said(capsys: pytest.CaptureFixture[str], *words: object) -> tuple[int, dict[
 def test_a_whole_measurement_with_an_energy_counter(tmp_path: Path, recorded: Sample, powered: Path) -> None:
     folder = write_bundle(tmp_path / "out", sample=recorded)
     options = Options((0, 128), 2, minutes=0.02, idle=0.0, root=powered)
-    found = measure.measure(folder, options, Voice())
+    found = measure.measure(folder, options, ConsoleReporter())
     assert [d.depth for d in found.depths] == [0, 128]
     assert all(d.decode.value > 0 and d.decode.count == 2 and d.prefill for d in found.depths)
     for name in ("load", "load_cold", "ttft", "ttft_cold", "decode_first", "decode_last", "kept"):
@@ -132,16 +132,23 @@ def test_the_command_prints_one_object_and_a_table(folder: Path, capsys: pytest.
 
 
 def test_without_a_counter_an_estimate_stands_in_or_nothing(folder: Path) -> None:
-    bare = measure.measure(folder, QUICK, Voice())
+    bare = measure.measure(folder, QUICK, ConsoleReporter())
     assert bare.reading("energy_decode") is None
     assert bare.energy.startswith("not measured")
     guess = Estimate(
         name="joules", value=0.3, low=0.2, high=0.5, unit="J/token", kind="predicted", conditions="5 W"
     )
-    outlook = Outlook(
-        device="toaster", backend="cpu", demands=Demands(), binding=[], platform="", estimates=[guess]
+    forecast = Forecast(
+        device="toaster",
+        backend="cpu",
+        requirements=Requirements(),
+        binding=[],
+        platform="",
+        estimates=[guess],
     )
-    found = measure.measure(write_bundle(folder.parent / "planned", outlook=outlook), QUICK, Voice())
+    found = measure.measure(
+        write_bundle(folder.parent / "planned", forecast=forecast), QUICK, ConsoleReporter()
+    )
     reading = found.reading("energy_decode")
     assert reading is not None
     assert (reading.value, reading.unit, reading.kind) == (0.3, "J/token", "estimated")
@@ -192,10 +199,10 @@ def test_a_changed_file_is_noticed(folder: Path, capsys: pytest.CaptureFixture[s
 def test_answers_that_are_not_the_recorded_ones_do_not_count(tmp_path: Path, recorded: Sample) -> None:
     other = recorded.model_copy(update={"tokens": [(t + 1) % 300 for t in recorded.tokens]})
     with pytest.raises(NativeError, match="differs from the one recorded"):
-        measure.measure(write_bundle(tmp_path / "a", sample=other), QUICK, Voice())
+        measure.measure(write_bundle(tmp_path / "a", sample=other), QUICK, ConsoleReporter())
     other = recorded.model_copy(update={"prompt": [*recorded.prompt, 1]})
     with pytest.raises(NativeError, match="splits text into other tokens"):
-        measure.measure(write_bundle(tmp_path / "b", sample=other), QUICK, Voice())
+        measure.measure(write_bundle(tmp_path / "b", sample=other), QUICK, ConsoleReporter())
     assert not list(tmp_path.glob("*/measure.json"))
 
 
@@ -210,12 +217,12 @@ def test_a_fast_wrong_run_does_not_count(folder: Path, monkeypatch: pytest.Monke
 
     monkeypatch.setattr(measure.worker, "call", wrong)
     with pytest.raises(NativeError, match="the answers of the timed run are not the file's"):
-        measure.measure(folder, QUICK, Voice())
+        measure.measure(folder, QUICK, ConsoleReporter())
     assert not (folder / "measure.json").exists()
 
 
 def test_a_measurement_of_another_file_is_refused(folder: Path) -> None:
-    measure.measure(folder, QUICK, Voice())
+    measure.measure(folder, QUICK, ConsoleReporter())
     card = Scorecard.model_validate_json((folder / "scorecard.json").read_text())
     with pytest.raises(InputError, match=r"about another model\.gguf"):
         read_measurements(folder, card.model_copy(update={"sha256": "0" * 64}))

@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from tiny import VARIANTS, VOCABULARY, make_model
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from tenth.calibration.layerwise import Walk
+from tenth.calibration.layerwise import LayerwiseModel
 from tenth.core.errors import InputError, OutputError
 from tenth.models.checkpoint import Checkpoint, open_checkpoint
 from tenth.models.edit import keep_layers, replaced, take
@@ -140,8 +140,8 @@ def test_a_tied_head_is_written_once(tmp_path: Path) -> None:
     checkpoint = take(open_checkpoint(tmp_path / "old"), "vocab", list(range(300)))
     write_folder(checkpoint, tmp_path / "new")
     assert "lm_head.weight" not in load_file(tmp_path / "new/model.safetensors")
-    walk = Walk(checkpoint)
-    with walk.head() as head:
+    layerwise = LayerwiseModel(checkpoint)
+    with layerwise.head() as head:
         assert torch.equal(head.weight, tensors["model.embed_tokens.weight"][:300])
 
 

@@ -18,7 +18,7 @@ import tiny
 from commands import Shell
 from gguf import GGUFReader
 
-from tenth.cli.console import Voice
+from tenth.cli.console import ConsoleReporter
 from tenth.core.ggml import block
 from tenth.core.records import Budget, Plan, Scorecard
 from tenth.pipeline import candidates, effort, fit
@@ -169,7 +169,7 @@ def test_types_of_256_weights_are_not_used_where_rows_do_not_hold_them(llama: Fi
 def test_plan_decides_as_fit_did_from_what_it_measured(either: Fitted) -> None:
     words = ["plan", either.model, "--context", CONTEXT, "--work", either.work, "--json", "--memory"]
     again = Plan.model_validate_json(either.shell.run(*words, f"{either.budget}B").stdout)
-    assert again.damage_source == "measured"
+    assert again.sensitivity_source == "measured"
     assert again.model_hash == either.plan.model_hash
     assert (again.types, again.runtime, again.memory) == (
         either.plan.types,
@@ -177,8 +177,8 @@ def test_plan_decides_as_fit_did_from_what_it_measured(either: Fitted) -> None:
         either.plan.memory,
     )
     larger = Plan.model_validate_json(either.shell.run(*words, f"{either.budget + 200_000}B").stdout)
-    assert larger.damage_source == "measured"
-    assert larger.damage <= again.damage
+    assert larger.sensitivity_source == "measured"
+    assert larger.predicted_kl <= again.predicted_kl
 
 
 def test_a_second_fit_needs_overwrite_and_makes_the_same_bytes(ample: Fitted, tmp_path: Path) -> None:
@@ -238,7 +238,7 @@ def test_best_trains_scales_and_proves_the_file_again(
         work=odd.work,
         baselines=0,
     )
-    card = fit.fit(options, Voice())
+    card = fit.fit(options, ConsoleReporter())
     assert card.proof.fits
     trained = json.loads(next(odd.work.glob("trained-*/trained.json")).read_text())
     assert trained["after"] <= trained["before"]
@@ -365,7 +365,7 @@ def test_plan_needs_only_config_json(tmp_path: Path, name: str) -> None:
     shell = Shell(tmp_path)
     memory = "4GB" if name == "Phi-2" else "6GB"
     made = Plan.model_validate_json(shell.run("plan", model, "--memory", memory, "--json").stdout)
-    assert made.damage_source == "prior"
+    assert made.sensitivity_source == "default"
     assert made.memory.total <= made.budget.memory
     assert made.memory.total > 0.9 * made.budget.memory
     assert len(made.types) == 2 + SHAPES[name]["num_hidden_layers"] * (6 if name == "Phi-2" else 7)

@@ -14,7 +14,7 @@ from reference.naive_plan import every_decision
 from test_plan import ROWS, llama, problems
 
 from tenth.core.errors import BudgetError, InputError
-from tenth.core.records import Demands
+from tenth.core.records import Requirements
 from tenth.devices import catalogue, speed
 from tenth.planning import forecast
 from tenth.planning.constraints import Cost, Limit
@@ -42,8 +42,8 @@ def test_as_good_as_trying_everything(problem: Problem, memory: float, place: fl
     found = decide(limited, budget)
     assert found.memory.total <= budget
     assert spent(problem, found) <= most * (1 + 1e-6)
-    least = min(d.damage for d, each in zip(fitting, times, strict=True) if each <= most * (1 - 1e-6))
-    assert found.damage <= least * (1 + SLACK + 1e-3) + 1e-12
+    least = min(d.predicted_kl for d, each in zip(fitting, times, strict=True) if each <= most * (1 - 1e-6))
+    assert found.predicted_kl <= least * (1 + SLACK + 1e-3) + 1e-12
     assert least_cost(problem, budget, PACE) <= min(times) * (1 + 1e-4)
 
 
@@ -54,12 +54,14 @@ def test_preferring_speed_is_as_fast_as_trying_everything(problem: Problem, memo
     totals = [d.memory.total for d in everything]
     budget = int(min(totals) + memory * (max(totals) - min(totals))) + ROWS
     fitting = [d for d in everything if d.memory.total <= budget - ROWS]
-    found = decide(replace(problem, pace=PACE, prefer="speed"), budget)
-    least = min(d.damage for d in everything if d.memory.total <= budget)
-    assert found.damage <= max(decide(problem, budget).damage * (1 + FASTER), UNFELT) * 1.001
+    found = decide(replace(problem, seconds_per_token=PACE, prefer="speed"), budget)
+    least = min(d.predicted_kl for d in everything if d.memory.total <= budget)
+    assert found.predicted_kl <= max(decide(problem, budget).predicted_kl * (1 + FASTER), UNFELT) * 1.001
     enough = max(least * (1 + FASTER), UNFELT)
-    quickest = min((spent(problem, d) for d in fitting if d.damage <= enough * 0.999), default=np.inf)
-    assert spent(problem, found) <= quickest * 1.05  # a twentieth may go to a better batch and less damage
+    quickest = min((spent(problem, d) for d in fitting if d.predicted_kl <= enough * 0.999), default=np.inf)
+    assert (
+        spent(problem, found) <= quickest * 1.05
+    )  # a twentieth may go to a better batch and less predicted KL
 
 
 def test_a_plan_for_a_cpu_phone_does_not_fall_for_small_but_slow_types() -> None:
@@ -74,7 +76,7 @@ def test_a_plan_for_a_cpu_phone_does_not_fall_for_small_but_slow_types() -> None
         return sum(spec.count for spec in problem.specs if spec.name in codebooks)
 
     assert spent(problem, quick) <= asked < spent(problem, plain)
-    assert quick.damage > plain.damage
+    assert quick.predicted_kl > plain.predicted_kl
     assert slow(quick) < slow(plain)
 
 
@@ -94,26 +96,26 @@ def test_what_binds() -> None:
 def test_what_cannot_be_is_one_line_with_the_best_that_can() -> None:
     problem = llama(layers=6)
     budget = 2 * smallest_decision(problem).memory.total
-    best = 1 / least_cost(forecast.asked(problem, S23, Demands()), budget, PACE_OF(problem))
+    best = 1 / least_cost(forecast.asked(problem, S23, Requirements()), budget, PACE_OF(problem))
     with pytest.raises(BudgetError) as caught:
-        decide(forecast.asked(problem, S23, Demands(min_speed=2 * best)), budget)
+        decide(forecast.asked(problem, S23, Requirements(min_speed=2 * best)), budget)
     said = str(caught.value)
     assert f"no plan within {budget / 1e6:.1f} MB has {2 * best:g} tokens/s" in said
     assert f"the best that can be had is {best:.3g} tokens/s" in said
     assert "\n" not in said
-    decide(forecast.asked(problem, S23, Demands(min_speed=0.99 * best)), budget)
+    decide(forecast.asked(problem, S23, Requirements(min_speed=0.99 * best)), budget)
     with pytest.raises(BudgetError, match="J per token: the best that can be had is"):
-        decide(forecast.asked(problem, S23, Demands(max_joules=1e-6)), budget)
+        decide(forecast.asked(problem, S23, Requirements(max_joules=1e-6)), budget)
     with pytest.raises(BudgetError, match="doing nothing takes 1 W, which lasts 14"):
-        forecast.asked(problem, S23, Demands(battery_hours=100))
+        forecast.asked(problem, S23, Requirements(battery_hours=100))
     with pytest.raises(InputError, match="no battery"):
-        forecast.asked(problem, catalogue.load("n150-mini-pc"), Demands(battery_hours=1))
+        forecast.asked(problem, catalogue.load("n150-mini-pc"), Requirements(battery_hours=1))
 
 
 def PACE_OF(problem: Problem) -> Cost:  # noqa: N802
-    pace = forecast.asked(problem, S23, Demands()).pace
-    assert pace is not None
-    return pace
+    seconds_per_token = forecast.asked(problem, S23, Requirements()).seconds_per_token
+    assert seconds_per_token is not None
+    return seconds_per_token
 
 
 @pytest.mark.parametrize("device", ["galaxy-s23", "pixel-8", "sa8295p", "iphone-17-pro"])
@@ -121,12 +123,16 @@ def test_a_plan_keeps_what_was_asked_by_its_own_estimates(device: str) -> None:
     known = catalogue.load(device)
     problem = llama(layers=6)
     budget = 2 * smallest_decision(problem).memory.total
-    free = figures(problem, budget, known, Demands())
-    quickest = 1 / least_cost(problem, budget, forecast.asked(problem, known, Demands()).pace or PACE)
+    free = figures(problem, budget, known, Requirements())
+    quickest = 1 / least_cost(
+        problem, budget, forecast.asked(problem, known, Requirements()).seconds_per_token or PACE
+    )
     speed_asked = 0.5 * (free["decode"] + quickest)
-    assert figures(problem, budget, known, Demands(min_speed=speed_asked))["decode"] >= speed_asked * 0.9999
+    assert (
+        figures(problem, budget, known, Requirements(min_speed=speed_asked))["decode"] >= speed_asked * 0.9999
+    )
     least = free["joules"] * (0.97 if known.power is None else free["decode"] / speed_asked)
-    assert figures(problem, budget, known, Demands(max_joules=least))["joules"] <= least * 1.0001
+    assert figures(problem, budget, known, Requirements(max_joules=least))["joules"] <= least * 1.0001
 
 
 @pytest.mark.parametrize(("kind", "words", "factor"), [("Q4_0", "measured", 1.25), ("TQ2_0", "class", 1.7)])
@@ -135,7 +141,7 @@ def test_what_is_said_of_a_figure_goes_with_its_range(kind: str, words: str, fac
     problem = llama(layers=6)
     small = smallest_decision(problem)
     types = {name: kind if role != "output" else "Q4_0" for name, role in _roles(problem).items()}
-    found = forecast.estimates(problem, replace(small, types=types), S23, Demands())
+    found = forecast.estimates(problem, replace(small, types=types), S23, Requirements())
     decode = next(each for each in found if each.name == "decode")
     assert decode.high / decode.value == pytest.approx(factor)
     assert decode.conditions.endswith(f"{words} bandwidths")
@@ -149,14 +155,14 @@ def _roles(problem: Problem) -> dict[str, str]:
 def test_hours_of_battery_are_kept() -> None:
     problem = llama(layers=6)
     budget = 2 * smallest_decision(problem).memory.total
-    free = figures(problem, budget, S23, Demands(min_speed=20))["battery"]
-    quick = figures(problem, budget, S23, Demands(min_speed=20, battery_hours=1.002 * free))["battery"]
+    free = figures(problem, budget, S23, Requirements(min_speed=20))["battery"]
+    quick = figures(problem, budget, S23, Requirements(min_speed=20, battery_hours=1.002 * free))["battery"]
     assert quick >= 1.0019 * free
 
 
-def figures(problem: Problem, budget: int, device: Any, demands: Demands) -> dict[str, float]:
-    asked = forecast.asked(problem, device, demands)
-    found = forecast.outlook(asked, decide(asked, budget), budget, device, demands, draw=False)
+def figures(problem: Problem, budget: int, device: Any, requirements: Requirements) -> dict[str, float]:
+    asked = forecast.asked(problem, device, requirements)
+    found = forecast.forecast(asked, decide(asked, budget), budget, device, requirements, draw=False)
     return {each.name: each.value for each in found.estimates}
 
 
@@ -166,12 +172,12 @@ def test_curves_go_from_quality_to_speed_and_more_memory_is_never_worse() -> Non
     found = curves(problem, [small, int(1.5 * small), 3 * small], (PACE,))
     assert len(found) == 3
     for curve in found:
-        damages, times = [p.damage for p in curve], [p.spent[0] for p in curve]
-        assert all(after >= before * (1 - 1e-6) for before, after in pairwise(damages))
+        kl_by_type, times = [p.predicted_kl for p in curve], [p.spent[0] for p in curve]
+        assert all(after >= before * (1 - 1e-6) for before, after in pairwise(kl_by_type))
         assert all(after <= before * (1 + 1e-6) for before, after in pairwise(times))
     for less, more in pairwise(found):
-        assert more[0].damage <= less[0].damage * 1.001
+        assert more[0].predicted_kl <= less[0].predicted_kl * 1.001
         assert more[-1].spent[0] <= less[-1].spent[0] * 1.001
     whole = decide(problem, 3 * small)
-    assert found[2][0].damage <= whole.damage * 1.001
-    assert found[2][0].damage >= whole.damage / (1 + SLACK) * 0.98
+    assert found[2][0].predicted_kl <= whole.predicted_kl * 1.001
+    assert found[2][0].predicted_kl >= whole.predicted_kl / (1 + SLACK) * 0.98

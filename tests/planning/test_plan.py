@@ -19,7 +19,7 @@ from tenth.core.records import Runtime, TensorSpec
 from tenth.models import arch
 from tenth.planning import memory
 from tenth.planning.plan import SLACK, SLOWNESS, Problem, decide, smallest_decision
-from tenth.quantization.default_sensitivity import kv, prices
+from tenth.quantization.default_sensitivity import kv, sensitivities
 
 CONFIG: dict[str, Any] = {
     "model_type": "llama",
@@ -48,9 +48,9 @@ def matrix(name: str, rows: int, columns: int, role: str = "ffn_up") -> TensorSp
     return TensorSpec(name, f"hf.{name}", (rows, columns), role, layer, linear=True)
 
 
-def damage(problem: Problem, types: dict[str, str], runtime: Runtime) -> float:
-    return (problem.kv_damage(runtime) or 0.0) + sum(
-        problem.prices[name][kind] for name, kind in types.items()
+def predicted_kl(problem: Problem, types: dict[str, str], runtime: Runtime) -> float:
+    return (problem.kv_kl(runtime) or 0.0) + sum(
+        problem.sensitivities[name][kind] for name, kind in types.items()
     )
 
 
@@ -97,9 +97,9 @@ def test_as_good_as_trying_everything(problem: Problem, place: float) -> None:
     found = decide(problem, budget)
     assert found.memory.total <= budget
     assert found.memory == problem.memory(found.types, found.runtime)
-    assert found.damage == pytest.approx(damage(problem, found.types, found.runtime))
-    least = min(d.damage for d in everything if d.memory.total <= budget - ROWS)
-    assert found.damage <= least * (1 + SLACK + 1e-3) + 1e-12
+    assert found.predicted_kl == pytest.approx(predicted_kl(problem, found.types, found.runtime))
+    least = min(d.predicted_kl for d in everything if d.memory.total <= budget - ROWS)
+    assert found.predicted_kl <= least * (1 + SLACK + 1e-3) + 1e-12
 
 
 @settings(max_examples=25, deadline=None, derandomize=True)
@@ -108,7 +108,7 @@ def test_smallest_budget_is_the_smallest(problem: Problem) -> None:
     smallest = smallest_decision(problem)
     total = smallest.memory.total
     assert total <= min(d.memory.total for d in every_decision(problem)) + ROWS
-    assert smallest.damage == pytest.approx(damage(problem, smallest.types, smallest.runtime))
+    assert smallest.predicted_kl == pytest.approx(predicted_kl(problem, smallest.types, smallest.runtime))
     assert decide(problem, total).memory.total <= total
     with pytest.raises(BudgetError) as caught:
         decide(problem, total - ROWS - 1)
@@ -120,7 +120,7 @@ def llama(layers: int = 6, context: int = 512, **changes: Any) -> Problem:
     config["tie_word_embeddings"] = True
     specs = arch.load(config).specs(config)
     return Problem(
-        config, "llama", specs, prices(specs), kv(), context, memory.Constants(), merges=0, threads=2
+        config, "llama", specs, sensitivities(specs), kv(), context, memory.Constants(), merges=0, threads=2
     )
 
 
@@ -152,16 +152,16 @@ def test_more_memory_is_never_worse() -> None:
     decisions = [decide(problem, budget) for budget in budgets]
     for budget, before, after in zip(budgets[1:], decisions[:-1], decisions[1:], strict=True):
         assert after.memory.total <= budget
-        assert after.damage <= before.damage * (1 + SLACK + 1e-3)
-    assert decisions[-1].damage < 0.01 * decisions[0].damage
+        assert after.predicted_kl <= before.predicted_kl * (1 + SLACK + 1e-3)
+    assert decisions[-1].predicted_kl < 0.01 * decisions[0].predicted_kl
     assert len({tuple(sorted(d.types.items())) for d in decisions}) > 10
 
 
 def test_plenty_takes_the_best_types_and_the_quickest_way() -> None:
     problem = llama()
     found = decide(problem, 10**9)
-    best = {name: min(table.values()) for name, table in problem.prices.items()}
-    assert found.damage <= sum(best.values()) * (1 + SLACK + 1e-3)
+    best = {name: min(table.values()) for name, table in problem.sensitivities.items()}
+    assert found.predicted_kl <= sum(best.values()) * (1 + SLACK + 1e-3)
     assert found.runtime.n_ubatch == min(SLOWNESS, key=lambda batch: SLOWNESS[batch])
     assert (found.runtime.type_k, found.runtime.type_v) == ("f16", "f16")
 
@@ -198,8 +198,8 @@ def test_types_whose_kernels_want_scratch_are_used_where_that_pays(bits: int, bl
 
 def test_every_tensor_gets_the_cheaper_of_equal_bits_and_no_type_that_was_not_priced() -> None:
     problem = llama(layers=1)
-    table = {name: {"Q4_0": 1.0, "Q4_K": 0.5, "Q5_0": 0.7} for name in problem.prices}
-    found = decide(replace(problem, prices=table), 10**8)
+    table = {name: {"Q4_0": 1.0, "Q4_K": 0.5, "Q5_0": 0.7} for name in problem.sensitivities}
+    found = decide(replace(problem, sensitivities=table), 10**8)
     assert set(found.types.values()) == {"Q4_K"}
 
 
@@ -209,7 +209,7 @@ def test_unmeasured_cache_types_are_not_used() -> None:
         found = decide(problem, budget)
         assert found.runtime.type_k == "f16"
         assert found.runtime.type_v in ("f16", "q8_0")
-    assert problem.kv_damage(found.runtime.model_copy(update={"type_k": "q4_0"})) is None
+    assert problem.kv_kl(found.runtime.model_copy(update={"type_k": "q4_0"})) is None
 
 
 def test_cache_types_are_weighed_against_bits() -> None:
@@ -233,8 +233,8 @@ def test_repacked_copy_counts_only_when_on() -> None:
     if not packs:
         pytest.skip("this processor has no interleaved kernels")
     problem = llama()
-    problem = replace(problem, prices={name: {packs[0]: 1e-4} for name in problem.prices})
-    off = problem.memory(dict.fromkeys(problem.prices, packs[0]), decide(problem, 10**9).runtime)
+    problem = replace(problem, sensitivities={name: {packs[0]: 1e-4} for name in problem.sensitivities})
+    off = problem.memory(dict.fromkeys(problem.sensitivities, packs[0]), decide(problem, 10**9).runtime)
     assert off.repacked > 0
     one = off.total - off.repacked
     plenty, tight = decide(problem, off.total), decide(problem, off.total - 1)
@@ -248,7 +248,9 @@ def test_repacked_copy_counts_only_when_on() -> None:
 
 def test_types_without_interleaved_kernels_are_not_called_repacked() -> None:
     problem = llama()
-    found = decide(replace(problem, prices={name: {"F16": 1e-4} for name in problem.prices}), 10**9)
+    found = decide(
+        replace(problem, sensitivities={name: {"F16": 1e-4} for name in problem.sensitivities}), 10**9
+    )
     assert not found.runtime.repack
     assert found.memory.repacked == 0
 
@@ -259,7 +261,7 @@ def test_corrected_constants_change_the_decision() -> None:
     heavier = replace(problem, constants=memory.Constants(weights_factor=1.2))
     plain, careful = decide(problem, budget), decide(heavier, budget)
     assert careful.memory.total <= budget
-    assert careful.damage > plain.damage
+    assert careful.predicted_kl > plain.predicted_kl
     assert heavier.memory(plain.types, plain.runtime).total > budget
 
 

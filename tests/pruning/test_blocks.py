@@ -15,7 +15,7 @@ from tiny import VOCABULARY, make_model
 from transformers import AutoModelForCausalLM
 
 from tenth.calibration import fisher
-from tenth.calibration.layerwise import Walk
+from tenth.calibration.layerwise import LayerwiseModel
 from tenth.core.errors import InputError
 from tenth.core.ggml import holds
 from tenth.core.records import Runtime
@@ -60,15 +60,15 @@ def by_torch(folder: Path) -> np.ndarray:
 
 
 def by_walk(checkpoint: Checkpoint) -> np.ndarray:
-    walk = Walk(checkpoint, threads=1)
+    layerwise = LayerwiseModel(checkpoint, threads=1)
     with torch.no_grad():
-        with walk.embed() as embed:
+        with layerwise.embed() as embed:
             hidden = embed(TOKENS)
-        for index in range(len(walk.blocks)):
-            with walk.block(index):
-                hidden = walk.run(index, hidden)
-        with walk.head():
-            return walk.logits(hidden)[0].numpy()
+        for index in range(len(layerwise.blocks)):
+            with layerwise.block(index):
+                hidden = layerwise.run(index, hidden)
+        with layerwise.head():
+            return layerwise.logits(hidden)[0].numpy()
 
 
 def by_runtime(checkpoint: Checkpoint, path: Path, **settings: Any) -> np.ndarray:
@@ -345,9 +345,9 @@ def test_plans_price_every_matrix(tmp_path: Path) -> None:
     checkpoint = narrowed(open_checkpoint(tmp_path))
     linear = {spec.name: spec for spec in checkpoint.specs() if spec.linear}
     assert not any(name.startswith("blk.2.attn") for name in linear)
-    prices = default_sensitivity.prices(list(linear.values()))
-    assert prices.keys() == linear.keys()
-    assert all(holds(kind, linear[name].columns) for name, found in prices.items() for kind in found)
+    sensitivities = default_sensitivity.sensitivities(list(linear.values()))
+    assert sensitivities.keys() == linear.keys()
+    assert all(holds(kind, linear[name].columns) for name, found in sensitivities.items() for kind in found)
     types = recipes.types("Q4_K_M", list(linear.values()), 2)
     assert all(holds(kind, linear[name].columns) for name, kind in types.items())
 
@@ -374,10 +374,15 @@ def test_the_stages_of_a_fit(variant: str, tmp_path: Path) -> None:
         assert event["done"] >= 0
 
     fisher.run(emit, model, tokens, stats, 1, 1)
-    sensitivity.run(emit, model, stats, str(tmp_path / "prices.jsonl"), 1)
-    prices = sensitivity.load(tmp_path / "prices.jsonl")
-    assert prices.keys() == types.keys()
-    assert all(damage[kind] > 0 for damage in prices.values() for kind in damage if kind != "F32")
+    sensitivity.run(emit, model, stats, str(tmp_path / "sensitivities.jsonl"), 1)
+    sensitivities = sensitivity.load(tmp_path / "sensitivities.jsonl")
+    assert sensitivities.keys() == types.keys()
+    assert all(
+        predicted_kl[kind] > 0
+        for predicted_kl in sensitivities.values()
+        for kind in predicted_kl
+        if kind != "F32"
+    )
     sequential.run(emit, model, tokens, stats, types, rounded, 1, 1)
     scales.run(emit, model, tokens, tokens, types, rounded, trained, 4, 2, 0, 1)
     write.run(emit, model, types, str(tmp_path / "m.gguf"), stats, [trained, rounded], 1)

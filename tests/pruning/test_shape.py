@@ -12,7 +12,7 @@ from pydantic import ValidationError
 from tenth.core.errors import InputError
 from tenth.core.records import Shape
 from tenth.pruning import shape
-from tenth.pruning.shape import STEP, BlockMenu, Freedom, Menu, Sizes
+from tenth.pruning.shape import STEP, BlockMenu, PruningCosts, PruningLimits, Sizes
 
 CHANNELS, GROUPS = 4 * STEP, 2
 SIZES = Sizes(channel=10, group=500, rest=7, blocks=3)
@@ -20,7 +20,7 @@ TOTAL = 3 * (CHANNELS * 10 + GROUPS * 500 + 7)
 
 
 @st.composite
-def menus(draw: st.DrawFn) -> Menu:
+def menus(draw: st.DrawFn) -> PruningCosts:
     def rising(count: int) -> tuple[float, ...]:
         steps = draw(st.lists(st.floats(0.001, 1.0), min_size=count, max_size=count))
         return (0.0, *(sum(steps[: i + 1]) for i in range(count)))
@@ -29,10 +29,10 @@ def menus(draw: st.DrawFn) -> Menu:
         BlockMenu(ffn=rising(CHANNELS // STEP - 1), kv_heads=rising(GROUPS), whole=draw(st.floats(0.1, 5.0)))
         for _ in range(SIZES.blocks)
     ]
-    return Menu(channels=CHANNELS, groups=GROUPS, blocks=tuple(blocks))
+    return PruningCosts(channels=CHANNELS, groups=GROUPS, blocks=tuple(blocks))
 
 
-def every(free: Freedom) -> list[Shape]:
+def every(free: PruningLimits) -> list[Shape]:
     """Every shape that is allowed, block by block."""
     widths = [width for width in range(STEP, CHANNELS + 1, STEP) if width % free.multiple == 0]
     kept = list(product(widths, range(GROUPS + 1) if free.heads else (GROUPS,)))
@@ -48,41 +48,41 @@ def every(free: Freedom) -> list[Shape]:
 
 @settings(max_examples=40, deadline=None)
 @given(menus(), st.floats(0.02, 0.85), st.booleans(), st.sampled_from([STEP, 2 * STEP]))
-def test_uneven_shapes(menu: Menu, share: float, depth: bool, multiple: int) -> None:
-    free, weights = Freedom(multiple=multiple, depth=depth), round(share * TOTAL)
-    enough = [each for each in every(free) if SIZES.removed(menu, each) >= weights]
+def test_uneven_shapes(costs: PruningCosts, share: float, depth: bool, multiple: int) -> None:
+    free, weights = PruningLimits(multiple=multiple, depth=depth), round(share * TOTAL)
+    enough = [each for each in every(free) if SIZES.removed(costs, each) >= weights]
     if not enough:
         with pytest.raises(InputError):
-            shape.without(menu, SIZES, weights, free)
+            shape.without(costs, SIZES, weights, free)
         return
-    chosen = shape.without(menu, SIZES, weights, free)
+    chosen = shape.without(costs, SIZES, weights, free)
     assert chosen in enough
     # Lagrange finds the best of some number of weights that is at least the one asked for.
-    alike = [each for each in every(free) if SIZES.removed(menu, each) >= SIZES.removed(menu, chosen)]
-    least = min(shape.cost(menu, each) for each in enough)
-    bound = min(shape.cost(menu, each) for each in alike)
-    dearest = max(max(max(b.ffn), max(b.kv_heads), b.whole) for b in menu.blocks)
-    assert least <= shape.cost(menu, chosen) + 1e-9
-    assert shape.cost(menu, chosen) <= bound + 2 * dearest
+    alike = [each for each in every(free) if SIZES.removed(costs, each) >= SIZES.removed(costs, chosen)]
+    least = min(shape.cost(costs, each) for each in enough)
+    bound = min(shape.cost(costs, each) for each in alike)
+    dearest = max(max(max(b.ffn), max(b.kv_heads), b.whole) for b in costs.blocks)
+    assert least <= shape.cost(costs, chosen) + 1e-9
+    assert shape.cost(costs, chosen) <= bound + 2 * dearest
 
 
 @settings(max_examples=40, deadline=None)
 @given(menus(), st.floats(0.02, 0.6), st.booleans())
-def test_shapes_of_blocks_alike_are_the_best_of_those(menu: Menu, share: float, heads: bool) -> None:
-    free, weights = Freedom(uneven=False, heads=heads, depth=False), round(share * TOTAL)
-    enough = [each for each in every(free) if SIZES.removed(menu, each) >= weights]
+def test_shapes_of_blocks_alike_are_the_best_of_those(costs: PruningCosts, share: float, heads: bool) -> None:
+    free, weights = PruningLimits(uneven=False, heads=heads, depth=False), round(share * TOTAL)
+    enough = [each for each in every(free) if SIZES.removed(costs, each) >= weights]
     if not enough:
         with pytest.raises(InputError):
-            shape.without(menu, SIZES, weights, free)
+            shape.without(costs, SIZES, weights, free)
         return
-    chosen = shape.without(menu, SIZES, weights, free)
-    assert shape.cost(menu, chosen) == pytest.approx(min(shape.cost(menu, each) for each in enough))
+    chosen = shape.without(costs, SIZES, weights, free)
+    assert shape.cost(costs, chosen) == pytest.approx(min(shape.cost(costs, each) for each in enough))
 
 
 def test_nothing_to_remove_is_the_whole() -> None:
     block = BlockMenu(ffn=(0.0, 0.1, 0.25, 0.5), kv_heads=(0.0, 0.2, 0.9), whole=2.0)
-    menu = Menu(channels=CHANNELS, groups=GROUPS, blocks=(block,) * 3)
-    assert shape.without(menu, SIZES, 0) == shape.full(menu)
+    costs = PruningCosts(channels=CHANNELS, groups=GROUPS, blocks=(block,) * 3)
+    assert shape.without(costs, SIZES, 0) == shape.full(costs)
 
 
 def test_costs_are_sampled_and_never_fall() -> None:

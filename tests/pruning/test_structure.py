@@ -13,11 +13,11 @@ from commands import Killed
 from rounded import Case, files, make_case
 
 from tenth.calibration.fisher import Stats
-from tenth.calibration.layerwise import Walk
+from tenth.calibration.layerwise import LayerwiseModel
 from tenth.core.records import Shape
 from tenth.models.checkpoint import open_checkpoint
 from tenth.pruning import refit, resized, shape, structure
-from tenth.pruning.shape import Freedom, Menu
+from tenth.pruning.shape import PruningCosts, PruningLimits
 from tenth.quantization.scales import log_probabilities, whole
 
 WIDTH, GROUPS, BLOCKS = 96, 2, 3
@@ -44,12 +44,12 @@ def tokens(case: Case) -> list[str]:
     return [str(path)]
 
 
-def priced(case: Case, folder: Path) -> Menu:
+def priced(case: Case, folder: Path) -> PruningCosts:
     structure.price(
         silent, str(case.folder), tokens(case), str(case.folder / "stats"), str(folder), threads=1
     )
-    assert [path.name for path in folder.iterdir()] == ["menu.json"]
-    return Menu.model_validate_json((folder / "menu.json").read_bytes())
+    assert [path.name for path in folder.iterdir()] == ["pruning-costs.json"]
+    return PruningCosts.model_validate_json((folder / "pruning-costs.json").read_bytes())
 
 
 def made(case: Case, wanted: Shape, folder: Path) -> Path:
@@ -67,9 +67,9 @@ def made(case: Case, wanted: Shape, folder: Path) -> Path:
 
 
 def logs(folder: Path, windows: np.ndarray) -> torch.Tensor:
-    walk = Walk(open_checkpoint(folder), 1)
-    with torch.no_grad(), whole(walk):
-        return log_probabilities(walk, windows)
+    layerwise = LayerwiseModel(open_checkpoint(folder), 1)
+    with torch.no_grad(), whole(layerwise):
+        return log_probabilities(layerwise, windows)
 
 
 def naive_logs(model: Any, windows: np.ndarray) -> torch.Tensor:
@@ -89,21 +89,21 @@ def test_nothing_removed_is_the_original(case: Case, tmp_path: Path) -> None:
 
 def test_every_family_can_be_narrowed(case: Case, tmp_path: Path) -> None:
     checkpoint = case.checkpoint
-    free = resized.freedom(checkpoint, shape.STEP)
+    free = resized.pruning_limits(checkpoint, shape.STEP)
     assert free.uneven == (checkpoint.arch.model_type == "llama")
     wanted = FULL.model_copy(update={"ffn": (64,) * BLOCKS})
     smaller = open_checkpoint(made(case, wanted, tmp_path / "narrow"))
-    shapes = {spec.name: spec.shape for spec in resized.outline(checkpoint, wanted).specs()}
+    shapes = {spec.name: spec.shape for spec in resized.uniform_shape(checkpoint, wanted).specs()}
     assert {spec.name: spec.shape for spec in smaller.specs()} == shapes
     assert shapes["blk.1.ffn_down.weight"] == (64, 64)
-    least = resized.outline(checkpoint, resized.smallest(checkpoint, free))
+    least = resized.uniform_shape(checkpoint, resized.smallest(checkpoint, free))
     assert sum(spec.count for spec in least.specs()) < sum(spec.count for spec in smaller.specs())
 
 
 def test_what_is_measured_is_the_divergence_without_the_part(case: Case, tmp_path: Path) -> None:
-    menu = priced(case, tmp_path)
+    costs = priced(case, tmp_path)
     wanted = naive_logs(case.model, case.windows)
-    for index, block in enumerate(menu.blocks):
+    for index, block in enumerate(costs.blocks):
         without, mute = copy.deepcopy(case.model), copy.deepcopy(case.model)
         without.model.layers[index].register_forward_hook(lambda _m, args, _out: args[0])
         expected = kl(wanted, naive_logs(without, case.windows))
@@ -118,9 +118,9 @@ def test_what_is_measured_is_the_divergence_without_the_part(case: Case, tmp_pat
 
 def test_half_of_a_part_costs_between_what_is_predicted_and_measured(llama: Case, tmp_path: Path) -> None:
     """Of the last down_proj, behind which nothing follows: the geometric mean of the two."""
-    menu = priced(llama, tmp_path)
-    assert (menu.channels, menu.groups) == (WIDTH, GROUPS)
-    for block in menu.blocks:
+    costs = priced(llama, tmp_path)
+    assert (costs.channels, costs.groups) == (WIDTH, GROUPS)
+    for block in costs.blocks:
         assert list(block.ffn) == sorted(block.ffn)
         assert block.ffn[0] == block.kv_heads[0] == 0
         assert 0 < block.ffn[1] < block.ffn[2]
@@ -139,15 +139,15 @@ def test_half_of_a_part_costs_between_what_is_predicted_and_measured(llama: Case
     assert 1 / structure.TRUST < measured / predicted[WIDTH // 2] < structure.TRUST
     factor = (measured / predicted[WIDTH // 2]) ** 0.5
     for entry, gone in ((1, shape.STEP), (2, 2 * shape.STEP)):
-        assert menu.blocks[-1].ffn[entry] == pytest.approx(factor * predicted[gone], rel=0.1)
+        assert costs.blocks[-1].ffn[entry] == pytest.approx(factor * predicted[gone], rel=0.1)
 
 
 def test_the_least_damage_is_what_the_refitted_model_does(llama: Case, tmp_path: Path) -> None:
     """1/2 tr(F E[e e^T]) behind the first block, from the form and from the models."""
     removed = WIDTH - 64
     first = Shape(ffn=(64, WIDTH, WIDTH), kv_heads=(GROUPS,) * BLOCKS)
-    smaller = Walk(open_checkpoint(made(llama, first, tmp_path / "first")), 1)
-    original = Walk(llama.checkpoint, 1)
+    smaller = LayerwiseModel(open_checkpoint(made(llama, first, tmp_path / "first")), 1)
+    original = LayerwiseModel(llama.checkpoint, 1)
     source = "model.layers.0.mlp.down_proj.weight"
     fisher = torch.from_numpy(llama.stats.moment(source)).double()
     total, inputs = torch.zeros_like(fisher), []
@@ -155,8 +155,10 @@ def test_the_least_damage_is_what_the_refitted_model_does(llama: Case, tmp_path:
         down = next(m for m, name in original.linears(0).items() if name == source)
         down.register_forward_pre_hook(lambda _m, args: inputs.append(args[0][0]))
         for window in llama.windows:
-            ends = [walk.run(0, walk.embedded(window[None]))[0] for walk in (original, smaller)]
-            error = (ends[0] - ends[1]).double()
+            residual_outputs = [
+                layerwise.run(0, layerwise.embedded(window[None]))[0] for layerwise in (original, smaller)
+            ]
+            error = (residual_outputs[0] - residual_outputs[1]).double()
             total += error.T @ error
         z = torch.cat(inputs)
         here = refit.site(down.weight, z.T @ z / len(z), len(z))
@@ -182,14 +184,14 @@ def test_what_is_dead_goes_and_no_logit_changes(tmp_path: Path) -> None:
 
 
 def test_refitting_beats_cutting_and_uneven_beats_even(llama: Case, tmp_path: Path) -> None:
-    menu = priced(llama, tmp_path)
+    costs = priced(llama, tmp_path)
     sizes = shape.Sizes.of(llama.checkpoint.arch, llama.checkpoint.config)
     weights = round(0.3 * BLOCKS * (WIDTH * sizes.channel + GROUPS * sizes.group))
-    even = shape.without(menu, sizes, weights, Freedom(uneven=False, depth=False))
-    uneven = shape.without(menu, sizes, weights, Freedom())
-    assert sizes.removed(menu, uneven) >= weights
+    even = shape.without(costs, sizes, weights, PruningLimits(uneven=False, depth=False))
+    uneven = shape.without(costs, sizes, weights, PruningLimits())
+    assert sizes.removed(costs, uneven) >= weights
     original = logs(llama.folder, llama.windows)
-    cut = Walk(resized.outline(llama.checkpoint, even), 1)
+    cut = LayerwiseModel(resized.uniform_shape(llama.checkpoint, even), 1)
     with torch.no_grad(), whole(cut):
         crude = kl(original, log_probabilities(cut, llama.windows))
     refitted = [
@@ -204,7 +206,7 @@ def test_a_dropped_block_is_made_good_by_the_one_before(llama: Case, tmp_path: P
     wanted = Shape(ffn=(WIDTH, 0, WIDTH), kv_heads=(GROUPS, 0, GROUPS))
     original = logs(llama.folder, llama.windows)
     patched = kl(original, logs(made(llama, wanted, tmp_path / "patched"), llama.windows))
-    crude = Walk(resized.outline(llama.checkpoint, wanted), 1)
+    crude = LayerwiseModel(resized.uniform_shape(llama.checkpoint, wanted), 1)
     with torch.no_grad(), whole(crude):
         assert patched < 0.7 * kl(original, log_probabilities(crude, llama.windows))
 

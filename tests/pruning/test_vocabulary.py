@@ -22,7 +22,7 @@ from tenth.models.formats.folder import write_folder
 from tenth.models.formats.gguf import write_gguf
 from tenth.models.formats.trim import Tokens, tokens_of, trimmed
 from tenth.pruning.scripts import KNOWN, foreign, scripts
-from tenth.pruning.vocabulary import KEPT, chosen, counted, fallen, trim
+from tenth.pruning.vocabulary import KEPT, chosen, counted, retokenize, trim
 from tenth.runtime.llama import Session
 
 KINDS = {"gpt-2": 300, "qwen2": 290, "llama-bpe": 300, "llama": 340, "gemma": 340}  # kind -> size
@@ -309,7 +309,7 @@ def test_in_a_child(folders: Any, tmp_path: Path) -> None:
 def test_what_a_token_falls_apart_into(kind: str, folders: Any) -> None:
     """The translated tokens of each word of the corpus are those of the trimmed tokenizer."""
     old, kept, new = folders(kind)
-    before, after, pieces_of = opened(old), opened(new), fallen(old, kept)
+    before, after, pieces_of = opened(old), opened(new), retokenize(old, kept)
     for word in " ".join(CORPUS).split():
         found = [piece for token in before.encode(word).ids for piece in pieces_of[token]]
         assert found == after.encode(word).ids, word
@@ -331,7 +331,7 @@ def test_targets_are_of_the_same_text(folders: Any) -> None:
     plain = (p.exp() * (p - q)).sum(-1).mean()
     assert float(whole.divergence(other, np.arange(2))) == pytest.approx(float(plain), rel=1e-5)
 
-    pieces_of = fallen(folder, kept)
+    pieces_of = retokenize(folder, kept)
     assert len(pieces_of) < size  # the embedding has padding
     targets = Aligned(lambda ids: logits[[0 if ids[0, 0] == windows[0, 0] else 1]], windows, pieces_of)
     other = torch.randn(2, targets.windows.shape[1], len(kept), generator=generator)

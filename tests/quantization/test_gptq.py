@@ -107,7 +107,7 @@ def test_descend_is_coordinate_descent(kind: str) -> None:
     weight, h, grid = case(kind)
     blocks = nearest(kind)
     wanted = naive.descent(weight.numpy(), h.double().numpy(), grid, blocks)
-    ours = gptq.descend(weight, h, grid, blocks)
+    ours = gptq.coordinate_descent(weight, h, grid, blocks)
     assert (ours == wanted).all(1).mean() >= 0.75
     assert loss(kind, ours) == pytest.approx(loss(kind, wanted), rel=0.1)
     assert loss(kind, ours).sum() < loss(kind, blocks).sum()
@@ -121,7 +121,7 @@ def test_descend_raises_no_rows_loss(kind: str) -> None:
     blocks = nearest(kind)
     before = loss(kind, blocks)
     for _ in range(2):
-        blocks = gptq.descend(weight, h, grid, blocks)
+        blocks = gptq.coordinate_descent(weight, h, grid, blocks)
         after = loss(kind, blocks)
         assert (after <= before * (1 + 1e-5)).all()
         before = after
@@ -183,7 +183,7 @@ def test_rounds_are_refit_and_descend_in_turn(kind: str) -> None:
     weight, h, grid = case(kind)
     wanted = compensated(kind)
     for _ in range(2):
-        for step in (gptq.refit, gptq.descend):
+        for step in (gptq.refit, gptq.coordinate_descent):
             new = step(weight, h, grid, wanted)
             lower = loss(kind, new) < loss(kind, wanted)
             wanted = np.where(lower[:, None], new, wanted)

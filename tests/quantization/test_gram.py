@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from reference import naive_gram as naive
 from tiny import make_model
 
-from tenth.calibration.layerwise import Walk
+from tenth.calibration.layerwise import LayerwiseModel
 from tenth.models.checkpoint import open_checkpoint
 from tenth.quantization import gram
 from tenth.quantization.gptq import DAMP
@@ -25,23 +25,23 @@ def collected(
     folder: Path, tokens: np.ndarray, energies: dict[str, np.ndarray], fisher: dict[str, np.ndarray]
 ) -> dict[str, torch.Tensor]:
     """H of every linear site, by the walk: block after block, the head last."""
-    walk = Walk(open_checkpoint(folder), 1)
+    layerwise = LayerwiseModel(open_checkpoint(folder), 1)
     found: dict[str, torch.Tensor] = {}
     with torch.no_grad():
-        with walk.embed() as embed:
+        with layerwise.embed() as embed:
             hidden = [embed(window) for window in tokens]
-        for index in range(len(walk.blocks)):
-            names = walk.linears(index)
+        for index in range(len(layerwise.blocks)):
+            names = layerwise.linears(index)
             with (
-                walk.block(index),  # filled first: the sums are where the weights are
+                layerwise.block(index),  # filled first: the sums are where the weights are
                 gram.Grams({module: energies[name] for module, name in names.items()}) as grams,
             ):
-                hidden = [walk.run(index, state) for state in hidden]
+                hidden = [layerwise.run(index, state) for state in hidden]
             found |= {name: grams.take(module, fisher[name]) for module, name in names.items()}
-        with walk.head() as head, gram.Grams({head: energies[walk.source_of(head)]}) as grams:
+        with layerwise.head() as head, gram.Grams({head: energies[layerwise.source_of(head)]}) as grams:
             for state in hidden:
-                walk.logits(state)
-        found[walk.source_of(head)] = grams.take(head, fisher[walk.source_of(head)])
+                layerwise.logits(state)
+        found[layerwise.source_of(head)] = grams.take(head, fisher[layerwise.source_of(head)])
     return found
 
 

@@ -16,7 +16,7 @@ from commands import Killed
 from gguf import GGMLQuantizationType, GGUFReader, quants
 from tiny import make_model
 
-from tenth.calibration.layerwise import Walk
+from tenth.calibration.layerwise import LayerwiseModel
 from tenth.core.records import TensorSpec
 from tenth.models.checkpoint import Checkpoint, open_checkpoint
 from tenth.models.formats.gguf import write_gguf
@@ -95,9 +95,9 @@ class Case:
         )
 
     @contextmanager
-    def both(self) -> Iterator[tuple[Walk, Walk, dict[str, Any]]]:
+    def both(self) -> Iterator[tuple[LayerwiseModel, LayerwiseModel, dict[str, Any]]]:
         """The original, the stored model, and its trained tensors by name."""
-        original, stored = Walk(self.checkpoint, 1), Walk(self.checkpoint, 1)
+        original, stored = LayerwiseModel(self.checkpoint, 1), LayerwiseModel(self.checkpoint, 1)
         with distil.whole(original), distil.whole(stored):
             made = [*distil._matrices(stored, self.types, self.rounded), *distil._vectors(stored)]
             for tensor in made:
@@ -340,7 +340,7 @@ def test_steps_draw_from_all_but_those_that_judge_and_slow_down(
     rates: list[float] = []
     slope, move = distil._slope, distil._State.move
 
-    def seen_slope(original: Walk, stored: Walk, tokens: np.ndarray) -> None:
+    def seen_slope(original: LayerwiseModel, stored: LayerwiseModel, tokens: np.ndarray) -> None:
         batches.append({window.tobytes() for window in tokens})
         slope(original, stored, tokens)
 

@@ -33,26 +33,26 @@ def stats_of(rows: int, columns: int, seed: int = 0, spread: float = 1.0) -> Sit
 
 
 def naive(weight: np.ndarray, stats: SiteStats, kind: str) -> float:
-    """The damage of a whole tensor, element by element."""
+    """The predicted KL of a whole tensor, element by element."""
     decoded = dequantize(quantise(weight, kind, stats.cols), kind, weight.shape[1])
     total, block = sum(float(r) for r in stats.rows), activation_block(kind)
-    damage = 0.0
+    predicted_kl = 0.0
     for i, row in enumerate(weight):
         for j, value in enumerate(row):
             error = float(decoded[i, j]) - float(value)
-            damage += 0.5 * float(stats.rows[i]) * float(stats.cols[j]) / total * error**2
+            predicted_kl += 0.5 * float(stats.rows[i]) * float(stats.cols[j]) / total * error**2
             if block:
-                damage += 0.5 * float(stats.grad2[i]) * float(value) ** 2 * float(stats.noise[block][j])
+                predicted_kl += 0.5 * float(stats.grad2[i]) * float(value) ** 2 * float(stats.noise[block][j])
             else:
                 noise = sensitivity.PLAIN_NOISE[kind] * float(stats.square[j])
-                damage += 0.5 * float(stats.grad2[i]) * float(value) ** 2 * noise
-    return damage
+                predicted_kl += 0.5 * float(stats.grad2[i]) * float(value) ** 2 * noise
+    return predicted_kl
 
 
 def test_whole_tensor_is_the_double_loop() -> None:
     weight = np.random.default_rng(1).standard_normal((6, 256)).astype(np.float32)
     stats = stats_of(6, 256)
-    found = sensitivity.price(weight, np.arange(6), np.ones(6), stats, TYPES)
+    found = sensitivity.sensitivity(weight, np.arange(6), np.ones(6), stats, TYPES)
     assert set(found) == set(TYPES)
     for kind in ("IQ1_S", "IQ2_XXS", "IQ3_S", "Q4_0", "Q4_K", "IQ4_NL", "Q8_0", "F16", "BF16"):
         assert found[kind] == pytest.approx(naive(weight, stats, kind), rel=1e-4)
@@ -60,7 +60,7 @@ def test_whole_tensor_is_the_double_loop() -> None:
 
 def test_types_that_do_not_hold_the_rows_are_left_out() -> None:
     weight = np.random.default_rng(1).standard_normal((6, 96)).astype(np.float32)
-    found = sensitivity.price(weight, np.arange(6), np.ones(6), stats_of(6, 96), TYPES)
+    found = sensitivity.sensitivity(weight, np.arange(6), np.ones(6), stats_of(6, 96), TYPES)
     assert set(found) == {kind for kind in TYPES if holds(kind, 96)}
 
 
@@ -69,7 +69,7 @@ def test_what_has_no_gradient_costs_nothing() -> None:
     stats = SiteStats(zero[:6], zero, zero[:6], zero, {256: zero, 32: zero})
     weight = np.ones((6, 256), np.float32)
     assert set(
-        sensitivity.price(weight, np.arange(6), np.ones(6), stats, ("IQ1_S", "Q4_K", "F16")).values()
+        sensitivity.sensitivity(weight, np.arange(6), np.ones(6), stats, ("IQ1_S", "Q4_K", "F16")).values()
     ) == {0.0}
 
 
@@ -124,9 +124,9 @@ def test_sampling_is_fair_where_sensitivities_are_heavy_tailed(kind: str) -> Non
         size = (stats.rows / stats.rows.mean()) ** 0.25
         weight = np.random.default_rng(seed).standard_normal((1024, 256)).astype(np.float32) * size[:, None]
         rows, stands = sensitivity.sampled_rows(stats, 256, 128 * 256)
-        sampled = sensitivity.price(weight[rows], rows, stands, stats, (kind,))[kind]
+        sampled = sensitivity.sensitivity(weight[rows], rows, stands, stats, (kind,))[kind]
         ratios.append(
-            sampled / sensitivity.price(weight, np.arange(1024), np.ones(1024), stats, (kind,))[kind]
+            sampled / sensitivity.sensitivity(weight, np.arange(1024), np.ones(1024), stats, (kind,))[kind]
         )
     assert np.mean(ratios) == pytest.approx(1.0, abs=0.03)
     assert 0.85 < min(ratios) <= max(ratios) < 1.15
@@ -155,19 +155,19 @@ def run(checkpoint: Any, destination: Path, emit: Any = lambda event: None, thre
 def priced(checkpoint: Any, tmp_path_factory: pytest.TempPathFactory) -> Any:
     """The checkpoint, the file of prices, and what was said meanwhile."""
     events: list[dict[str, Any]] = []
-    path = tmp_path_factory.mktemp("prices") / "prices.jsonl"
+    path = tmp_path_factory.mktemp("sensitivities") / "sensitivities.jsonl"
     return checkpoint, run(checkpoint, path, events.append), events
 
 
 def test_run_prices_every_matrix_and_reports_weights(priced: Any, tmp_path: Path) -> None:
     checkpoint, whole, events = priced
-    (tmp_path / "prices.jsonl").write_bytes(whole)
-    found, stats = sensitivity.load(tmp_path / "prices.jsonl"), Stats(checkpoint.path / "stats")
+    (tmp_path / "sensitivities.jsonl").write_bytes(whole)
+    found, stats = sensitivity.load(tmp_path / "sensitivities.jsonl"), Stats(checkpoint.path / "stats")
     linear = [spec for spec in checkpoint.specs() if spec.linear]
     assert list(found) == [spec.name for spec in linear]
     for spec in linear:
         weight = checkpoint.tensors[spec.source].load()
-        assert found[spec.name] == sensitivity.price(
+        assert found[spec.name] == sensitivity.sensitivity(
             weight, np.arange(len(weight)), np.ones(len(weight), np.float32), stats[spec.source], TYPES
         )
         assert found[spec.name]["IQ1_S"] > found[spec.name]["Q4_K"] > found[spec.name]["F16"] >= 0
@@ -183,4 +183,4 @@ def test_cut_short_and_resumed_is_the_same_file(kept: float, priced: Any, tmp_pa
     events: list[dict[str, Any]] = []
     assert run(checkpoint, broken, events.append, threads=1) == whole
     assert len(events) == whole.count(b"\n") - whole[: int(kept * len(whole))].count(b"\n")
-    assert all(json.loads(line)["prices"] for line in whole.splitlines())
+    assert all(json.loads(line)["sensitivities"] for line in whole.splitlines())

@@ -13,16 +13,16 @@ from tenth.planning.plan import Decision, Problem
 def every_decision(problem: Problem) -> Iterator[Decision]:
     """All types for all tensors, all runtimes with and without repacking, with exact memory."""
     linear = [spec for spec in problem.specs if spec.linear]
-    choices = [[t for t in problem.prices[s.name] if holds(t, s.columns)] for s in linear]
+    choices = [[t for t in problem.sensitivities[s.name] if holds(t, s.columns)] for s in linear]
     for runtime in memory.possible_runtimes(
         problem.config, problem.gguf_arch, problem.context, problem.threads
     ):
-        harm = problem.kv_damage(runtime)
+        harm = problem.kv_kl(runtime)
         if harm is None:
             continue
         for picked in itertools.product(*choices):
             types = {spec.name: kind for spec, kind in zip(linear, picked, strict=True)}
-            damage = harm + sum(problem.prices[name][kind] for name, kind in types.items())
+            predicted_kl = harm + sum(problem.sensitivities[name][kind] for name, kind in types.items())
             for repack in (False, True):
                 way = runtime.model_copy(update={"repack": repack})
-                yield Decision(types, way, problem.memory(types, way), damage)
+                yield Decision(types, way, problem.memory(types, way), predicted_kl)

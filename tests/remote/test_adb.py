@@ -16,7 +16,7 @@ from bundles import write_bundle
 from commands import COMMAND
 from sshd import free_port
 
-from tenth.cli.console import Voice
+from tenth.cli.console import ConsoleReporter
 from tenth.core.errors import DeviceError, InputError
 from tenth.core.records import Bench
 from tenth.remote import run as running
@@ -84,7 +84,7 @@ def build(folder: Path, script: str = BENCH, name: str = "llama-bench") -> Path:
 
 def measure(bundle: Path, phone: adbd.Phone, llama: Path | None) -> Bench:
     place = running.Place(f"adb:{phone.serial}", build=llama)
-    measured, files = running.measure(bundle, place, (), Voice(), depths=(0, 64), repeats=3)
+    measured, files = running.measure(bundle, place, (), ConsoleReporter(), depths=(0, 64), repeats=3)
     assert isinstance(measured, Bench)
     assert Bench.model_validate_json(files[0].read_bytes()) == measured
     assert f"<h2>On {files[0].stem.removeprefix('measure-')}</h2>" in files[-1].read_text()
@@ -171,7 +171,7 @@ def test_timings_of_llama_cli(bundle: Path, phone: adbd.Phone, tmp_path: Path, s
 def test_pushed_once_and_what_to_type(bundle: Path, phone: adbd.Phone, tmp_path: Path) -> None:
     llama = build(tmp_path / "llama", name="llama-cli")
     place = running.Place(f"adb:{phone.serial}:{adbd.TMP}/kept", build=llama)
-    pushed = running.push(bundle, place, Voice())
+    pushed = running.push(bundle, place, ConsoleReporter())
     assert pushed.folder == f"{adbd.TMP}/kept"
     assert pushed.commands == [
         f'adb -s {phone.serial} shell \'cd {adbd.TMP}/kept && env LD_LIBRARY_PATH="$PWD"/llama/bin'
@@ -180,8 +180,8 @@ def test_pushed_once_and_what_to_type(bundle: Path, phone: adbd.Phone, tmp_path:
     ]
     assert (phone.root / "tmp/kept/bundle/model.gguf").read_bytes() == (bundle / "model.gguf").read_bytes()
     with pytest.raises(DeviceError, match="--overwrite"):
-        running.push(bundle, place, Voice())
-    running.push(bundle, place, Voice(), overwrite=True)
+        running.push(bundle, place, ConsoleReporter())
+    running.push(bundle, place, ConsoleReporter(), overwrite=True)
 
 
 def test_what_can_be_wrong_with_a_phone(bundle: Path, phone: adbd.Phone, tmp_path: Path) -> None:
@@ -189,18 +189,18 @@ def test_what_can_be_wrong_with_a_phone(bundle: Path, phone: adbd.Phone, tmp_pat
     llama = build(tmp_path / "llama")
 
     def measure_at(words: str) -> None:
-        running.measure(bundle, running.Place(words, build=llama), (), Voice())
+        running.measure(bundle, running.Place(words, build=llama), (), ConsoleReporter())
 
     with pytest.raises(DeviceError, match="adb sees no phone 'nosuch'"):
         measure_at("adb:nosuch")
     with pytest.raises(InputError, match="no serial number"):
         measure_at("adb:-s")
     with pytest.raises(InputError, match=r"name a llama\.cpp built for Android.*pkg install openssh"):
-        running.push(bundle, running.Place(f"adb:{phone.serial}"), Voice())
+        running.push(bundle, running.Place(f"adb:{phone.serial}"), ConsoleReporter())
     with pytest.raises(InputError, match="holds none of llama-bench"):
-        running.push(bundle, running.Place(f"adb:{phone.serial}", build=bundle), Voice())
+        running.push(bundle, running.Place(f"adb:{phone.serial}", build=bundle), ConsoleReporter())
     with pytest.raises(InputError, match="no llama-cli to talk with"):
-        running.push(bundle, running.Place(f"adb:{phone.serial}", build=llama), Voice())
+        running.push(bundle, running.Place(f"adb:{phone.serial}", build=llama), ConsoleReporter())
     phone.full = True
     with pytest.raises(DeviceError, match="no space left"):
         measure(bundle, phone, llama)

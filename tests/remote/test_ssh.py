@@ -19,7 +19,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tenth import remote
-from tenth.cli.console import Voice
+from tenth.cli.console import ConsoleReporter
 from tenth.core.errors import DeviceError, InputError
 from tenth.core.records import Bench, Measurement
 from tenth.remote import _base
@@ -72,7 +72,7 @@ def reach(where: str = "") -> Any:
 
 
 def push(bundle: Path, target: str, port: int | None = None, overwrite: bool = False) -> running.Pushed:
-    return running.push(bundle, running.Place(target, port), Voice(), overwrite)
+    return running.push(bundle, running.Place(target, port), ConsoleReporter(), overwrite)
 
 
 @server
@@ -267,14 +267,14 @@ def test_a_phone_with_termux_measures_with_its_own_llama_cpp(
     try:
         monkeypatch.setenv("PATH", device.path)
         place = running.Place(f"{sshd.HOST}:{tmp_path}/there")
-        measured, _ = running.measure(bundle, place, ("measure", "OUT"), Voice(), (0,))
+        measured, _ = running.measure(bundle, place, ("measure", "OUT"), ConsoleReporter(), (0,))
         assert isinstance(measured, Bench)
         assert measured.depths[0].decode.value == 10
         assert "repacking" in measured.notes[1]
         assert "dumpsys" in measured.energy
         with pytest.raises(InputError, match="--minutes needs tenth on the device"):
-            running.measure(bundle, place, ("measure", "OUT", "--minutes", "1"), Voice())
-        pushed = running.push(bundle, running.Place(f"{sshd.HOST}:{tmp_path}/kept"), Voice())
+            running.measure(bundle, place, ("measure", "OUT", "--minutes", "1"), ConsoleReporter())
+        pushed = running.push(bundle, running.Place(f"{sshd.HOST}:{tmp_path}/kept"), ConsoleReporter())
         assert f"cd {tmp_path}/kept && llama-cli -m bundle/model.gguf -c 256" in pushed.commands[0]
         assert not (tmp_path / "there").exists()
     finally:
@@ -337,7 +337,7 @@ def test_what_tenth_says_there_is_said_here(device: sshd.Sshd, bundle: Path, tmp
     file = tmp_path / "program"
     file.write_text("#!/bin/sh\necho progress >&2\necho '{\"a\": 1}'\n")
     heard: list[str] = []
-    voice = Voice()
+    voice = ConsoleReporter()
     voice.say = heard.append  # type: ignore[method-assign]
     with reach() as way, way.folder(str(tmp_path)) as there:
         file.chmod(0o755)

@@ -79,8 +79,8 @@ def make_plan(**changes: Any) -> Plan:
             "memory": parts(),
             "file_bytes": 27_634_000,
             "bits_per_weight": 4.637,
-            "damage": 0.01317,
-            "damage_source": "measured",
+            "predicted_kl": 0.01317,
+            "sensitivity_source": "measured",
             **changes,
         }
     )
@@ -167,7 +167,7 @@ def allowed(plan: Plan, card: Scorecard) -> set[str]:
     texts = {
         f"{plan.parameters:,}",
         f"{plan.bits_per_weight:.2f}",
-        figure(plan.damage),
+        figure(plan.predicted_kl),
         f"{plan.runtime.n_ctx:,}",
         str(plan.runtime.n_ubatch),
         "10",
@@ -375,7 +375,7 @@ def test_no_bits_for_a_type_that_ggml_lacks() -> None:
 
 def test_what_was_removed_is_drawn_block_by_block() -> None:
     shape = Shape(ffn=(96, 0, 32), kv_heads=(2, 0, 1))
-    known = {"shape": shape, "channels": 96, "kv_heads": 2, "damage": 0.123, "vocabulary": (400, 300)}
+    known = {"shape": shape, "channels": 96, "kv_heads": 2, "kl": 0.123, "vocabulary": (400, 300)}
     found = Structure(parameters=2 * make_plan().parameters, healed="5Mtok: KL 0.4 to <b>", **known)
     page = report.render(make_plan(structure=found), make_card(0.01))
     assert "What was removed" in page
@@ -571,18 +571,18 @@ def test_curves_stay_inside_their_picture(width: int) -> None:
 def test_the_device_section_has_every_figure_with_its_range_and_the_curves() -> None:
     from test_plan import llama
 
-    from tenth.core.records import Demands
+    from tenth.core.records import Requirements
     from tenth.devices import catalogue
     from tenth.planning import forecast
     from tenth.planning.plan import decide, smallest_decision
     from tenth.report import pareto
 
-    problem, device, wanted = llama(), catalogue.load("galaxy-s23"), Demands(min_speed=20, grid=400)
+    problem, device, wanted = llama(), catalogue.load("galaxy-s23"), Requirements(min_speed=20, grid=400)
     asked = forecast.asked(problem, device, wanted)
     budget = int(1.6 * smallest_decision(problem).memory.total)
     decision = decide(asked, budget)
-    found = forecast.outlook(asked, decision, budget, device, wanted)
-    planned = make_plan().model_copy(update={"outlook": found, "damage": decision.damage})
+    found = forecast.forecast(asked, decision, budget, device, wanted)
+    planned = make_plan().model_copy(update={"forecast": found, "predicted_kl": decision.predicted_kl})
     page = report.render(planned, make_card(0.0121))
     for said in (
         "On galaxy-s23",

@@ -11,7 +11,7 @@ pricing a candidate encoding costs one weighted sum of squares:
     KL(dW) = 1/2 sum_ij f[i, j] dW[i, j]^2 .
 
 The gradient is summed over the window BEFORE it is squared: errors of one weight at different positions add
-up coherently (they do in attn_v, whose output attention averages: without this the damage there is
+up coherently (they do in attn_v, whose output attention averages: without this the predicted KL there is
 under-predicted by a factor 1.7). Measured on a 46 M Llama against the true KL of disturbing single matrices,
 1.6 to 4.3 bits: mean log-ratio +0.09, standard deviation 0.075; a layer-output error weighted by output
 gradients has 0.21. For whole plans see docs/log.md. It fails where the disturbance is not small: below two
@@ -25,7 +25,7 @@ For error feedback (quantization/rounding.py) we keep each position's `energy`, 
 site's output; for the removal of structure (pruning/refit.py), of a block's two ends, all of E[g g^T].
 
 Peak memory: one block as float32, its largest weight gradient, and one window of hidden states (on a GPU
-walk.TOGETHER of both); hidden states at block boundaries are on disk.
+layerwise.TOGETHER of both); hidden states at block boundaries are on disk.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ class SiteStats:
     square: np.ndarray  # [in]: E[x^2] of the input
     noise: dict[int, np.ndarray]  # block length -> [in]: mean square error of rounding the input to 8 bits
 
-    def damage(self, error: np.ndarray, rows: np.ndarray | slice = slice(None)) -> float:
+    def predicted_kl(self, error: np.ndarray, rows: np.ndarray | slice = slice(None)) -> float:
         """KL in nats per token of a weight error [n, in] in the given rows."""
         total = float(self.rows.sum(dtype=np.float64))
         if total == 0.0:
@@ -178,63 +178,63 @@ def run(
 
     Emits {"done": work, "total": work}, in block passes.
     """
-    from tenth.calibration.layerwise import Hidden, Walk
+    from tenth.calibration.layerwise import Hidden, LayerwiseModel
     from tenth.models.checkpoint import open_checkpoint
 
     here = Path(folder)
-    walk = Walk(open_checkpoint(Path(model)), threads, device)
+    layerwise = LayerwiseModel(open_checkpoint(Path(model)), threads, device)
     windows = np.load(tokens, allow_pickle=False)
-    count, depth = len(windows), len(walk.blocks)
+    count, depth = len(windows), len(layerwise.blocks)
     total = 4 * depth + 2
-    state = Hidden(here, count, windows.shape[1], walk.width, walk.device, walk.together)
+    state = Hidden(here, count, windows.shape[1], layerwise.width, layerwise.device, layerwise.together)
 
     def done(work: int) -> None:
         emit({"done": work, "total": total})
 
-    _forward(walk, windows, state, done)
-    _head(walk, windows, state, here, seed)
+    _forward(layerwise, windows, state, done)
+    _head(layerwise, windows, state, here, seed)
     done(depth + 1)
     for index in reversed(range(depth)):
-        _block(walk, index, state, here)
+        _block(layerwise, index, state, here)
         done(depth + 1 + 3 * (depth - index))
-    _embedding(walk, windows, state, here)
+    _embedding(layerwise, windows, state, here)
     done(total)
     state.clear()
     return {"windows": count, "length": int(windows.shape[1])}
 
 
-def _forward(walk: Any, windows: np.ndarray, state: Any, done: Callable[[int], None]) -> None:
+def _forward(layerwise: Any, windows: np.ndarray, state: Any, done: Callable[[int], None]) -> None:
     """Hidden states at every block boundary, on disk: boundary i enters block i."""
     import torch
 
     if not state.has(0):
-        with walk.embed() as embed:
+        with layerwise.embed() as embed:
             state.write(0, (embed(window) for window in windows))
     with torch.no_grad():
-        for index in range(len(walk.blocks)):
+        for index in range(len(layerwise.blocks)):
             if not state.has(index + 1):
-                with walk.block(index):
-                    state.write(index + 1, (walk.run(index, hidden) for hidden in state.read(index)))
+                with layerwise.block(index):
+                    state.write(index + 1, (layerwise.run(index, hidden) for hidden in state.read(index)))
             done(index + 1)
 
 
-def _head(walk: Any, windows: np.ndarray, state: Any, here: Path, seed: int) -> None:
+def _head(layerwise: Any, windows: np.ndarray, state: Any, here: Path, seed: int) -> None:
     """Draw labels from the model, start the gradient, and keep the head's own stats."""
     import torch
 
     if (here / "stats-head.npz").exists():
         return
     draw = torch.Generator().manual_seed(seed)
-    with walk.head() as head:
-        site = _Site(head.out_features, head.in_features, walk.device)
+    with layerwise.head() as head:
+        site = _Site(head.out_features, head.in_features, layerwise.device)
         seen: list[Any] = []
         hook = head.register_forward_hook(lambda _m, args, out: seen.extend((args[0].detach(), out)))
 
         def gradients() -> Any:
-            for hidden in (window for part in state.read(len(walk.blocks)) for window in part.split(1)):
+            for hidden in (window for part in state.read(len(layerwise.blocks)) for window in part.split(1)):
                 seen.clear()
                 hidden.requires_grad_(True)
-                logits = walk.logits(hidden)[0]
+                logits = layerwise.logits(hidden)[0]
                 with torch.no_grad():
                     points = torch.rand(len(logits), 1, generator=draw).to(logits.device)
                     below = logits.softmax(-1).cumsum(-1)
@@ -246,23 +246,24 @@ def _head(walk: Any, windows: np.ndarray, state: Any, here: Path, seed: int) -> 
                 site.add(seen[0], g_out)
                 yield g_in
 
-        state.write(f"gradient-{len(walk.blocks)}", gradients())
+        state.write(f"gradient-{len(layerwise.blocks)}", gradients())
         hook.remove()
-        _save(here / "stats-head.npz", site.arrays(walk.source_of(head), windows.shape[1]))
+        _save(here / "stats-head.npz", site.arrays(layerwise.source_of(head), windows.shape[1]))
 
 
-def _block(walk: Any, index: int, state: Any, here: Path) -> None:
+def _block(layerwise: Any, index: int, state: Any, here: Path) -> None:
     """One block backward: run it again with gradients, keep its sites' stats, hand the gradient down."""
     import torch
 
     path = here / f"stats-{index:04d}.npz"
     if path.exists():
         return
-    with walk.block(index):
-        linears = walk.linears(index)
-        ends = walk.checkpoint.arch.ends(walk.checkpoint.config, index)
+    with layerwise.block(index):
+        linears = layerwise.linears(index)
+        residual_outputs = layerwise.checkpoint.arch.residual_outputs(layerwise.checkpoint.config, index)
         sites = {
-            m: _Site(m.out_features, m.in_features, walk.device, name in ends) for m, name in linears.items()
+            m: _Site(m.out_features, m.in_features, layerwise.device, name in residual_outputs)
+            for m, name in linears.items()
         }
         seen: dict[Any, Any] = {}
         hooks = [
@@ -274,7 +275,7 @@ def _block(walk: Any, index: int, state: Any, here: Path) -> None:
             for hidden, gradient in zip(state.read(index), state.read(f"gradient-{index + 1}"), strict=True):
                 seen.clear()
                 hidden.requires_grad_(True)
-                out = walk.run(index, hidden)
+                out = layerwise.run(index, hidden)
                 outputs = [seen[m][1] for m in linears]
                 *g_outs, g_in = torch.autograd.grad(out, (*outputs, hidden), gradient)
                 for m, g in zip(linears, g_outs, strict=True):
@@ -289,29 +290,29 @@ def _block(walk: Any, index: int, state: Any, here: Path) -> None:
     state.drop(f"gradient-{index + 1}")  # only now: a killed run starts this block again from it
 
 
-def _embedding(walk: Any, windows: np.ndarray, state: Any, here: Path) -> None:
+def _embedding(layerwise: Any, windows: np.ndarray, state: Any, here: Path) -> None:
     """The embedding's stats: gradients of one token's occurrences add up before they are squared."""
     import torch
 
-    path, source = here / "stats-embedding.npz", walk.source_of(walk.embedding)
+    path, source = here / "stats-embedding.npz", layerwise.source_of(layerwise.embedding)
     if path.exists():
         return
-    rows, columns = walk.checkpoint.tensors[source].shape
-    site = _Site(rows, columns, walk.device)
-    with walk.embed() as embed:  # some families scale what they look up
-        looked_up = walk.embedding.weight[walk.ids(windows[0])]
+    rows, columns = layerwise.checkpoint.tensors[source].shape
+    site = _Site(rows, columns, layerwise.device)
+    with layerwise.embed() as embed:  # some families scale what they look up
+        looked_up = layerwise.embedding.weight[layerwise.ids(windows[0])]
         scale = float(embed(windows[0]).norm() / looked_up.norm().clamp_min(1e-30))
     gradients = (window for part in state.read("gradient-0") for window in part)
     for window, gradient in zip(windows, gradients, strict=True):
         ids, where = np.unique(window, return_inverse=True)
-        summed = torch.zeros(len(ids), columns, device=walk.device)
-        summed.index_add_(0, walk.ids(where), gradient * scale)
+        summed = torch.zeros(len(ids), columns, device=layerwise.device)
+        summed.index_add_(0, layerwise.ids(where), gradient * scale)
         square = summed.square_()
-        site.rows[walk.ids(ids)] += square.sum(1)
+        site.rows[layerwise.ids(ids)] += square.sum(1)
         site.cols += square.sum(0)
         site.windows += 1
     arrays = site.arrays(source, windows.shape[1])
-    if walk.checkpoint.tied:  # the two uses are independent
+    if layerwise.checkpoint.tied:  # the two uses are independent
         with np.load(here / "stats-head.npz", allow_pickle=False) as head:
             arrays = {key: value + head[key.replace(source, HEAD)] for key, value in arrays.items()}
     _save(path, arrays)

@@ -52,7 +52,7 @@ class _Recorder(nn.Module):
         return hidden if self.instead is None else self.instead
 
 
-class Walk:
+class LayerwiseModel:
     """A checkpoint as a sequence: embedding, blocks, head. Hidden states are float32 [batch, tokens, hidden].
 
     Peak memory is the largest of: one block, the embedding, the final norm and head; each as float32.

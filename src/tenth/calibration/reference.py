@@ -38,30 +38,30 @@ def run(
     """
     import torch
 
-    from tenth.calibration.layerwise import Hidden, Walk
+    from tenth.calibration.layerwise import Hidden, LayerwiseModel
     from tenth.models.checkpoint import open_checkpoint
 
     here, windows = Path(folder), np.load(tokens, allow_pickle=False)
-    walk = Walk(open_checkpoint(Path(model)), threads)
-    depth, (count, length) = len(walk.blocks), windows.shape
-    state = Hidden(here, count, length, walk.width)
+    layerwise = LayerwiseModel(open_checkpoint(Path(model)), threads)
+    depth, (count, length) = len(layerwise.blocks), windows.shape
+    state = Hidden(here, count, length, layerwise.width)
     if not any(state.has(index) for index in range(depth + 1)):
-        with walk.embed() as embed:
+        with layerwise.embed() as embed:
             state.write(0, (embed(window) for window in windows))
     with torch.no_grad():
         for index in range(depth):
             if state.has(index):
-                with walk.block(index):
-                    state.write(index + 1, (walk.run(index, hidden) for hidden in state.read(index)))
+                with layerwise.block(index):
+                    state.write(index + 1, (layerwise.run(index, hidden) for hidden in state.read(index)))
                 state.drop(index)
             emit({"done": index + 1, "total": depth + 1})
-        with walk.head() as head, atomic(here / "logprobs.npy") as partial:
+        with layerwise.head() as head, atomic(here / "logprobs.npy") as partial:
             shape = (count, length - 1, head.out_features)
             with partial.open("wb") as file:
                 header = {"descr": "<f2", "fortran_order": False, "shape": shape}
                 np.lib.format.write_array_header_1_0(file, header)
                 for hidden in state.read(depth):
-                    logprobs = walk.logits(hidden)[0, :-1].log_softmax(-1)
+                    logprobs = layerwise.logits(hidden)[0, :-1].log_softmax(-1)
                     logprobs.to(torch.float16).numpy().tofile(file)
     np.save(here / "tokens.npy", windows.astype(np.int32), allow_pickle=False)
     write_text(

@@ -91,9 +91,9 @@ def _tell(error: TenthError, as_json: bool) -> None:
     print(f"tenth: error: {''.join(c for c in line if c.isprintable())}", file=sys.stderr)
     smallest = error.smallest if isinstance(error, BudgetError) else {}
     if smallest:
-        from tenth.cli.console import Voice
+        from tenth.cli.console import ConsoleReporter
 
-        Voice().smallest(smallest)
+        ConsoleReporter().smallest(smallest)
     if as_json:
         body: dict[str, Any] = {"kind": type(error).__name__, "message": line}
         print(json.dumps({"error": body | ({"smallest": smallest} if smallest else {})}))

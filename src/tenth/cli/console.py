@@ -19,7 +19,7 @@ from rich.text import Text
 from tenth.report.figures import figures
 
 if TYPE_CHECKING:
-    from tenth.core.records import Bench, Candidate, Measurement, Outlook, Plan, Reading, Scorecard
+    from tenth.core.records import Bench, Candidate, Forecast, Measurement, Plan, Reading, Scorecard
     from tenth.core.statistics import Interval
     from tenth.devices.profile import Device
     from tenth.evaluation.results import Evaluation
@@ -58,7 +58,7 @@ class _Amount(ProgressColumn):
         return Text(_amount(task.completed, task.total or 0.0, unit), style="progress.download")
 
 
-class Voice:
+class ConsoleReporter:
     """A flow.Reporter that writes to stderr."""
 
     def __init__(self, console: Console | None = None) -> None:
@@ -139,7 +139,7 @@ class Voice:
         runtime = plan.runtime
         self.say(
             f"{plan.model}: {plan.bits_per_weight:.2f} bits per weight, file {megabytes(plan.file_bytes)}, "
-            f"predicted damage {plan.damage:.4g} nats per token ({plan.damage_source})"
+            f"predicted KL {plan.predicted_kl:.4g} nats per token ({plan.sensitivity_source})"
         )
         counts: dict[str, int] = {}
         for kind in plan.types.values():
@@ -151,26 +151,24 @@ class Voice:
             f"flash attention {'on' if runtime.flash_attention else 'off'}, "
             f"repacking {'on' if runtime.repack else 'off'}"
         )
-        if plan.damage_source == "prior":
-            self.say(
-                "The damages are estimated from those of another model; tenth fit measures them on this one."
-            )
+        if plan.sensitivity_source == "default":
+            self.say("These sensitivities are another model's; tenth fit measures those of this one.")
         rows = [("total, predicted", plan.memory.total), ("budget", plan.budget.memory)]
         self.parts("memory:", {name: getattr(plan.memory, name) for name in PARTS}, rows)
-        if plan.outlook:
-            self.outlook(plan.outlook)
+        if plan.forecast:
+            self.forecast(plan.forecast)
 
-    def outlook(self, outlook: Outlook) -> None:
+    def forecast(self, forecast: Forecast) -> None:
         """What the plan will do on its device, with the range of every figure."""
-        self.say(f"on {outlook.device}, not measured there (value, range):")
+        self.say(f"on {forecast.device}, not measured there (value, range):")
         table = Table(show_header=False, box=None, padding=(0, 2))
-        for name, value, low, high, unit, basis in figures(outlook):
+        for name, value, low, high, unit, basis in figures(forecast):
             table.add_row(
                 name, Text(value, justify="right"), f"{low} to {high}" if low else "", unit, clean(basis)
             )
         self.console.print(table)
-        self.say(f"memory rule: {outlook.platform}")
-        self.say(f"what binds: {' and '.join(outlook.binding) or 'nothing; more would not make it better'}")
+        self.say(f"memory rule: {forecast.platform}")
+        self.say(f"what binds: {' and '.join(forecast.binding) or 'nothing; more would not make it better'}")
 
     @staticmethod
     def devices(found: Iterable[Device], part: float) -> None:
@@ -220,8 +218,13 @@ class Voice:
         for heading in ("depth", "decode, tokens/s", "TPOT, ms", "prefill, tokens/s"):
             table.add_column(heading, justify="right")
         for depth in measured.depths:
-            pace = 1000 / depth.decode.value
-            cells = (f"{depth.depth:,}", _spread(depth.decode), figure(pace), _spread(depth.prefill))
+            seconds_per_token = 1000 / depth.decode.value
+            cells = (
+                f"{depth.depth:,}",
+                _spread(depth.decode),
+                figure(seconds_per_token),
+                _spread(depth.prefill),
+            )
             table.add_row(*cells)
         self.console.print(table)
         rest = Table(box=None, show_header=False, padding=(0, 2))
@@ -246,14 +249,14 @@ class Voice:
             table.add_column(heading, justify="left" if heading in ("task", "metric") else "right")
         for task in found.tasks:
             for score in task.scores:
-                pace = f"{task.seconds / task.items:.3g}"
+                seconds_per_token = f"{task.seconds / task.items:.3g}"
                 row = (
                     task.title,
                     score.metric,
                     _percent(score.value),
                     f"{task.items:,} of {task.available:,}",
                 )
-                table.add_row(*row, f"{task.chance:.1%}", pace)
+                table.add_row(*row, f"{task.chance:.1%}", seconds_per_token)
         self.console.print(table)
         if found.comparisons:
             table = Table(padding=(0, 1))

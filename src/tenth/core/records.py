@@ -1,7 +1,7 @@
 """The nouns that travel between stages. Those read from files are pydantic and refuse unknown keys.
 
-All sizes are bytes, all times seconds, all damages nats of KL divergence per token, unless the name says
-otherwise.
+All sizes are bytes, all times seconds, all sensitivities nats of KL divergence per token, unless the name
+says otherwise.
 """
 
 from __future__ import annotations
@@ -131,7 +131,7 @@ class Budget(Record):
     share: float | None = None
 
 
-class Demands(Record):
+class Requirements(Record):
     """What a person asks of the device beside memory."""
 
     min_speed: float | None = Field(default=None, gt=0, le=1e6)  # tokens/s of decoding
@@ -158,18 +158,18 @@ class Trade(Record):
     """What could be had at another memory and speed."""
 
     memory: int  # bytes
-    damage: float  # nats per token
+    predicted_kl: float  # nats per token
     speed: float  # tokens/s
     joules: float  # per token
 
 
-class Outlook(Record):
+class Forecast(Record):
     """What a plan is expected to do on its device."""
 
     device: str
     backend: str
-    demands: Demands
-    binding: list[str]  # of "memory", "speed", "energy", "battery": without it the damage would be less
+    requirements: Requirements
+    binding: list[str]  # of "memory", "speed", "energy", "battery": without it the predicted KL would be less
     platform: str  # what the system charges, in a sentence
     estimates: list[Estimate]
     curves: list[list[Trade]] = Field(default_factory=list)  # one a budget, best quality first
@@ -205,7 +205,7 @@ class Structure(Record):
     channels: int = 0  # of the original's blocks
     kv_heads: int = 0
     vocabulary: tuple[int, int] | None = None  # tokens before and after
-    damage: float | None = None  # measured KL of the shape in nats per token, before healing and quantisation
+    kl: float | None = None  # of the shape, measured in nats per token, before healing and quantisation
     healed: str = ""  # with how much, and what it did
     original_bits: float | None = None  # per byte, of the original, where the vocabulary is another
 
@@ -224,10 +224,10 @@ class Plan(Record):
     memory: MemoryParts
     file_bytes: int
     bits_per_weight: float
-    damage: float  # predicted KL to the original, nats per token
-    damage_source: Literal["measured", "prior"]
+    predicted_kl: float  # predicted KL to the original, nats per token
+    sensitivity_source: Literal["measured", "default"]
     speed_note: str = ""
-    outlook: Outlook | None = None  # where a device was named
+    forecast: Forecast | None = None  # where a device was named
     structure: Structure | None = None  # where something was removed
 
 

@@ -16,15 +16,15 @@ from typing import Any
 import numpy as np
 import torch
 
-from tenth.calibration.layerwise import Walk
+from tenth.calibration.layerwise import LayerwiseModel
 from tenth.core.store import atomic
 from tenth.distillation.targets import translated
 from tenth.distillation.training import CLIP, Schedule, adam
 
 
 def reconstruct(
-    student: Walk,
-    original: Walk,
+    student: LayerwiseModel,
+    original: LayerwiseModel,
     beside: bool,
     windows: np.ndarray,
     kept: np.ndarray | None,
@@ -66,7 +66,7 @@ def reconstruct(
 
 
 def _learn(
-    student: Walk,
+    student: LayerwiseModel,
     index: int,
     learnt: Sequence[torch.nn.Parameter],
     found: Sequence[torch.Tensor],

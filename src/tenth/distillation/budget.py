@@ -14,14 +14,14 @@ _UNITS = {unit.lower(): unit for unit in (*_SECONDS, *_TOKENS)}
 
 
 @dataclass(frozen=True)
-class Amount:
+class TrainingBudget:
     """One of the two, the other is 0."""
 
     seconds: float = 0.0
     tokens: int = 0
 
     @classmethod
-    def parse(cls, text: str) -> Amount:
+    def parse(cls, text: str) -> TrainingBudget:
         """From a number and a unit: s, min, h; tok, ktok, Mtok, Gtok. InputError for anything else."""
         match = re.fullmatch(r"\s*(\d{1,12}(?:\.\d{0,6})?)\s*([a-zA-Z]+)\s*", text)
         unit = _UNITS.get(match[2].lower()) if match else None

@@ -30,16 +30,16 @@ from typing import Any
 import numpy as np
 import torch
 
-from tenth.calibration.layerwise import Walk, moved
+from tenth.calibration.layerwise import LayerwiseModel, moved
 from tenth.core.errors import InputError
 from tenth.distillation import distil
-from tenth.distillation.budget import Amount
+from tenth.distillation.budget import TrainingBudget
 from tenth.distillation.training import Schedule, train
 from tenth.models.checkpoint import open_checkpoint
 from tenth.models.edit import replaced
 from tenth.models.formats.folder import write_folder
 from tenth.models.tokens import tokenizer
-from tenth.pruning.vocabulary import KEPT, fallen
+from tenth.pruning.vocabulary import KEPT, retokenize
 from tenth.quantization.scales import whole
 
 RATE = 1e-3
@@ -161,7 +161,9 @@ def run(
     """
     here = Path(folder) / "healing"
     here.mkdir(parents=True, exist_ok=True)
-    student, teacher = (Walk(open_checkpoint(Path(path)), threads, device) for path in (model, original))
+    student, teacher = (
+        LayerwiseModel(open_checkpoint(Path(path)), threads, device) for path in (model, original)
+    )
     windows, pieces = _inputs(student, teacher, tokens)
     length = windows.shape[1]
     together = 1
@@ -170,7 +172,7 @@ def run(
         together = distil.means(student, teacher, length, torch.cuda.mem_get_info()[0], 0)[2]
     order = np.random.default_rng(seed).permutation(len(windows))
     held = min(distil.HELD_BACK, len(windows) // distil.HELD_SHARE + 1)
-    count = Amount.parse(amount).tokens // length
+    count = TrainingBudget.parse(amount).tokens // length
     if not count:
         raise InputError(f"healing of a vocabulary is given in tokens, at least {length}: not {amount!r:.40}")
     batch = min(distil.BATCH, max(1, count // STEPS))
@@ -178,8 +180,8 @@ def run(
     every = max(1, steps // distil.JUDGEMENTS)
     schedule = Schedule(steps, batch, rate, every, seed, distil.even(batch, together))
     with ExitStack() as stack:
-        for walk in (student, teacher):
-            stack.enter_context(whole(walk))
+        for layerwise in (student, teacher):
+            stack.enter_context(whole(layerwise))
         if count * length >= distil.FUSED:
             distil.fuse(student, teacher)
         weights = distil.parameters(student)
@@ -221,11 +223,13 @@ def begun(windows: np.ndarray, start: int | None) -> np.ndarray:
     return found
 
 
-def _inputs(student: Walk, teacher: Walk, tokens: str) -> tuple[np.ndarray, list[tuple[int, ...]]]:
+def _inputs(
+    student: LayerwiseModel, teacher: LayerwiseModel, tokens: str
+) -> tuple[np.ndarray, list[tuple[int, ...]]]:
     """(windows of the original's ids, half of them as the beginning of a text, what each of those ids
     becomes), which belong to the two models.
     """
-    whole_size, size = (int(walk.checkpoint.config["vocab_size"]) for walk in (teacher, student))
+    whole_size, size = (int(layerwise.checkpoint.config["vocab_size"]) for layerwise in (teacher, student))
     file = student.checkpoint.path / KEPT
     if not file.is_file():
         raise InputError(
@@ -238,7 +242,7 @@ def _inputs(student: Walk, teacher: Walk, tokens: str) -> tuple[np.ndarray, list
     if windows.ndim != 2 or windows.dtype != np.int32 or windows.shape[0] < 2 or windows.shape[1] < 2:
         raise InputError(f"{tokens}: healing needs two windows of tokens or more, as int32 [windows, tokens]")
     windows = begun(windows, tokenizer(teacher.checkpoint.path).start)
-    pieces = fallen(teacher.checkpoint.path, kept.tolist())
+    pieces = retokenize(teacher.checkpoint.path, kept.tolist())
     known = np.array([bool(part) for part in pieces])
     if windows.min() < 0 or windows.max() >= len(known) or not known[windows].all():
         raise InputError(f"{tokens} holds ids that are no tokens of {teacher.checkpoint.path}")

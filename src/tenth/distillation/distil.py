@@ -26,12 +26,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from tenth.calibration.layerwise import Walk
+from tenth.calibration.layerwise import LayerwiseModel
 from tenth.core.errors import InputError
 from tenth.core.records import MB
 from tenth.core.store import write_text
 from tenth.distillation.blockwise import reconstruct
-from tenth.distillation.budget import Amount
+from tenth.distillation.budget import TrainingBudget
 from tenth.distillation.lora import adapt
 from tenth.distillation.targets import Live, Sampled, chosen, translated
 from tenth.distillation.training import Forward, Schedule, Targets, evaluate, gradient, train
@@ -78,7 +78,9 @@ def run(
     """
     start, here = time.monotonic(), Path(folder) / "healing"
     here.mkdir(exist_ok=True)
-    student, teacher = (Walk(open_checkpoint(Path(path)), threads, device) for path in (model, original))
+    student, teacher = (
+        LayerwiseModel(open_checkpoint(Path(path)), threads, device) for path in (model, original)
+    )
     windows, ids = _inputs(student.checkpoint, teacher.checkpoint, tokens, kept)
     if device == "cuda":
         torch.set_float32_matmul_precision("high")
@@ -111,7 +113,7 @@ def run(
         once = 0.0 if live else (time.monotonic() - begun) / held
 
         def planned() -> dict[str, Any]:
-            wanted = Amount.parse(amount)
+            wanted = TrainingBudget.parse(amount)
             count = wanted.tokens // length
             if wanted.seconds:
                 each = _seconds(forward, learnt, judge, together)
@@ -179,43 +181,43 @@ def run(
     }
 
 
-def forward_of(walk: Walk, kept: np.ndarray | None = None) -> Forward:
+def forward_of(layerwise: LayerwiseModel, kept: np.ndarray | None = None) -> Forward:
     """A filled model as a function of the student's ids; on a GPU the blocks compute in bfloat16."""
-    cuda = walk.device.type == "cuda"
+    cuda = layerwise.device.type == "cuda"
 
     def forward(tokens: np.ndarray) -> torch.Tensor:
-        hidden = walk.embedded(translated(tokens, kept))
+        hidden = layerwise.embedded(translated(tokens, kept))
         with torch.autocast("cuda", torch.bfloat16, enabled=cuda):
-            for index in range(len(walk.blocks)):
-                hidden = walk.run(index, hidden)
-        return chosen(walk.logits(hidden.float()), kept)
+            for index in range(len(layerwise.blocks)):
+                hidden = layerwise.run(index, hidden)
+        return chosen(layerwise.logits(hidden.float()), kept)
 
     return forward
 
 
-def parameters(walk: Walk) -> dict[str, torch.nn.Parameter]:
+def parameters(layerwise: LayerwiseModel) -> dict[str, torch.nn.Parameter]:
     """Every weight of a filled model by the checkpoint's name; a tied matrix is one parameter."""
-    if walk.checkpoint.tied:
-        walk.model.get_output_embeddings().weight = walk.embedding.weight
-    known = {spec.source for spec in walk.checkpoint.specs()}
+    if layerwise.checkpoint.tied:
+        layerwise.model.get_output_embeddings().weight = layerwise.embedding.weight
+    known = {spec.source for spec in layerwise.checkpoint.specs()}
     return {
         f"{name}.{part}": parameter
-        for name, module in walk.named_modules()
+        for name, module in layerwise.named_modules()
         for part, parameter in module.named_parameters(recurse=False)
         if f"{name}.{part}" in known
     }
 
 
-def activations(walk: Walk, tokens: int) -> int:
+def activations(layerwise: LayerwiseModel, tokens: int) -> int:
     """Bytes that a gradient of so many tokens takes beside the weights' own: what the blocks keep for it, and
     the vocabulary's logits and probabilities of both models.
     """
     kept = sum(
         linear.in_features + linear.out_features
-        for index in range(len(walk.blocks))
-        for linear in walk.linears(index)
+        for index in range(len(layerwise.blocks))
+        for linear in layerwise.linears(index)
     )
-    return 4 * tokens * (2 * kept + 8 * int(walk.checkpoint.config["vocab_size"]))
+    return 4 * tokens * (2 * kept + 8 * int(layerwise.checkpoint.config["vocab_size"]))
 
 
 def _inputs(
@@ -240,13 +242,15 @@ def _inputs(
     return windows, ids
 
 
-def means(student: Walk, teacher: Walk, length: int, memory: int, lora: int | None) -> tuple[int, bool, int]:
+def means(
+    student: LayerwiseModel, teacher: LayerwiseModel, length: int, memory: int, lora: int | None
+) -> tuple[int, bool, int]:
     """(the rank of adapters or 0, whether the original is computed beside the student, how many windows of
     `length` tokens go through at once) in so much memory.
 
     More than one only on a GPU. InputError where not even adapters find room.
     """
-    weights, others = (sum(s.count for s in walk.checkpoint.specs()) for walk in (student, teacher))
+    weights, others = (sum(s.count for s in layerwise.checkpoint.specs()) for layerwise in (student, teacher))
     each = activations(student, length)
     room = memory - each
     rank = (0 if 16 * weights <= room else RANK) if lora is None else lora
@@ -266,15 +270,17 @@ def means(student: Walk, teacher: Walk, length: int, memory: int, lora: int | No
     return rank, live, min(BATCH, 1 + left // each) if student.device.type == "cuda" else 1
 
 
-def fuse(*walks: Walk) -> None:
+def fuse(*models: LayerwiseModel) -> None:
     """Let torch's compiler join the small operations of filled blocks on a GPU; blocks of one shape share the
     code. Where it cannot (no Triton, no C compiler), they stay as they are.
     """
     settings = torch._dynamo.config
     settings.suppress_errors = True
-    settings.recompile_limit = max(settings.recompile_limit, 8 * sum(len(walk.blocks) for walk in walks))
-    for walk in walks:
-        for block in walk.blocks if walk.device.type == "cuda" else ():
+    settings.recompile_limit = max(
+        settings.recompile_limit, 8 * sum(len(layerwise.blocks) for layerwise in models)
+    )
+    for layerwise in models:
+        for block in layerwise.blocks if layerwise.device.type == "cuda" else ():
             block.compile(dynamic=False)
 
 

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from tenth.calibration.layerwise import Walk
+from tenth.calibration.layerwise import LayerwiseModel
 
 SCALE = 2.0
 
@@ -35,10 +35,10 @@ class Adapter(nn.Module):
             self.up.zero_()
 
 
-def adapt(walk: Walk, rank: int, seed: int) -> list[Adapter]:
+def adapt(layerwise: LayerwiseModel, rank: int, seed: int) -> list[Adapter]:
     """Put an adapter in the place of every linear module of the filled blocks."""
     found: list[Adapter] = []
-    for block in walk.blocks:
+    for block in layerwise.blocks:
         linears = [(path, module) for path, module in block.named_modules() if isinstance(module, nn.Linear)]
         for path, linear in linears:
             found.append(Adapter(linear, rank, seed + len(found)))

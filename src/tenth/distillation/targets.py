@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from tenth.calibration.layerwise import Walk, moved
+from tenth.calibration.layerwise import LayerwiseModel, moved
 from tenth.distillation.training import Forward
 
 SAMPLES = 64  # a position
@@ -69,7 +69,11 @@ class Sampled:
         return (mean - found).mean()
 
     def fill(
-        self, original: Walk, kept: np.ndarray | None, seed: int, emit: Callable[[int], None] | None = None
+        self,
+        original: LayerwiseModel,
+        kept: np.ndarray | None,
+        seed: int,
+        emit: Callable[[int], None] | None = None,
     ) -> None:
         """Walk the original over the windows, from where the file ends; emits windows done.
 
@@ -87,7 +91,7 @@ class Sampled:
             if emit is not None:
                 emit(numbers[-1] + 1)
 
-    def _fill(self, original: Walk, kept: np.ndarray | None, seed: int, numbers: range) -> None:
+    def _fill(self, original: LayerwiseModel, kept: np.ndarray | None, seed: int, numbers: range) -> None:
         with torch.no_grad():
             with original.embed() as embed:
                 hidden = [embed(translated(self.windows[n], kept)) for n in numbers]

@@ -1,4 +1,5 @@
-"""What tasks run on: a GGUF in llama.cpp, or a Hugging Face folder in transformers; both as `scoring.Tape`.
+"""What tasks run on: a GGUF in llama.cpp, or a Hugging Face folder in transformers; both as
+`scoring.TextModel`.
 
 Opened in a child process only. The Hugging Face route is the check on the other one: float32, and nothing
 that was rolled back is ever used again (its cache serves growing texts alone), so where both agree on the

@@ -24,7 +24,7 @@ _Asked = tuple[tuple[int, ...], int, int]  # ids, how many are context, which re
 _PIECE = 256  # rows of logits at a time
 
 
-class Tape(Protocol):
+class TextModel(Protocol):
     """A model with a text of token ids in it, at most n_ctx long."""
 
     n_ctx: int
@@ -43,7 +43,7 @@ class Tape(Protocol):
         """Forget all but `keep` tokens, go on with ids; logits [ids, vocabulary], or [1, .] of the last."""
 
 
-def split(tape: Tape, context: str, continuation: str) -> tuple[list[int], int]:
+def split(tape: TextModel, context: str, continuation: str) -> tuple[list[int], int]:
     """Ids of both together, and how many are context.
 
     As lm-eval does it, spaces that end the context count as continuation. Where the tokenizer joins letters
@@ -69,7 +69,7 @@ def shared(one: Sequence[int], other: Sequence[int]) -> int:
 
 
 def loglikelihoods(
-    tape: Tape, pairs: Sequence[tuple[str, str]], progress: Progress = lambda _: None, reuse: bool = True
+    tape: TextModel, pairs: Sequence[tuple[str, str]], progress: Progress = lambda _: None, reuse: bool = True
 ) -> list[tuple[float, bool]]:
     """(nats, whether greedy decoding would give it) of each continuation after its context.
 
@@ -144,7 +144,7 @@ def _sum(rows: np.ndarray, targets: Sequence[int]) -> tuple[float, bool]:
     return total, bool((rows.argmax(axis=1) == wanted).all())
 
 
-def rolling(tape: Tape, texts: Sequence[str], progress: Progress = lambda _: None) -> list[float]:
+def rolling(tape: TextModel, texts: Sequence[str], progress: Progress = lambda _: None) -> list[float]:
     """Nats of whole texts, every token predicted once with as much before it as fits.
 
     Windows are those of lm-eval: full ones side by side, the last one pulled back to be full as well.
@@ -171,7 +171,7 @@ def rolling(tape: Tape, texts: Sequence[str], progress: Progress = lambda _: Non
 
 
 def generate(
-    tape: Tape, asked: Sequence[tuple[str, Sequence[str], int]], progress: Progress = lambda _: None
+    tape: TextModel, asked: Sequence[tuple[str, Sequence[str], int]], progress: Progress = lambda _: None
 ) -> list[str]:
     """Greedy answers to (context, stops, most tokens): up to an end token, a stop or the limit.
 

@@ -47,7 +47,7 @@ class Task(Record):
     conditions: Conditions
     device: str  # as typed: a name, or a device file
     command: str
-    passages: str  # JSON list of texts
+    text_chunks: str  # JSON list of texts
     original: Original | None = None
     asked: str = ""  # the original's outcomes
     data: str | None = None  # folder of the tasks' items
@@ -56,7 +56,7 @@ class Task(Record):
     seconds: float = 3600.0  # of one run in a cell
 
 
-class Out(Exception):  # noqa: N818
+class Disqualified(Exception):  # noqa: N818
     """The submission is disqualified; the message is the reason."""
 
 
@@ -85,7 +85,7 @@ def judge(task: Task) -> Verdict:
         reason = ""
         try:
             case.run()
-        except Out as out:
+        except Disqualified as out:
             reason = str(out)
         except jobs.ChildDied as death:
             if death.signal == signal.SIGKILL and "ended after" not in str(death):
@@ -112,7 +112,7 @@ def judge(task: Task) -> Verdict:
         log_line=_last_line(log) if reason else "",
         readings=case.readings,
         probes=case.probes,
-        passages=case.passages,
+        text_chunks=case.text_chunks,
         tasks=case.tasks,
         isolation=case.isolation.said,
         log=log.name,
@@ -132,7 +132,7 @@ class Case:
         self.task, self.submission, self.scratch, self.log = task, submission, scratch, log
         self.readings: list[Reading] = []
         self.probes: list[Probe] = []
-        self.passages: list[float] = []
+        self.text_chunks: list[float] = []
         self.tasks: list[TaskScore] = []
         self.isolation = sandbox.Isolation()
         self._begin = time.monotonic()
@@ -141,19 +141,19 @@ class Case:
         """All steps. Raises Out at the first thing wrong."""
         submission, task = self.submission, self.task
         if submission.trouble:
-            raise Out(submission.trouble)
+            raise Disqualified(submission.trouble)
         budget = task.conditions.budget
         self._read("size", submission.bytes, "B", "all files of the artifact")
         gguf = self._gguf()
         self.note("read the header")
         header = read_header(gguf)
         if header.weights > budget:
-            raise Out(
+            raise Disqualified(
                 f"over the budget: its weights alone are {header.weights / MB:.2f} MB,"
                 f" {task.conditions.device} allows {budget / MB:.2f} MB"
             )
         if int(header.keys.get("split.count", 0) or 0) > 1:
-            raise Out("it is one part of a split GGUF; give a whole one")
+            raise Disqualified("it is one part of a split GGUF; give a whole one")
         self._belongs(header, gguf)
         runtime = self._runtime(header)
         kv = self._proof(gguf, header, runtime)
@@ -215,17 +215,17 @@ class Case:
         manifest, original = self.submission.manifest, self.task.original
         assert manifest is not None
         if manifest.base_hash and original and manifest.base_hash not in original.hashes:
-            raise Out(
+            raise Disqualified(
                 f"its base_hash {manifest.base_hash[:12]}... is not the original's: {original.name} has"
                 f" {' or '.join(known[:12] + '...' for known in original.hashes)}"
             )
         if wrong := division.stored(manifest.division, header):
-            raise Out(wrong)
+            raise Disqualified(wrong)
         if manifest.division != "bits":
             return
         assert original is not None
         if wrong := division.same_model(header, read_header(Path(original.gguf))):
-            raise Out(wrong)
+            raise Disqualified(wrong)
         limits = sandbox.Limits(memory=self.submission.bytes + (768 << 20), seconds=self.task.seconds)
         found = self._call(
             "tenth.leaderboard.division:cosines",
@@ -258,7 +258,7 @@ class Case:
             f" {proof.limit}",
         )
         if not proof.fits:
-            raise Out(
+            raise Disqualified(
                 f"over the budget: it held {proof.peak / MB:.2f} MB or more at full context,"
                 f" {self.task.conditions.device} allows {budget / MB:.2f} MB"
             )
@@ -271,12 +271,12 @@ class Case:
 
     def _quality(self, gguf: Path, header: Header, runtime: Runtime) -> dict[str, Any]:
         task, original = self.task, self.task.original
-        readable = [gguf, Path(task.passages)] + ([Path(original.answers)] if original else [])
+        readable = [gguf, Path(task.text_chunks)] + ([Path(original.answers)] if original else [])
         asked = {
             "path": str(gguf),
             "runtime": runtime.model_dump(),
             "threads": task.threads,
-            "text": task.passages,
+            "text": task.text_chunks,
             "reference": original.answers if original else None,
         }
         found: dict[str, Any] = self._call(
@@ -288,7 +288,7 @@ class Case:
             f"KV {runtime.type_k}/{runtime.type_v}, {len(found['bits'])} passages of {text_chunk.BYTES} bytes"
         )
         self._mean("bits_per_byte", found["bits"], "bits/byte", f"{state}, {found['tokens']} tokens")
-        self.passages = found["bits"]
+        self.text_chunks = found["bits"]
         if original:
             self._mean("bits_per_byte_original", original.bits, "bits/byte", "the same text; nothing rounded")
             lost = [mine - theirs for mine, theirs in zip(found["bits"], original.bits, strict=True)]
@@ -303,7 +303,7 @@ class Case:
             "path": str(gguf),
             "runtime": runtime.model_dump(),
             "threads": self.task.threads,
-            "text": self.task.passages,
+            "text": self.task.text_chunks,
             "prefill": PREFILL,
             "decode": DECODE,
         }
@@ -313,7 +313,7 @@ class Case:
                 "tenth.leaderboard.text_chunk:timed",
                 asked,
                 self._limits(header),
-                [gguf, Path(self.task.passages)],
+                [gguf, Path(self.task.text_chunks)],
             )
         busy = "" if load is None else f", load {load:g} before"
         where = f"{machine.processor()}, {self.task.threads or llama.cores()} threads{busy}"
@@ -353,7 +353,7 @@ class Case:
         seen = "" if probe.value is None else f" ({probe.value:.3g}, allowed {probe.allowed or 0:g})"
         self.note(f"probe {probe.name}: {'passed' if probe.passed else 'FAILED'}{seen}: {probe.detail}")
         if not probe.passed:
-            raise Out(f"the probe {probe.name!r} failed{seen}: {probe.detail}")
+            raise Disqualified(f"the probe {probe.name!r} failed{seen}: {probe.detail}")
 
 
 @contextlib.contextmanager

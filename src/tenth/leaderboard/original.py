@@ -39,7 +39,7 @@ def exact(context: int) -> Runtime:
 
 
 def prepare(
-    against: str, passages: Path, digest: str, context: int, threads: int, store: Store, reporter: Reporter
+    against: str, text_chunks: Path, digest: str, context: int, threads: int, store: Store, reporter: Reporter
 ) -> Original:
     """Read the passages (a JSON list with that SHA-256) with the original. Raises InputError, NativeError."""
     path = Path(against).expanduser()
@@ -67,7 +67,7 @@ def prepare(
                 "path": str(gguf),
                 "runtime": exact(context).model_dump(),
                 "threads": threads,
-                "text": str(passages),
+                "text": str(text_chunks),
                 "folder": str(here),
             }
             found = sandbox.call(
@@ -76,7 +76,7 @@ def prepare(
                 _AMPLE,
                 sandbox.Isolation(),
                 None,
-                [gguf, passages],
+                [gguf, text_chunks],
                 here,
                 _progress(advance),
             )

@@ -36,7 +36,7 @@ _RESULT = "log-probabilities of the text's tokens; mean difference in nats"
 class Piece:
     """Tokens that are evaluated in one go: the begin token and `ids`, which are what is predicted."""
 
-    passage: int
+    text_chunk: int
     start: int
     ids: np.ndarray
 

@@ -111,9 +111,9 @@ def tied(a: Verdict, b: Verdict) -> bool:
     assert one is not None
     assert other is not None
     apart = abs(one.value - other.value)
-    n = len(a.passages)
-    if n > 1 and n == len(b.passages):
-        differences = [x - y for x, y in zip(a.passages, b.passages, strict=True)]
+    n = len(a.text_chunks)
+    if n > 1 and n == len(b.text_chunks):
+        differences = [x - y for x, y in zip(a.text_chunks, b.text_chunks, strict=True)]
         mean = sum(differences) / n
         variance = sum((d - mean) * (d - mean) for d in differences) / (n - 1)
         return apart <= Z * math.sqrt(variance / n)
@@ -126,12 +126,12 @@ def whiskers(rows: Sequence[Row]) -> dict[str, float]:
     What a passage does to all of them alike is taken out (Cousineau 2005, with Morey's correction of 2008):
     it is most of the spread, and says nothing about their order. Without passages: of the reading's spread.
     """
-    length = {len(row.verdict.passages) for row in rows}
+    length = {len(row.verdict.text_chunks) for row in rows}
     count, n = len(rows), max(length, default=0)
     if len(length) != 1 or n < 2 or count < 2:
         readings = ((row.verdict.id, row.reading(QUALITY)) for row in rows)
         return {name: Z * (found.spread or 0.0) for name, found in readings if found}
-    values = np.array([row.verdict.passages for row in rows])
+    values = np.array([row.verdict.text_chunks for row in rows])
     apart = values - values.mean(axis=0)
     errors = apart.std(axis=1, ddof=1) * math.sqrt(count / (count - 1) / n)
     return {row.verdict.id: Z * float(error) for row, error in zip(rows, errors, strict=True)}

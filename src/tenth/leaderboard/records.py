@@ -118,7 +118,7 @@ class Verdict(Record):
     readings: list[Reading] = Field(default_factory=list)
     probes: list[Probe] = Field(default_factory=list)
     # Bits per byte of each passage of the text, in order: two verdicts are paired by them.
-    passages: list[float] = Field(default_factory=list)
+    text_chunks: list[float] = Field(default_factory=list)
     tasks: list[TaskScore] = Field(default_factory=list)
     isolation: list[str] = Field(default_factory=list)  # what shut the runs in, or could not here
     log: str  # name of the log's file beside this one

@@ -50,7 +50,7 @@ class Options:
     limit: int | None = None
     data: Path | None = None
     text: Path | None = None
-    passages: int = text_chunk.PASSAGES
+    text_chunks: int = text_chunk.PASSAGES
     context: int = CONTEXT
     seed: Path | None = None  # a file with the hex of the hidden items' seed
     jobs: int = 1
@@ -73,7 +73,7 @@ class Options:
             if value:
                 words += [option, str(value)]
         for option, number, usual in (
-            ("--passages", self.passages, text_chunk.PASSAGES),
+            ("--passages", self.text_chunks, text_chunk.PASSAGES),
             ("--context", self.context, CONTEXT),
         ):
             if number != usual:
@@ -196,7 +196,7 @@ def _check(options: Options) -> None:
     """What can be known to be wrong before anything is read."""
     for name, number in (
         ("jobs", options.jobs),
-        ("passages", options.passages),
+        ("text_chunks", options.text_chunks),
         ("context", options.context),
     ):
         if number < 1:
@@ -216,12 +216,14 @@ def _needs_original(options: Options, submissions: list[Submission]) -> None:
 
 def _prepared(options: Options, reporter: Reporter) -> Task:
     """What all submissions have in common: the text, the original's answers, the conditions."""
-    passages = text_chunk.cut(text.read(options.text), options.passages)
-    written = json.dumps(passages)
+    text_chunks = text_chunk.cut(text.read(options.text), options.text_chunks)
+    written = json.dumps(text_chunks)
     digest = hashlib.sha256(written.encode()).hexdigest()
     store = Store(options.work or default_work() / "judge", reporter.say)
-    folder = store.stage("passages", {"text": digest}, lambda at: write_text(at / "passages.json", written))
-    file = folder / "passages.json"
+    folder = store.stage(
+        "text-chunks", {"text": digest}, lambda at: write_text(at / "text-chunks.json", written)
+    )
+    file = folder / "text-chunks.json"
     original = None
     if options.against is not None:
         original = prepare(options.against, file, digest, options.context, options.threads, store, reporter)
@@ -240,7 +242,7 @@ def _prepared(options: Options, reporter: Reporter) -> Task:
         original=original.name if original else "",
         original_hash=original.hashes[0] if original else "",
         text=digest,
-        text_bytes=sum(len(p.encode()) for p in passages),
+        text_bytes=sum(len(p.encode()) for p in text_chunks),
         tasks=options.tasks,
         limit=options.limit,
         seed_hash=hidden.commitment(bytes.fromhex(seed)) if seed else "",
@@ -251,7 +253,7 @@ def _prepared(options: Options, reporter: Reporter) -> Task:
         conditions=conditions,
         device=options.device,
         command="",
-        passages=str(file.resolve()),
+        text_chunks=str(file.resolve()),
         original=original,
         asked=asked,
         data=str(options.data.resolve()) if options.data else None,

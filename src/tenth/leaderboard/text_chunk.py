@@ -69,14 +69,14 @@ def opened(path: str, runtime: Runtime, threads: int) -> Session:
     )
 
 
-def pieces(session: Session, n_ctx: int, passages: Sequence[str]) -> tuple[list[Piece], str]:
+def pieces(session: Session, n_ctx: int, text_chunks: Sequence[str]) -> tuple[list[Piece], str]:
     """(pieces of all passages, the first passage's beginning that its tokens do not spell; else "")."""
     begin = session.tokenize("")[:1]
     start = int(begin[0]) if len(begin) else max(session.end, 0)
     found, misspelt = [], ""
-    for index, passage in enumerate(passages):
-        ids = session.tokenize(passage, special=False, parse=False)
-        said, wanted = b"".join(session.piece(int(i)) for i in ids), passage.encode()
+    for index, text_chunk in enumerate(text_chunks):
+        ids = session.tokenize(text_chunk, special=False, parse=False)
+        said, wanted = b"".join(session.piece(int(i)) for i in ids), text_chunk.encode()
         if said not in (wanted, b" " + wanted) and not misspelt:
             same = next((i for i, (a, b) in enumerate(zip(said, wanted, strict=False)) if a != b), 0)
             misspelt = wanted[max(0, same - 20) : same + 20].decode("utf-8", "replace")
@@ -91,12 +91,12 @@ def original(
     (float16 [tokens, vocabulary], of the first passages as far as `KEPT_AT_MOST` goes) to `folder`.
     """
     settings, here = Runtime(**runtime), Path(folder)
-    passages = json.loads(Path(text).read_text(encoding="utf-8"))
+    text_chunks = json.loads(Path(text).read_text(encoding="utf-8"))
     with opened(path, settings, threads) as session:
-        every, misspelt = pieces(session, settings.n_ctx, passages)
+        every, misspelt = pieces(session, settings.n_ctx, text_chunks)
         vocabulary = session.n_vocab
         most = max(1, KEPT_AT_MOST // (2 * vocabulary))
-        kept, nats, bits = 0, np.zeros(len(passages)), []
+        kept, nats, bits = 0, np.zeros(len(text_chunks)), []
         for piece in every:
             if kept + len(piece.ids) > most and kept:
                 break
@@ -107,15 +107,15 @@ def original(
             for part, logits in rows(session, piece):
                 q = log_softmax(logits)
                 ids = piece.ids[part]
-                nats[piece.passage] -= q[np.arange(len(ids)), ids].sum(dtype=np.float64)
+                nats[piece.text_chunk] -= q[np.arange(len(ids)), ids].sum(dtype=np.float64)
                 if at + len(ids) <= kept:
                     array[at : at + len(ids)] = q
                     at += len(ids)
             emit({"done": (number + 1) / len(every)})
         array.flush()
     np.save(here / "ids.npy", np.concatenate([p.ids for p in every]), allow_pickle=False)
-    (here / "lengths.json").write_text(json.dumps([[p.passage, p.start, len(p.ids)] for p in every]))
-    bits = [n / math.log(2) / len(p.encode()) for n, p in zip(nats, passages, strict=True)]
+    (here / "lengths.json").write_text(json.dumps([[p.text_chunk, p.start, len(p.ids)] for p in every]))
+    bits = [n / math.log(2) / len(p.encode()) for n, p in zip(nats, text_chunks, strict=True)]
     return {"bits": bits, "misspelt": misspelt, "kept": kept}
 
 
@@ -131,7 +131,7 @@ class Reference:
         """Whether a model splits the text into the very same tokens, of as large a vocabulary."""
         return (
             session.n_vocab == self.logprobs.shape[1]
-            and [[p.passage, p.start, len(p.ids)] for p in every] == self.shape
+            and [[p.text_chunk, p.start, len(p.ids)] for p in every] == self.shape
             and np.array_equal(self.ids, np.concatenate([p.ids for p in every]))
         )
 
@@ -147,13 +147,13 @@ def judge(
     from tenth.leaderboard import probes
 
     settings = Runtime(**runtime)
-    passages = json.loads(Path(text).read_text(encoding="utf-8"))
+    text_chunks = json.loads(Path(text).read_text(encoding="utf-8"))
     told = Reference(Path(reference)) if reference else None
     with opened(path, settings, threads) as session:
-        every, misspelt = pieces(session, settings.n_ctx, passages)
+        every, misspelt = pieces(session, settings.n_ctx, text_chunks)
         same = told is not None and told.fits(session, every)
         watch = probes.Watch(session.n_vocab)
-        nats, kl, agree, counts = (np.zeros(len(passages)) for _ in range(4))
+        nats, kl, agree, counts = (np.zeros(len(text_chunks)) for _ in range(4))
         timed: dict[int, list[float]] = {}
         at = 0
         for number, piece in enumerate(every):
@@ -163,21 +163,21 @@ def judge(
                 q, ids = log_softmax(logits), piece.ids[part]
                 watch.add(q)
                 mine = -q[np.arange(len(ids)), ids].astype(np.float64)
-                nats[piece.passage] += mine.sum()
+                nats[piece.text_chunk] += mine.sum()
                 if number < TIMED:
                     timed.setdefault(number, []).extend((-mine).tolist())
                 if same and told is not None and at + len(ids) <= len(told.logprobs):
                     p = log_softmax(told.logprobs[at : at + len(ids)])
-                    kl[piece.passage] += divergence(p, q).sum()
-                    agree[piece.passage] += (p.argmax(axis=1) == q.argmax(axis=1)).sum()
-                    counts[piece.passage] += len(ids)
+                    kl[piece.text_chunk] += divergence(p, q).sum()
+                    agree[piece.text_chunk] += (p.argmax(axis=1) == q.argmax(axis=1)).sum()
+                    counts[piece.text_chunk] += len(ids)
                 at += len(ids)
             emit({"done": (number + 1) / len(every)})
         asked = probes.run(session, every[: max(TIMED, 2)], timed)
-    sizes = np.bincount([p.passage for p in every], [len(p.ids) for p in every], len(passages))
+    sizes = np.bincount([p.text_chunk for p in every], [len(p.ids) for p in every], len(text_chunks))
     whole = (counts == sizes) & (sizes > 0)
     found: dict[str, Any] = {
-        "bits": [n / math.log(2) / len(p.encode()) for n, p in zip(nats, passages, strict=True)],
+        "bits": [n / math.log(2) / len(p.encode()) for n, p in zip(nats, text_chunks, strict=True)],
         "probes": [p.model_dump() for p in (watch.finite(), probes.spelt(misspelt), watch.varied(), *asked)],
         "timed": [timed[i] for i in sorted(timed)],
         "tokens": int(sizes.sum()),
@@ -203,13 +203,13 @@ def timed(
     from tenth.runtime import llama
 
     settings = Runtime(**runtime)
-    passages = json.loads(Path(text).read_text(encoding="utf-8"))
+    text_chunks = json.loads(Path(text).read_text(encoding="utf-8"))
     figures: dict[str, Any] = {"load": [], "prefill": [], "decode": [], "scored": [], "build": llama.build()}
     for number in range(-1, TIMED):  # one run before the first brings the file into the page cache
         begin = time.perf_counter()
         with llama.Session.serving(path, settings, threads) as session:
             loaded = time.perf_counter()
-            piece = pieces(session, settings.n_ctx, passages[:TIMED])[0][max(number, 0)]
+            piece = pieces(session, settings.n_ctx, text_chunks[:TIMED])[0][max(number, 0)]
             given = piece.given
             first = max(1, min(prefill, len(given) // 2))
             last = min(len(given), first + decode)

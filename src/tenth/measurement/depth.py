@@ -145,24 +145,24 @@ def run(
                 session.clear()
                 figures |= {"load_cold": load, "ttft_cold": ttft, "cold_faults": _major_faults()}
                 ids = np.resize(session.tokenize(text), settings.n_ctx)
-                walk = Pass(session, ids)
+                run_through = Pass(session, ids)
             else:
                 figures["load"].append(load)
                 figures["ttft"].append(ttft)
-                walk = Pass(session, ids, np.array(first.ids, np.int32))
+                run_through = Pass(session, ids, np.array(first.ids, np.int32))
             if repeat == repeats:
                 break
             told = [] if first is None else [token for _, token, _ in first.scored]
             for i, row in enumerate(rows):
-                walk.fill(row["depth"] - len(walk.ids))
-                row["decode"].append(decode / walk.decode(decode, told[i * decode : (i + 1) * decode]))
+                run_through.fill(row["depth"] - len(run_through.ids))
+                row["decode"].append(decode / run_through.decode(decode, told[i * decode : (i + 1) * decode]))
                 end = depths[i + 1] if i + 1 < len(depths) else settings.n_ctx
-                row["prefill_tokens"] = min(prefill, end - len(walk.ids))
+                row["prefill_tokens"] = min(prefill, end - len(run_through.ids))
                 if row["prefill_tokens"] > 0:
-                    row["prefill"].append(row["prefill_tokens"] / walk.fill(row["prefill_tokens"]))
+                    row["prefill"].append(row["prefill_tokens"] / run_through.fill(row["prefill_tokens"]))
                 emit({"done": (repeat + (i + 1) / len(rows)) / repeats})
-            first = first or walk
-            apart = difference([p for *_, p in first.scored], [p for *_, p in walk.scored])
+            first = first or run_through
+            apart = difference([p for *_, p in first.scored], [p for *_, p in run_through.scored])
             figures["difference"] = max(figures["difference"], apart)
     assert first is not None
     figures["faults"] = _major_faults() - figures["cold_faults"]
@@ -214,9 +214,9 @@ def decode_for(
     begin = time.perf_counter()
     while now < seconds:
         session.clear()
-        walk = Pass(session, ids, None if first is None else np.array(first.ids, np.int32))
-        while len(walk.ids) < size and now < seconds:
-            spent = walk.decode(1, told[len(walk.ids) : len(walk.ids) + 1])
+        run_through = Pass(session, ids, None if first is None else np.array(first.ids, np.int32))
+        while len(run_through.ids) < size and now < seconds:
+            spent = run_through.decode(1, told[len(run_through.ids) : len(run_through.ids) + 1])
             now = time.perf_counter() - begin
             tokens += 1
             bins[min(int(now / width), BINS - 1)] += 1, spent
@@ -225,8 +225,10 @@ def decode_for(
             if now >= seconds - window:
                 ends[1] += 1, spent
         if first is None:
-            first, told = walk, [token for _, token, _ in walk.scored]
-        apart = difference([p for *_, p in walk.scored], [p for *_, p in first.scored][: len(walk.scored)])
+            first, told = run_through, [token for _, token, _ in run_through.scored]
+        apart = difference(
+            [p for *_, p in run_through.scored], [p for *_, p in first.scored][: len(run_through.scored)]
+        )
         if not apart <= TOLERANCE:
             raise NativeError(f"a long run changed its answers (by {apart:.3g} nats): the machine miscounts")
         emit({"kept": min(now / seconds, 1.0)})

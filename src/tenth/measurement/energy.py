@@ -87,19 +87,19 @@ def planned(plan: Plan) -> list[Reading]:
     where it was made for no device.
     """
     names = {"energy_decode": "joules", "energy_prefill": "joules_prefill"}
-    outlook = plan.outlook
-    found = {name: outlook.estimate(of) for name, of in names.items()} if outlook else {}
+    forecast = plan.forecast
+    found = {name: forecast.estimate(of) for name, of in names.items()} if forecast else {}
     return [
         Reading(
             name=name,
             value=each.value,
             unit=each.unit,
             kind="estimated",
-            conditions=f"for {outlook.device}, not measured: {each.conditions}; {each.low:.2g} to"
+            conditions=f"for {forecast.device}, not measured: {each.conditions}; {each.low:.2g} to"
             f" {each.high:.2g} J/token",
         )
         for name, each in found.items()
-        if outlook and each
+        if forecast and each
     ]
 
 

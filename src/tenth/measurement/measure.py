@@ -275,8 +275,8 @@ def _energy(source: counters.Source | None, asked: str, plan: Plan) -> str:
     if source:
         return f"counter {source.name}: {source.scope}"
     why = "no counter is wanted" if asked == "none" else "no counter can be used"
-    if plan.outlook and energy.planned(plan):
-        return f"estimated for {plan.outlook.device}, as planned: {why}"
+    if plan.forecast and energy.planned(plan):
+        return f"estimated for {plan.forecast.device}, as planned: {why}"
     return f"not measured: {why}, and the plan names no device to estimate it for"
 
 

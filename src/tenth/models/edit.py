@@ -222,7 +222,7 @@ def keep_layers(checkpoint: Checkpoint, layers: list[int]) -> Checkpoint:
     if not layers or sorted(set(layers)) != layers or not 0 <= layers[0] <= layers[-1] < count:
         raise InputError(f"layers to keep must be ascending numbers within 0..{count - 1}")
     own = {key: [sizes[i] for i in layers] for key, sizes in arch.sizes(checkpoint.config).items()}
-    config = arch.spelled(_sized(checkpoint, own))
+    config = arch.normalised_config(_sized(checkpoint, own))
     if len(layers) < count and (rule := next(iter(_rules(arch.complete(config))), None)):
         raise InputError(f"config.json: {rule} tells blocks apart by their number; none can be removed")
     config |= {key: [config[key][i] for i in layers] for key in LISTS if config.get(key)}

@@ -37,7 +37,7 @@ class Effort:
 
 EFFORTS = {"fast": Effort(32, None), "normal": Effort(128, 3), "best": Effort(256, 3, True, 300)}
 BATCH = 4  # windows of a training step
-WORTH_TRAINING = 0.02  # nats of predicted damage; where there is less, trained scales were no better
+WORTH_TRAINING = 0.02  # nats of predicted KL; where there is less, trained scales were no better
 
 
 def expected(effort: Effort, weights: int, tokens: int, threads: int = 0, compute: str = "cpu") -> float:

@@ -2,7 +2,7 @@
 
 folder -> checkpoint -> texts -> calibration -> prices -> decide -> round, write -> prove -> measure -> report
   |            ^            `-> reference        |          ^______ constants corrected ______|
-  `- tokens    |                                 `- where bits are few: menu -> shape
+  `- tokens    |                                 `- where bits are few: costs -> shape
      removed   `------------------------------------ heal <- remove, refit <-'
 """
 
@@ -18,7 +18,7 @@ from tenth import __version__
 from tenth.core.errors import BudgetError, InputError
 from tenth.core.ggml import bits_per_weight
 from tenth.core.progress import Reporter
-from tenth.core.records import Budget, Candidate, Demands, Plan, Scorecard, Structure
+from tenth.core.records import Budget, Candidate, Plan, Requirements, Scorecard, Structure
 from tenth.core.store import default_work, sha256
 from tenth.devices.profile import Device
 from tenth.measurement.check import sample
@@ -27,10 +27,19 @@ from tenth.models import text
 from tenth.models.checkpoint import Checkpoint, open_checkpoint, open_config
 from tenth.models.edit import uniform
 from tenth.models.formats.folder import write_folder
-from tenth.pipeline.candidates import FitOptions, Fitted, Known, check, guess, know, removable, ways
+from tenth.pipeline.candidates import (
+    Analysis,
+    FitOptions,
+    Fitted,
+    analyse,
+    candidates,
+    check,
+    estimated,
+    removable,
+)
 from tenth.pipeline.steps import Stages
-from tenth.pipeline.verify import Lessons
-from tenth.planning.forecast import asked, outlook
+from tenth.pipeline.verify import MemoryCorrections
+from tenth.planning.forecast import asked, forecast
 from tenth.planning.plan import Decision, Problem, decide
 from tenth.report import page
 from tenth.runtime import bundle, llama
@@ -52,10 +61,10 @@ def fit(options: FitOptions, reporter: Reporter) -> Scorecard:
         best: Fitted | None = None
         beside: list[Candidate] = []
         for checkpoint, structure in sources:
-            known = know(options, checkpoint, work, reporter, log, structure=structure)
-            for found in _possible(options, known, folder, best is None and checkpoint is sources[-1][0]):
+            analysis = analyse(options, checkpoint, work, reporter, log, structure=structure)
+            for found in _possible(options, analysis, folder, best is None and checkpoint is sources[-1][0]):
                 if best is None or found.bits_per_byte < best.bits_per_byte:
-                    best, found, base = found, best, known
+                    best, found, base = found, best, analysis
                     best.gguf.replace(gguf)
                 else:
                     found.gguf.unlink()
@@ -75,12 +84,12 @@ def fit(options: FitOptions, reporter: Reporter) -> Scorecard:
         )
         if options.folder is not None:
             reporter.say(f"writing the Hugging Face folder, {options.folder}")
-            write_folder(uniform(best.known.checkpoint), folder / bundle.FOLDER, options.folder)
+            write_folder(uniform(best.analysis.checkpoint), folder / bundle.FOLDER, options.folder)
         card = Scorecard(
             tenth=__version__,
             runtime=llama.build(),
             machine=_machine(),
-            model=best.known.checkpoint.name,
+            model=best.analysis.checkpoint.name,
             sha256=sha256(gguf),
             proof=best.proof,
             original=original(base.reference),
@@ -92,14 +101,14 @@ def fit(options: FitOptions, reporter: Reporter) -> Scorecard:
             best.problem,
             best.decision,
             options.device,
-            options.demands,
+            options.requirements,
             budget=options.budget,
-            model=best.known.checkpoint.name,
-            model_hash=best.known.stages.model_hash,
-            architecture=best.known.checkpoint.arch.model_type,
+            model=best.analysis.checkpoint.name,
+            model_hash=best.analysis.stages.model_hash,
+            architecture=best.analysis.checkpoint.arch.model_type,
             file_bytes=ours.file_bytes,
-            damage_source="measured",
-            structure=best.known.structure,
+            sensitivity_source="measured",
+            structure=best.analysis.structure,
         )
         bundle.write(folder, plan, card)
         page.write(folder)
@@ -111,35 +120,35 @@ def plan(
     budget: Budget,
     work: Path | None = None,
     device: Device | None = None,
-    demands: Demands | None = None,
+    requirements: Requirements | None = None,
 ) -> Plan:
     """The decision without doing it, from config.json alone, or from what a fit measured in its work folder.
 
-    Of bits alone: what removing parts of the model would give is known only to a fit. Where no fit measured
-    the damages, they are those of another model (quantization/default_sensitivity.py). demands: of the
-    device. Raises InputError, BudgetError.
+    Of bits alone: what removing parts of the model would give is known only to a fit. Where no fit
+    measured the sensitivities, they are those of another model (quantization/default_sensitivity.py).
+    requirements: of the device. Raises InputError, BudgetError.
     """
     config, architecture = open_config(model)
-    demands = demands or Demands()
-    problem, allowed, digest, checkpoint = guess(config, architecture, budget), budget.memory, "", None
+    requirements = requirements or Requirements()
+    problem, allowed, digest, checkpoint = estimated(config, architecture, budget), budget.memory, "", None
     with suppress(InputError):  # a folder without weights, or not with all of them
         checkpoint = open_checkpoint(model)
         digest = checkpoint.hash()
-    lessons = Lessons(work or default_work(), digest)
-    lesson = lessons.nearest(budget) if digest else None
-    if lesson:
-        prices, kv = lessons.measurements(lesson)
-        allowed = lesson.allowed
+    corrections = MemoryCorrections(work or default_work(), digest)
+    correction = corrections.nearest(budget) if digest else None
+    if correction:
+        sensitivities, kv = corrections.measurements(correction)
+        allowed = correction.allowed
         problem = replace(
             problem,
-            prices=prices,
+            sensitivities=sensitivities,
             kv=kv,
-            constants=lesson.constants,
-            merges=lesson.merges,
-            threads=lesson.threads,
+            constants=correction.constants,
+            merges=correction.merges,
+            threads=correction.threads,
         )
     if device:
-        problem = asked(problem, device, demands)
+        problem = asked(problem, device, requirements)
     try:
         decision = decide(problem, allowed)
     except BudgetError as error:
@@ -150,13 +159,13 @@ def plan(
         problem,
         decision,
         device,
-        demands,
+        requirements,
         budget=budget,
         model=model.resolve().name,
         model_hash=digest,
         architecture=architecture.model_type,
         file_bytes=decision.memory.weights,
-        damage_source="measured" if lesson else "prior",
+        sensitivity_source="measured" if correction else "default",
     )
 
 
@@ -187,19 +196,19 @@ def _source(
     return trimmed, structure
 
 
-def _possible(options: FitOptions, known: Known, folder: Path, last: bool) -> list[Fitted]:
+def _possible(options: FitOptions, analysis: Analysis, folder: Path, last: bool) -> list[Fitted]:
     """The files of a model; none where nothing of it fits and there are others."""
     try:
-        return list(ways(options, known, folder))
+        return list(candidates(options, analysis, folder))
     except BudgetError as error:
         if last:
             raise
-        known.stages.reporter.say(f"{known.checkpoint.name}: {error}")
+        analysis.stages.reporter.say(f"{analysis.checkpoint.name}: {error}")
         return []
 
 
 def _plan(
-    problem: Problem, decision: Decision, device: Device | None, demands: Demands, **known: Any
+    problem: Problem, decision: Decision, device: Device | None, requirements: Requirements, **analysis: Any
 ) -> Plan:
     chosen = [spec for spec in problem.specs if spec.linear]
     bits = sum(bits_per_weight(decision.types[spec.name]) * spec.count for spec in chosen)
@@ -209,9 +218,11 @@ def _plan(
         types=decision.types,
         memory=decision.memory,
         bits_per_weight=bits / sum(spec.count for spec in chosen),
-        damage=decision.damage,
-        outlook=outlook(problem, decision, known["budget"].memory, device, demands) if device else None,
-        **known,
+        predicted_kl=decision.predicted_kl,
+        forecast=forecast(problem, decision, analysis["budget"].memory, device, requirements)
+        if device
+        else None,
+        **analysis,
     )
 
 
@@ -224,8 +235,8 @@ def _notes(options: FitOptions, best: Fitted) -> list[str]:
         f"judged on {options.eval_text or end}, which calibration did not see",
         "baselines run with the settings of our plan (context, n_ubatch, KV types),"
         " which is kinder to them than the defaults",
-        *_removed(best.known.structure),
-        *best.known.checkpoint.notes(),
+        *_removed(best.analysis.structure),
+        *best.analysis.checkpoint.notes(),
     ]
 
 
@@ -235,7 +246,7 @@ def _removed(structure: Structure | None) -> list[str]:
         return []
     notes = [f"healed, {structure.healed}"] if structure.healed else []
     if structure.shape is not None:
-        notes.append(f"parts of the model were removed: KL {structure.damage:.3g} before any quantisation")
+        notes.append(f"parts of the model were removed: KL {structure.kl:.3g} before any quantisation")
     if structure.vocabulary is not None:
         before, after = structure.vocabulary
         notes.append(

@@ -13,7 +13,7 @@ from tenth.core import jobs
 from tenth.core.progress import Reporter
 from tenth.core.records import MB, Candidate, Proof, Reading, Runtime, Shape
 from tenth.core.store import Store, write_text
-from tenth.distillation.budget import Amount
+from tenth.distillation.budget import TrainingBudget
 from tenth.measurement.memory import prove
 from tenth.measurement.quality import quality
 from tenth.measurement.speed import speed
@@ -21,7 +21,7 @@ from tenth.models.checkpoint import Checkpoint
 from tenth.models.formats.gguf import tensor_bytes
 from tenth.pipeline.effort import BATCH, Effort
 from tenth.planning.plan import Decision, Problem
-from tenth.pruning.shape import Menu
+from tenth.pruning.shape import PruningCosts
 from tenth.quantization import kv, recipes, sensitivity
 
 METRICS = 3  # raised whenever a stage's meaning changes, so that old results are not used
@@ -134,14 +134,16 @@ class Stages:
 
         return self._stage("calibration", {"texts": texts.folder.name, "seed": seed}, build)
 
-    def prices(self, calibration: Path, types: Sequence[str] | None = None) -> sensitivity.Prices:
+    def sensitivities(
+        self, calibration: Path, types: Sequence[str] | None = None
+    ) -> sensitivity.Sensitivities:
         """What every type, or those alone, costs every tensor, in nats per token
         (quantization/sensitivity.py).
         """
         asked = {"types": list(types)} if types else {}
 
         def build(folder: Path) -> None:
-            given = {"calibration": str(calibration), "destination": str(folder / "prices.jsonl")}
+            given = {"calibration": str(calibration), "destination": str(folder / "sensitivities.jsonl")}
             self._child(
                 "price every storage type",
                 "tenth.quantization.sensitivity:run",
@@ -149,10 +151,10 @@ class Stages:
             )
 
         return sensitivity.load(
-            self._stage("prices", {"from": calibration.name, **asked}, build) / "prices.jsonl"
+            self._stage("sensitivities", {"from": calibration.name, **asked}, build) / "sensitivities.jsonl"
         )
 
-    def kv_damages(self, texts: Texts, head: int) -> dict[str, float]:
+    def kv_sensitivities(self, texts: Texts, head: int) -> dict[str, float]:
         """What every KV-cache type costs, in nats per token (quantization/kv.py)."""
         specs = [spec for spec in self.checkpoint.specs() if spec.linear]
         windows = 2 if sum(spec.count for spec in specs) < 300 * MB else 1
@@ -167,10 +169,10 @@ class Stages:
             probe.unlink()
 
         folder = self._stage("kv", {"texts": texts.folder.name, "windows": windows}, build)
-        damages: dict[str, float] = json.loads((folder / "kv.json").read_text())
-        return damages
+        kl_by_type: dict[str, float] = json.loads((folder / "kv.json").read_text())
+        return kl_by_type
 
-    def menu(self, texts: Texts, calibration: Path) -> Menu:
+    def costs(self, texts: Texts, calibration: Path) -> PruningCosts:
         """What removing each part of the model would cost (pruning/structure.py)."""
         given = {**self._common, **self._device, **self._windows(texts), "calibration": str(calibration)}
 
@@ -179,8 +181,8 @@ class Stages:
                 "price every removal", "tenth.pruning.structure:price", {**given, "folder": str(folder)}
             )
 
-        folder = self._stage("menu", {"from": calibration.name, "texts": texts.folder.name}, build)
-        return Menu.model_validate_json((folder / "menu.json").read_bytes())
+        folder = self._stage("pruning-costs", {"from": calibration.name, "texts": texts.folder.name}, build)
+        return PruningCosts.model_validate_json((folder / "pruning-costs.json").read_bytes())
 
     def shaped(self, texts: Texts, calibration: Path, shape: Shape) -> Path:
         """A folder with the model in that shape, what stays refitted (pruning/structure.py)."""
@@ -202,7 +204,7 @@ class Stages:
 
         respelled: it has fewer tokens (distillation/cross_tokenizer.py).
         """
-        wanted = Amount.parse(amount)
+        wanted = TrainingBudget.parse(amount)
         tokens = wanted.tokens or min(HEAL_TOKENS, round(wanted.seconds * HEAL_RATE[self._device["device"]]))
         given: dict[str, Any] = {"length": texts.length, "seed": seed}
 
@@ -357,7 +359,7 @@ class Stages:
     ) -> list[Candidate]:
         """What a person would take otherwise, run as ours is: stock recipes that fit, and plain Q4_0.
 
-        Of the recipes that fit, the `count` with the least predicted damage are made and measured; none of
+        Of the recipes that fit, the `count` with the least predicted KL are made and measured; none of
         them and no Q4_0 where it is 0.
         """
         if not count:
@@ -368,7 +370,7 @@ class Stages:
         ]
 
         def predicted(name: str) -> float:
-            return sum(problem.prices[tensor][kind] for tensor, kind in stock[name].items())
+            return sum(problem.sensitivities[tensor][kind] for tensor, kind in stock[name].items())
 
         def candidate(name: str, types: dict[str, str], importance: bool) -> Candidate:
             path = folder / "baseline.gguf"

@@ -2,7 +2,7 @@
 
 What was learnt is kept in the work folder, one file for each model:
 
-    model-<16 hex digits of its hash>.json    {"version": 1, "lessons": [...]}    the newest last
+    model-<16 hex digits of its hash>.json    {"version": 1, "corrections": [...]}    the newest last
 
 A killed run goes on from its last correction, the same fit again starts with it, and `tenth plan` decides
 from the same measurements. Another budget starts from the plain constants, so that what a fit makes does not
@@ -31,22 +31,22 @@ TOLERANCE = 0.05  # of the predicted peak; beyond it the constants are corrected
 ATTEMPTS = 5
 
 
-class Lesson(Record):
+class MemoryCorrection(Record):
     """What one fit decides from: the measurements, and the corrections that its proofs taught."""
 
     memory: int = Field(gt=0)  # of the budget, bytes
     context: int = Field(ge=1)
     threads: int = Field(ge=0)
     merges: int = Field(ge=0)
-    prices: str  # names of stages in the work folder
+    sensitivities: str  # names of stages in the work folder
     kv: str
-    demands: str = ""  # of the device, which lead to another plan
+    requirements: str = ""  # of the device, which lead to another plan
     quantised: bool = True  # else every matrix is F16, and no other type is priced
     allowed: int = Field(gt=0)  # bytes that the planner may use: the budget, less what a proof exceeded it by
     constants: Constants = Constants()
     attempt: int = Field(default=1, ge=1)
 
-    def same_question(self, other: Lesson) -> bool:
+    def same_question(self, other: MemoryCorrection) -> bool:
         """Whether both are about the same fit."""
         learnt = {"allowed", "constants", "attempt"}
         return self.model_dump(exclude=learnt) == other.model_dump(exclude=learnt)
@@ -56,8 +56,8 @@ class Lesson(Record):
         step = max(1, self.memory // 200)
         return -(-size // step) * step
 
-    def after(self, decision: Decision, proof: Proof) -> Lesson:
-        """The lesson of a proof that failed: corrected constants, or less to spend if it saw no peak."""
+    def after(self, decision: Decision, proof: Proof) -> MemoryCorrection:
+        """The correction of a proof that failed: corrected constants, or less to spend if it saw no peak."""
         changes: dict[str, object] = {"attempt": self.attempt + 1}
         if proof.parts.get("peak"):
             parts = {**proof.parts, "peak": self._coarse(proof.parts.get("peak", 0))}
@@ -69,98 +69,104 @@ class Lesson(Record):
 
 class _File(Record):
     version: Literal[1] = 1
-    lessons: list[Lesson]
+    corrections: list[MemoryCorrection]
 
 
-class Lessons:
-    """The lessons of one model in a work folder, which need not exist yet."""
+class MemoryCorrections:
+    """The corrections of one model in a work folder, which need not exist yet."""
 
     def __init__(self, work: Path, model_hash: str) -> None:
         self._work = work
         self.path = work / f"model-{model_hash[:16]}.json"
 
-    def all(self) -> list[Lesson]:
+    def all(self) -> list[MemoryCorrection]:
         """Oldest first; none where the file is absent, damaged or of another version."""
         try:
-            return _File.model_validate_json(self.path.read_bytes()).lessons
+            return _File.model_validate_json(self.path.read_bytes()).corrections
         except (OSError, ValueError):
             return []
 
-    def resume(self, question: Lesson) -> Lesson:
+    def resume(self, question: MemoryCorrection) -> MemoryCorrection:
         """What is known about this question already, or the question."""
-        return next((lesson for lesson in self.all() if lesson.same_question(question)), question)
+        return next((correction for correction in self.all() if correction.same_question(question)), question)
 
-    def keep(self, lesson: Lesson) -> None:
-        """Remember a lesson in the place of an older one on the same question."""
-        self._write([*self._others(lesson), lesson])
+    def keep(self, correction: MemoryCorrection) -> None:
+        """Remember a correction in the place of an older one on the same question."""
+        self._write([*self._others(correction), correction])
 
-    def forget(self, lesson: Lesson) -> None:
+    def forget(self, correction: MemoryCorrection) -> None:
         """Remember nothing on this question."""
-        self._write(self._others(lesson))
+        self._write(self._others(correction))
 
-    def nearest(self, budget: Budget) -> Lesson | None:
-        """The newest lesson on this memory and context, else the newest of all with this memory allowed.
+    def nearest(self, budget: Budget) -> MemoryCorrection | None:
+        """The newest correction on this memory and context, else the newest of all with this memory allowed.
 
         None where there is none whose measurements are still in the work folder.
         """
-        known = [lesson for lesson in self.all() if lesson.quantised]
-        usable = [lesson for lesson in known if all(path.is_file() for path in self._paths(lesson))]
+        known = [correction for correction in self.all() if correction.quantised]
+        usable = [
+            correction for correction in known if all(path.is_file() for path in self._paths(correction))
+        ]
         wanted = (budget.memory, budget.context)
-        same = [lesson for lesson in usable if (lesson.memory, lesson.context) == wanted]
+        same = [correction for correction in usable if (correction.memory, correction.context) == wanted]
         if same:
             return same[-1]
         return usable[-1].model_copy(update={"allowed": budget.memory}) if usable else None
 
-    def measurements(self, lesson: Lesson) -> tuple[sensitivity.Prices, dict[str, float]]:
-        """(prices, KV-cache damages), nats per token."""
-        prices, kv = self._paths(lesson)
-        return sensitivity.load(prices), json.loads(kv.read_text(encoding="utf-8"))
+    def measurements(
+        self, correction: MemoryCorrection
+    ) -> tuple[sensitivity.Sensitivities, dict[str, float]]:
+        """(prices, KV-cache sensitivities), nats per token."""
+        sensitivities, kv = self._paths(correction)
+        return sensitivity.load(sensitivities), json.loads(kv.read_text(encoding="utf-8"))
 
-    def _paths(self, lesson: Lesson) -> tuple[Path, Path]:
-        # Names only: a lesson is read from a file and must not lead out of the work folder.
+    def _paths(self, correction: MemoryCorrection) -> tuple[Path, Path]:
+        # Names only: a correction is read from a file and must not lead out of the work folder.
         return (
-            self._work / Path(lesson.prices).name / "prices.jsonl",
-            self._work / Path(lesson.kv).name / "kv.json",
+            self._work / Path(correction.sensitivities).name / "sensitivities.jsonl",
+            self._work / Path(correction.kv).name / "kv.json",
         )
 
-    def _others(self, lesson: Lesson) -> list[Lesson]:
-        return [other for other in self.all() if not other.same_question(lesson)]
+    def _others(self, correction: MemoryCorrection) -> list[MemoryCorrection]:
+        return [other for other in self.all() if not other.same_question(correction)]
 
-    def _write(self, lessons: list[Lesson]) -> None:
-        write_text(self.path, _File(lessons=lessons).model_dump_json(indent=1))
+    def _write(self, corrections: list[MemoryCorrection]) -> None:
+        write_text(self.path, _File(corrections=corrections).model_dump_json(indent=1))
 
 
 def prove_until_it_fits(
     stages: Stages,
     problem: Problem,
-    lesson: Lesson,
-    lessons: Lessons,
+    correction: MemoryCorrection,
+    corrections: MemoryCorrections,
     gguf: Path,
     store: Callable[[Decision], object],
 ) -> tuple[Problem, Decision, Proof]:
     """Write the artifact that was seen to fit; returns the problem with the constants that were right.
 
-    lesson: the question; what is known of it counts. store: makes `gguf` as a decision says. Raises
+    correction: the question; what is known of it counts. store: makes `gguf` as a decision says. Raises
     BudgetError where the corrected constants leave nothing that fits, NativeError after ATTEMPTS misses.
     """
-    lesson = lessons.resume(lesson)
+    correction = corrections.resume(correction)
     while True:
-        problem = replace(problem, constants=lesson.constants)
-        decision = decide(problem, lesson.allowed)
+        problem = replace(problem, constants=correction.constants)
+        decision = decide(problem, correction.allowed)
         store(decision)
-        proof = stages.prove(gguf, decision, lesson.memory).model_copy(update={"attempts": lesson.attempt})
+        proof = stages.prove(gguf, decision, correction.memory).model_copy(
+            update={"attempts": correction.attempt}
+        )
         if proof.fits and abs(proof.error) <= TOLERANCE:
-            lessons.keep(lesson)
+            corrections.keep(correction)
             return problem, decision, proof
-        if lesson.attempt >= ATTEMPTS:
-            lessons.forget(lesson)
+        if correction.attempt >= ATTEMPTS:
+            corrections.forget(correction)
             raise NativeError(
-                f"no plan was seen to fit {lesson.memory / MB:.1f} MB in {ATTEMPTS} attempts:"
+                f"no plan was seen to fit {correction.memory / MB:.1f} MB in {ATTEMPTS} attempts:"
                 f" the last peaked at {proof.peak / MB:.1f} MB, predicted {proof.predicted / MB:.1f} MB"
             )
         stages.reporter.say(
             f"peak {proof.peak / MB:.1f} MB, predicted {proof.predicted / MB:.1f} MB,"
-            f" budget {lesson.memory / MB:.1f} MB: correcting the memory model and planning again"
+            f" budget {correction.memory / MB:.1f} MB: correcting the memory model and planning again"
         )
-        lesson = lesson.after(decision, proof)
-        lessons.keep(lesson)
+        correction = correction.after(decision, proof)
+        corrections.keep(correction)

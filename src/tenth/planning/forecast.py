@@ -12,7 +12,7 @@ from typing import Any, Literal
 from pydantic import ValidationError
 
 from tenth.core.errors import BudgetError, InputError
-from tenth.core.records import MB, Demands, Estimate, Interval, Outlook, Trade
+from tenth.core.records import MB, Estimate, Forecast, Interval, Requirements, Trade
 from tenth.devices import energy, speed
 from tenth.devices.profile import RULES, Device
 from tenth.planning.constraints import Cost, Limit
@@ -24,7 +24,7 @@ NOTHING = 1e-4  # nats per token; curves end where it is less
 BUDGETS = (0.6, 1.0, 1.6, 2.5)  # of the budget, one curve each
 
 
-def demands(device: Device | None, **given: Any) -> Demands:
+def requirements(device: Device | None, **given: Any) -> Requirements:
     """Demands from what a person typed (None: not given). InputError where they are impossible."""
     kept = {name: value for name, value in given.items() if value is not None}
     asks = [
@@ -36,7 +36,7 @@ def demands(device: Device | None, **given: Any) -> Demands:
             f"{option} is about a device: give --device NAME (this-machine is one), not --memory"
         )
     try:
-        found = Demands(**kept)
+        found = Requirements(**kept)
     except ValidationError as error:
         first = error.errors()[0]
         option = "--" + str(first["loc"][0]).replace("_", "-")
@@ -46,37 +46,37 @@ def demands(device: Device | None, **given: Any) -> Demands:
     return found
 
 
-def asked(problem: Problem, device: Device, demands: Demands) -> Problem:
+def asked(problem: Problem, device: Device, requirements: Requirements) -> Problem:
     """The problem with the limits of these demands. InputError for what the device cannot be asked."""
-    rates = speed.rates(device, demands.backend)
+    rates = speed.rates(device, requirements.backend)
     seconds = Cost(rates.decode, rates.overhead, problem.context // 2)
     joules = _joules(device, rates, seconds)
     limits = []
-    if demands.min_speed:
+    if requirements.min_speed:
         limits.append(
             Limit(
                 "speed",
                 seconds,
-                1 / demands.min_speed,
-                f"{demands.min_speed:g} tokens/s",
+                1 / requirements.min_speed,
+                f"{requirements.min_speed:g} tokens/s",
                 lambda each: f"{1 / each:.3g} tokens/s",
                 "a smaller --min-speed",
             )
         )
-    if demands.max_joules:
+    if requirements.max_joules:
         limits.append(
             Limit(
                 "energy",
                 joules,
-                demands.max_joules,
-                f"{demands.max_joules:g} J per token",
+                requirements.max_joules,
+                f"{requirements.max_joules:g} J per token",
                 lambda each: f"{each:.3g} J per token",
                 "a larger --max-joules",
             )
         )
-    if demands.battery_hours:
-        limits += _battery(device, demands, joules)
-    return replace(problem, limits=tuple(limits), pace=seconds, prefer=demands.prefer)
+    if requirements.battery_hours:
+        limits += _battery(device, requirements, joules)
+    return replace(problem, limits=tuple(limits), seconds_per_token=seconds, prefer=requirements.prefer)
 
 
 def _joules(device: Device, rates: speed.Rates, seconds: Cost) -> Cost:
@@ -88,9 +88,9 @@ def _joules(device: Device, rates: speed.Rates, seconds: Cost) -> Cost:
     return Cost({k: watts * v for k, v in seconds.per_byte.items()}, watts * seconds.fixed, seconds.depth)
 
 
-def _battery(device: Device, demands: Demands, joules: Cost) -> list[Limit]:
+def _battery(device: Device, requirements: Requirements, joules: Cost) -> list[Limit]:
     """The hours as a limit on joules per token; none where even decoding without a pause lasts as long."""
-    hours, pace = demands.battery_hours or 0.0, demands.min_speed or CHAT_SPEED
+    hours, seconds_per_token = requirements.battery_hours or 0.0, requirements.min_speed or CHAT_SPEED
     if device.battery is None:
         raise InputError(
             f"--battery-hours: {device.name} has no battery in its profile; it hangs on the mains"
@@ -108,30 +108,35 @@ def _battery(device: Device, demands: Demands, joules: Cost) -> list[Limit]:
     # mean power = idle + busy * (decoding - idle), busy = pace * joules / decoding: solved for joules
     if device.power:
         busy = (allowed - idle) / (device.power.decode.value - idle)
-        most = busy * device.power.decode.value / pace
+        most = busy * device.power.decode.value / seconds_per_token
     else:
-        most = allowed / pace
+        most = allowed / seconds_per_token
 
     def said(each: float) -> str:
-        return f"{_hours_of(device, each, pace):.3g} h at {pace:g} tokens/s"
+        return f"{_hours_of(device, each, seconds_per_token):.3g} h at {seconds_per_token:g} tokens/s"
 
-    what = f"{hours:g} h of battery at {pace:g} tokens/s"
+    what = f"{hours:g} h of battery at {seconds_per_token:g} tokens/s"
     return [Limit("battery", joules, most, what, said, "fewer --battery-hours or a smaller --min-speed")]
 
 
-def _hours_of(device: Device, joules: float, pace: float) -> float:
-    power = device.power.decode.value if device.power else joules * pace
+def _hours_of(device: Device, joules: float, seconds_per_token: float) -> float:
+    power = device.power.decode.value if device.power else joules * seconds_per_token
     found = energy.battery_hours(
-        device, Interval(value=joules, low=joules, high=joules), power / joules, pace
+        device, Interval(value=joules, low=joules, high=joules), power / joules, seconds_per_token
     )
     return found.value if found else 0.0
 
 
-def outlook(
-    problem: Problem, decision: Decision, budget: int, device: Device, demands: Demands, draw: bool = True
-) -> Outlook:
+def forecast(
+    problem: Problem,
+    decision: Decision,
+    budget: int,
+    device: Device,
+    requirements: Requirements,
+    draw: bool = True,
+) -> Forecast:
     """What the decision will do on the device. draw: with the curves of what else could be had."""
-    rates = speed.rates(device, demands.backend)
+    rates = speed.rates(device, requirements.backend)
     seconds = Cost(rates.decode, rates.overhead, problem.context // 2)
     joules = _joules(device, rates, seconds)
     found: list[list[Trade]] = []
@@ -140,20 +145,20 @@ def outlook(
         budgets = sorted({max(int(budget * part), least) for part in BUDGETS})
         for curve in curves(problem, budgets, (seconds, joules)):
             points = [
-                Trade(memory=p.memory, damage=p.damage, speed=1 / p.spent[0], joules=p.spent[1])
+                Trade(memory=p.memory, predicted_kl=p.predicted_kl, speed=1 / p.spent[0], joules=p.spent[1])
                 for p in curve
-                if p.damage >= min(NOTHING, decision.damage)
+                if p.predicted_kl >= min(NOTHING, decision.predicted_kl)
             ]
-            if points and (not found or points[0].damage < 0.999 * found[-1][0].damage):
+            if points and (not found or points[0].predicted_kl < 0.999 * found[-1][0].predicted_kl):
                 found.append(points)
-    return Outlook(
+    return Forecast(
         device=device.name,
-        backend=demands.backend,
-        demands=demands,
+        backend=requirements.backend,
+        requirements=requirements,
         binding=binding(problem, budget),
         platform=_platform(device, decision),
         curves=found,
-        estimates=estimates(problem, decision, device, demands),
+        estimates=estimates(problem, decision, device, requirements),
     )
 
 
@@ -168,16 +173,18 @@ def _platform(device: Device, decision: Decision) -> str:
     return f"{said} of {known}{limit.value / MB:,.0f} MB that one app may have{over}"
 
 
-def estimates(problem: Problem, decision: Decision, device: Device, demands: Demands) -> list[Estimate]:
+def estimates(
+    problem: Problem, decision: Decision, device: Device, requirements: Requirements
+) -> list[Estimate]:
     """Speed, energy and battery of a decision, with intervals."""
     depth, specs, types = problem.context // 2, problem.specs, decision.types
-    rates = speed.rates(device, demands.backend)
+    rates = speed.rates(device, requirements.backend)
     read = dict(speed.read_bytes(specs, types))
     for kind, size in problem.kv_read(decision.runtime, depth).items():
         read[kind] = read.get(kind, 0.0) + size
     decode = speed.decode(rates, read)
     own = speed.decode_known(rates, read)
-    how = f"{demands.backend}, after {depth:,} tokens, {'measured' if own else 'class'} bandwidths"
+    how = f"{requirements.backend}, after {depth:,} tokens, {'measured' if own else 'class'} bandwidths"
     out: list[Estimate] = []
 
     def add(name: str, of: Interval, unit: str, conditions: str, known: bool = own) -> None:
@@ -204,10 +211,10 @@ def estimates(problem: Problem, decision: Decision, device: Device, demands: Dem
             "prefill",
             prompt,
             "tokens/s",
-            f"{demands.backend}, batches of {decision.runtime.n_ubatch}",
+            f"{requirements.backend}, batches of {decision.runtime.n_ubatch}",
             known=speed.prefill_known(rates, speed.prompt_weights(specs, types)),
         )
-    for other in sorted(set(device.backends) - {demands.backend}):
+    for other in sorted(set(device.backends) - {requirements.backend}):
         there = speed.rates(device, other)
         add(
             f"decode_{other}",
@@ -220,14 +227,14 @@ def estimates(problem: Problem, decision: Decision, device: Device, demands: Dem
     add(
         "load", Interval(value=load, low=load / 2, high=load * 2), "s", "file over storage speed", known=False
     )
-    out += _power(problem, device, demands, decode, sum(read.values()), rates.sustained, prompt)
+    out += _power(problem, device, requirements, decode, sum(read.values()), rates.sustained, prompt)
     return out
 
 
 def _power(
     problem: Problem,
     device: Device,
-    demands: Demands,
+    requirements: Requirements,
     decode: Interval,
     read: float,
     kept: float | None,
@@ -271,18 +278,18 @@ def _power(
         add(
             "joules_prefill", reading, "J/token", f"{power.decode.value:g} W over the sustained prefill speed"
         )
-    pace, sustained = demands.min_speed or CHAT_SPEED, decode.value * (kept or 1.0)
-    hours = energy.battery_hours(device, joules, sustained, pace)
+    seconds_per_token, sustained = requirements.min_speed or CHAT_SPEED, decode.value * (kept or 1.0)
+    hours = energy.battery_hours(device, joules, sustained, seconds_per_token)
     if hours and device.battery:
         charge = f"{100 * energy.USABLE:.0f} % of {device.battery.value / 1e3:.1f} kJ"
-        add("battery", hours, "h", f"at {min(pace, sustained):.3g} tokens/s, {charge}")
+        add("battery", hours, "h", f"at {min(seconds_per_token, sustained):.3g} tokens/s, {charge}")
     share = joules.times(energy.share_of_charge(1.0))
     add("answer", share, "share", f"{energy.ANSWER} tokens, of a charge of {energy.CHARGE / 1e3:.0f} kJ")
-    if demands.grid:
-        grid = f"{demands.grid:g} g/kWh"
-        each = energy.grams(energy.ANSWER, demands.grid)
+    if requirements.grid:
+        grid = f"{requirements.grid:g} g/kWh"
+        each = energy.grams(energy.ANSWER, requirements.grid)
         add("co2", joules.times(each), "g", f"{energy.ANSWER} tokens at {grid}")
-        cloud = energy.grams(energy.CLOUD_PROMPT, demands.grid)
+        cloud = energy.grams(energy.CLOUD_PROMPT, requirements.grid)
         add(
             "co2_cloud",
             exact(cloud),

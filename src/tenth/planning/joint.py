@@ -1,6 +1,6 @@
 """Widths and bits in one integer program: what a block keeps competes with the bits of its matrices.
 
-    minimise    sum_i removal[i, l] P[i, l]  +  sum_t,l,q damage[t, q] x[t, l, q]  +  sum_r harm[r] y[r]
+    minimise    sum_i removal[i, l] P[i, l]  +  sum_t,l,q sensitivity[t, q] x[t, l, q]  +  sum_r harm[r] y[r]
     subject to  sum_l P[i, l] = 1               each part of block i (FFN channels; KV groups) has one level
                 sum_q x[t, l, q] = P[i, l]      and every matrix t of the part has a type of that level's size
                 F[i, none] <= A[i, none]        all channels go only with the whole block
@@ -12,8 +12,8 @@
 The levels and the types y of the KV cache are binary. The types of matrices are continuous: as one constraint
 counts bytes, only a matrix or two are between types, and plan.decide then solves the types and the way to run
 of that shape exactly. Buffers depend on those a little, so the two take turns. Blocks that must be alike
-share their levels. Removal costs are a menu's (pruning/shape.py), scaled by what is known of their sum; a
-matrix that lost channels keeps its damage, since the ones that matter stay.
+share their levels. Removal costs are `PruningCosts` (pruning/shape.py), scaled by what is known of their sum;
+a matrix that lost channels keeps its predicted KL, since the ones that matter stay.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from tenth.models.formats.gguf import tensor_bytes
 from tenth.planning.milp import Row, minimise
 from tenth.planning.plan import Decision, Problem, decide, efficient_ways, kernels, smallest_decision
 from tenth.pruning import resized, shape
-from tenth.pruning.shape import Freedom, Menu
+from tenth.pruning.shape import PruningCosts, PruningLimits
 
 TURNS = 4  # of shape and types
 LEVELS = 16  # widths of a block that are told apart, at most
@@ -41,30 +41,40 @@ GAP = 1e-3  # relative, at which the solver may stop
 
 @dataclass(frozen=True)
 class Choice:
-    """A shape, the decision for it, and the damage that both promise together, nats per token."""
+    """A shape, the decision for it, and the predicted KL that both promise together, nats per token."""
 
     shape: Shape
     decision: Decision
-    damage: float
+    predicted_kl: float
 
 
 def best(
-    problem: Problem, checkpoint: Checkpoint, menu: Menu, free: Freedom, budget: int, growth: float = 1.0
+    problem: Problem,
+    checkpoint: Checkpoint,
+    costs: PruningCosts,
+    limits: PruningLimits,
+    budget: int,
+    growth: float = 1.0,
 ) -> Choice | None:
-    """The shape and types of least damage found within `budget` bytes; None where nothing fits.
+    """The shape and types of least predicted KL found within `budget` bytes; None where nothing fits.
 
     problem: of the whole model. growth: what the sum of removal costs is to be multiplied with.
     """
-    found = [_best(each, checkpoint, menu, free, budget, growth) for each in kernels(problem)]
-    return min((choice for choice in found if choice), key=lambda choice: choice.damage, default=None)
+    found = [_best(each, checkpoint, costs, limits, budget, growth) for each in kernels(problem)]
+    return min((choice for choice in found if choice), key=lambda choice: choice.predicted_kl, default=None)
 
 
 def _best(
-    problem: Problem, checkpoint: Checkpoint, menu: Menu, free: Freedom, budget: int, growth: float
+    problem: Problem,
+    checkpoint: Checkpoint,
+    costs: PruningCosts,
+    limits: PruningLimits,
+    budget: int,
+    growth: float,
 ) -> Choice | None:
     smallest = smallest_decision(problem)
-    parts = _Parts(problem, checkpoint, menu, free, growth, smallest.runtime)
-    fixed = parts.fixed(problem, smallest, menu.channels)
+    parts = _Parts(problem, checkpoint, costs, limits, growth, smallest.runtime)
+    fixed = parts.fixed(problem, smallest, costs.channels)
     found: Choice | None = None
     tried: set[Shape] = set()
     for _ in range(TURNS):
@@ -80,16 +90,16 @@ def _best(
                 break  # a demand on speed or energy, which no other bits meet
             fixed += max(error.smallest["total"] - budget, 1)
             continue
-        damage = decision.damage + growth * shape.cost(menu, chosen)
-        if found is None or damage < found.damage:
-            found = Choice(chosen, decision, damage)
+        predicted_kl = decision.predicted_kl + growth * shape.cost(costs, chosen)
+        if found is None or predicted_kl < found.predicted_kl:
+            found = Choice(chosen, decision, predicted_kl)
         fixed = parts.fixed(smaller, decision, max(chosen.ffn))
     return found
 
 
 def narrowed(problem: Problem, checkpoint: Checkpoint, wanted: Shape) -> Problem:
     """The problem of the model in that shape, with the prices of the whole one."""
-    smaller = resized.outline(checkpoint, wanted)
+    smaller = resized.uniform_shape(checkpoint, wanted)
     specs, names = smaller.specs(), dict(enumerate(wanted.kept))
 
     def original(spec: TensorSpec) -> str:
@@ -97,9 +107,13 @@ def narrowed(problem: Problem, checkpoint: Checkpoint, wanted: Shape) -> Problem
             return spec.name
         return spec.name.replace(f"blk.{spec.layer}.", f"blk.{names[spec.layer]}.", 1)
 
-    prices = {spec.name: problem.prices[original(spec)] for spec in specs if spec.linear}
+    sensitivities = {spec.name: problem.sensitivities[original(spec)] for spec in specs if spec.linear}
     return replace(
-        problem, config=smaller.config, gguf_arch=smaller.arch.gguf_arch, specs=specs, prices=prices
+        problem,
+        config=smaller.config,
+        gguf_arch=smaller.arch.gguf_arch,
+        specs=specs,
+        sensitivities=sensitivities,
     )
 
 
@@ -113,8 +127,8 @@ class _Parts:
         self,
         problem: Problem,
         checkpoint: Checkpoint,
-        menu: Menu,
-        free: Freedom,
+        costs: PruningCosts,
+        limits: PruningLimits,
         growth: float,
         runtime: Runtime,
     ) -> None:
@@ -125,25 +139,25 @@ class _Parts:
         self._rows: list[Row] = []
         self._spent: list[list[tuple[int, float]]] = [[] for _ in problem.limits]  # shares of each limit
         self._read = {spec.name for spec in multiplied(problem.specs)}
-        widths, groups = _levels(menu, free)
+        widths, groups = _levels(costs, limits)
         self._ffn: list[dict[int, int]] = []
         self._attention: list[dict[int, int]] = []
-        for i, block in enumerate(menu.blocks):
-            depth, alone = free.depth and i > 0, free.heads and free.uneven and i > 0
-            costs = {w: block.ffn[(menu.channels - w) // shape.STEP] for w in widths}
+        for i, block in enumerate(costs.blocks):
+            depth, alone = limits.depth and i > 0, limits.heads and limits.uneven and i > 0
+            at_width = {w: block.ffn[(costs.channels - w) // shape.STEP] for w in widths}
             if depth:  # beyond the attention, which goes with it
-                costs[0] = block.whole - block.kv_heads[-1]
-            self._ffn.append({w: self._variable(growth * cost, True) for w, cost in costs.items()})
+                at_width[0] = block.whole - block.kv_heads[-1]
+            self._ffn.append({w: self._variable(growth * cost, True) for w, cost in at_width.items()})
             kept = [*groups, 0] if depth or alone else groups
             self._attention.append(
-                {g: self._variable(growth * block.kv_heads[menu.groups - g], True) for g in kept}
+                {g: self._variable(growth * block.kv_heads[costs.groups - g], True) for g in kept}
             )
             for levels in (self._ffn[i], self._attention[i]):
                 self._rows.append(([(variable, 1.0) for variable in levels.values()], 1, 1))
             if depth:
                 gone = [(self._ffn[i][0], 1.0), (self._attention[i][0], -1.0)]
                 self._rows.append((gone, -np.inf if alone else 0, 0))
-        if not free.uneven:  # whatever stays is as the first block
+        if not limits.uneven:  # whatever stays is as the first block
             self._rows += [
                 ([(variable, 1.0), (levels[0][level], -1.0)], -np.inf, 0)
                 for levels in (self._ffn, self._attention)
@@ -151,8 +165,8 @@ class _Parts:
                 for level, variable in block.items()
                 if level
             ]
-        at = {w: _outlined(checkpoint, menu, w, menu.groups) for w in widths}
-        of = {g: _outlined(checkpoint, menu, menu.channels, g) for g in groups}
+        at = {w: _outlined(checkpoint, costs, w, costs.groups) for w in widths}
+        of = {g: _outlined(checkpoint, costs, costs.channels, g) for g in groups}
         for spec in problem.specs:
             if not spec.linear:
                 continue
@@ -165,8 +179,8 @@ class _Parts:
                 if level:
                     kinds = self._types(sized[level][spec.name])
                     self._rows.append(([*kinds, (variable, -1.0)], 0, 0))
-        self._cache(menu.groups)
-        self._buffers(checkpoint, menu, widths)
+        self._cache(costs.groups)
+        self._buffers(checkpoint, costs, widths)
 
     def fixed(self, problem: Problem, decision: Decision, width: int) -> int:
         """Bytes of a decision that the program does not know, at its n_ubatch; width: of the widest block."""
@@ -182,24 +196,24 @@ class _Parts:
 
     def _types(self, spec: TensorSpec) -> list[tuple[int, float]]:
         """A variable for each type of a matrix, with the factor 1."""
-        prices = self._problem.prices[spec.name]
-        size = {kind: float(tensor_bytes(spec, kind)) for kind in prices if holds(kind, spec.columns)}
-        # Where a limit says otherwise, types that are large for their damage may be the quick ones.
+        sensitivities = self._problem.sensitivities[spec.name]
+        size = {kind: float(tensor_bytes(spec, kind)) for kind in sensitivities if holds(kind, spec.columns)}
+        # Where a limit says otherwise, types that are large for their predicted KL may be the quick ones.
         kinds = {
-            kind: self._variable(prices[kind], False, size[kind])
-            for kind in (size if self._spent else _hull(size, prices))
+            kind: self._variable(sensitivities[kind], False, size[kind])
+            for kind in (size if self._spent else _hull(size, sensitivities))
         }
         if spec.name in self._read:
             for spent, limit in zip(self._spent, self._problem.limits, strict=True):
                 spent += [(x, size[k] * limit.cost.per_byte[k] / limit.most) for k, x in kinds.items()]
         return [(variable, 1.0) for variable in kinds.values()]
 
-    def _buffers(self, checkpoint: Checkpoint, menu: Menu, widths: list[int]) -> None:
+    def _buffers(self, checkpoint: Checkpoint, costs: PruningCosts, widths: list[int]) -> None:
         """A variable that is at least what the widest block wants."""
         self._compute = {}
         for width in widths:
-            alike = narrowed(self._problem, checkpoint, _alike(menu, width, menu.groups))
-            types = {name: next(iter(kinds)) for name, kinds in alike.prices.items()}
+            alike = narrowed(self._problem, checkpoint, _alike(costs, width, costs.groups))
+            types = {name: next(iter(kinds)) for name, kinds in alike.sensitivities.items()}
             self._compute[width] = alike.memory(types, self._runtime).compute
         wanted = self._variable(0.0, False, 1.0)
         for levels in self._ffn:
@@ -209,7 +223,7 @@ class _Parts:
     def _cache(self, groups: int) -> None:
         """The KV types, a variable that is at least the cache's bytes with those taken, and the limits."""
         problem, held, taken = self._problem, self._variable(0.0, False, 1.0), []
-        plain = {name: next(iter(kinds)) for name, kinds in problem.prices.items()}
+        plain = {name: next(iter(kinds)) for name, kinds in problem.sensitivities.items()}
         vectors = [limit.cost.vectors(problem.specs) for limit in problem.limits]
         for each, harm in efficient_ways(problem, plain):
             if each.n_ubatch != self._runtime.n_ubatch:
@@ -226,7 +240,9 @@ class _Parts:
         self._rows += [(spent, -np.inf, 1.0) for spent in self._spent]
 
     def solve(self, budget: int) -> Shape | None:
-        """The levels of least damage with matrices and KV cache in so many bytes; None where nothing fits."""
+        """The levels of least predicted KL with matrices and KV cache in so many bytes; None where nothing
+        fits.
+        """
         norms = sum(tensor_bytes(spec, "F32") for spec in self._problem.specs if not spec.linear)
         held = [(i, size / MB) for i, size in enumerate(self._size) if size]
         rows = [*self._rows, (held, -np.inf, (budget - norms) / MB)]
@@ -240,32 +256,32 @@ class _Parts:
         return Shape(ffn=ffn, kv_heads=kv_heads)
 
 
-def _levels(menu: Menu, free: Freedom) -> tuple[list[int], list[int]]:
+def _levels(costs: PruningCosts, limits: PruningLimits) -> tuple[list[int], list[int]]:
     """(widths of a block that stays, numbers of its KV groups), the whole first."""
-    widths = shape.widths(menu, free.multiple)
-    groups = range(menu.groups, 0, -1) if free.heads else (menu.groups,)
+    widths = shape.widths(costs, limits.multiple)
+    groups = range(costs.groups, 0, -1) if limits.heads else (costs.groups,)
     return widths[:: -(-len(widths) // LEVELS)], list(groups)
 
 
-def _outlined(checkpoint: Checkpoint, menu: Menu, width: int, groups: int) -> dict[str, TensorSpec]:
+def _outlined(checkpoint: Checkpoint, costs: PruningCosts, width: int, groups: int) -> dict[str, TensorSpec]:
     """The matrices of the model whose blocks are all of that size."""
-    smaller = resized.outline(checkpoint, _alike(menu, width, groups))
+    smaller = resized.uniform_shape(checkpoint, _alike(costs, width, groups))
     return {spec.name: spec for spec in smaller.specs() if spec.linear}
 
 
-def _alike(menu: Menu, width: int, groups: int) -> Shape:
-    blocks = len(menu.blocks)
+def _alike(costs: PruningCosts, width: int, groups: int) -> Shape:
+    blocks = len(costs.blocks)
     return Shape(ffn=(width,) * blocks, kv_heads=(groups,) * blocks)
 
 
-def _hull(size: Mapping[str, float], damage: Mapping[str, float]) -> list[str]:
-    """Types on the lower convex hull of damage over bytes: no mixture of two others beats them."""
+def _hull(size: Mapping[str, float], predicted_kl: Mapping[str, float]) -> list[str]:
+    """Types on the lower convex hull of predicted KL over bytes: no mixture of two others beats them."""
     kept: list[str] = []
-    for kind in sorted(size, key=lambda k: (size[k], damage[k])):
-        if kept and damage[kind] >= damage[kept[-1]]:
+    for kind in sorted(size, key=lambda k: (size[k], predicted_kl[k])):
+        if kept and predicted_kl[kind] >= predicted_kl[kept[-1]]:
             continue
         while len(kept) > 1:
-            (x1, y1), (x2, y2), (x3, y3) = ((size[k], damage[k]) for k in (kept[-2], kept[-1], kind))
+            (x1, y1), (x2, y2), (x3, y3) = ((size[k], predicted_kl[k]) for k in (kept[-2], kept[-1], kind))
             if (y2 - y1) * (x3 - x1) < (y3 - y1) * (x2 - x1):
                 break
             kept.pop()

@@ -29,10 +29,10 @@ class Tables:
     options: list[tuple[int, str]]  # (group number, type)
     size: np.ndarray  # bytes in the file of one tensor, float64
     copy: np.ndarray  # bytes of a repacked copy
-    damage: np.ndarray
+    predicted_kl: np.ndarray
     runtimes: list[Runtime]
     fixed: np.ndarray  # bytes that do not depend on the types
-    kv_damage: np.ndarray
+    kv_kl: np.ndarray
     slowness: np.ndarray
     costs: np.ndarray  # [limits, options and runtimes], as shares of the most that is allowed
     seconds: np.ndarray | None  # [options and runtimes], of a decoded token; where its time is known
@@ -72,8 +72,8 @@ class Program:
             self.constraints.append(LinearConstraint(rows, -np.inf, 1.0 - 1e-7))
         self.integral = np.concatenate([np.full(options, float(not relaxed)), np.ones(runtimes), [0]])
         self.bounds = Bounds(0, np.concatenate([most, np.ones(runtimes), [np.inf]]))
-        self.scale = max(float(tables.damage.max()), 1e-12)  # nats per unit of harm
-        self.harm = np.concatenate([tables.damage, tables.kv_damage, [0.0]]) / self.scale
+        self.scale = max(float(tables.predicted_kl.max()), 1e-12)  # nats per unit of harm
+        self.harm = np.concatenate([tables.predicted_kl, tables.kv_kl, [0.0]]) / self.scale
 
     def solve(self, objective: np.ndarray, enough: np.ndarray | None = None) -> np.ndarray | None:
         """How many tensors take each option, 0/1 for each runtime, the copy; None where nothing fits.

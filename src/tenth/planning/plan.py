@@ -1,6 +1,6 @@
 """The integer program: types of every tensor and of the KV cache, n_ubatch and repacking under one budget.
 
-    minimise    sum_t,q damage[t,q] x[t,q] + sum_r kv_damage[r] y[r]
+    minimise    sum_t,q sensitivity[t,q] x[t,q] + sum_r kv_kl[r] y[r]
     subject to  sum_q x[t,q] = 1  for every tensor t,      sum_r y[r] = 1,
                 sum_t,q bytes[t,q] x[t,q] + sum_r fixed[r] y[r] + z  <=  budget,
                 z >= sum_t,q copy[t,q] x[t,q] - M (1 - sum_r repacked y[r]),
@@ -9,12 +9,12 @@
 
 t are tensors (alike ones are counted by one variable), q ggml types, r ways to run (n_ubatch, KV types,
 repacking); z is the repacked copy; a limit is on what a token costs in seconds or joules
-(planning/constraints.py), the sum over what it reads. A second solve keeps the damage within SLACK of the
-least and takes the quickest way to run that then fits; where speed is preferred, it gives up FASTER of the
-damage, or UNFELT, for the fewest seconds per decoded token. All of it is done with and without the types
-whose kernels want scratch memory, and the better decision stands. The numbers come from outside: damages from
-quantization/sensitivity.py and quantization/kv.py (nats per token, additive), bytes from planning/memory.py.
-planning/milp.py asks the solver.
+(planning/constraints.py), the sum over what it reads. A second solve keeps the predicted KL within SLACK of
+the least and takes the quickest way to run that then fits; where speed is preferred, it gives up FASTER of
+the predicted KL, or UNFELT, for the fewest seconds per decoded token. All of it is done with and without the
+types whose kernels want scratch memory, and the better decision stands. The numbers come from outside:
+sensitivities from quantization/sensitivity.py and quantization/kv.py (nats per token, additive), bytes from
+planning/memory.py. planning/milp.py asks the solver.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from tenth.planning.constraints import Cost, Limit
 from tenth.planning.milp import Program, Tables
 
 _Key = TypeVar("_Key")
-SLACK = 0.02  # of the least damage, given up for speed
+SLACK = 0.02  # of the least predicted KL, given up for speed
 FASTER = 0.5  # the same where speed is preferred, and at least as much as nobody notices:
 UNFELT = 0.005  # nats per token
 # Prefill time against n_ubatch 512, measured on ref-46m on two AVX2 cores (docs/benchmarks.md).
@@ -50,14 +50,14 @@ class Problem:
     config: Mapping[str, Any]
     gguf_arch: str
     specs: Sequence[TensorSpec]
-    prices: Mapping[str, Mapping[str, float]]
+    sensitivities: Mapping[str, Mapping[str, float]]
     kv: Mapping[str, float]
     context: int
     constants: cost.Constants
     merges: int | None = None
     threads: int = 0
     limits: tuple[Limit, ...] = ()
-    pace: Cost | None = None  # seconds of a decoded token; needed where speed is preferred
+    seconds_per_token: Cost | None = None  # seconds of a decoded token; needed where speed is preferred
     prefer: Literal["quality", "speed"] = "quality"
 
     def spent(self, cost: Cost, types: Mapping[str, str], runtime: Runtime) -> float:
@@ -74,7 +74,7 @@ class Problem:
             self.config, self.gguf_arch, self.specs, types, runtime, self.constants, self.merges
         )
 
-    def kv_damage(self, runtime: Runtime) -> float | None:
+    def kv_kl(self, runtime: Runtime) -> float | None:
         """Nats per token of the runtime's cache types; None where that was not measured."""
         parts = [
             0.0 if kind == "f16" else self.kv.get(f"{side} {kind}")
@@ -85,12 +85,12 @@ class Problem:
 
 @dataclass(frozen=True)
 class Decision:
-    """What to store and how to run; memory and damage as predicted."""
+    """What to store and how to run; memory and predicted KL as predicted."""
 
     types: dict[str, str]
     runtime: Runtime
     memory: MemoryParts
-    damage: float
+    predicted_kl: float
 
 
 def decide(problem: Problem, budget: int) -> Decision:
@@ -102,10 +102,10 @@ def decide(problem: Problem, budget: int) -> Decision:
     every = [(each, coefficients(each)) for each in kernels(problem)]
     found = [decision for each in every if (decision := _decided(*each, budget))]
     if found:
-        best = min(found, key=lambda d: d.damage)
-        if problem.prefer == "quality" or problem.pace is None:
+        best = min(found, key=lambda d: d.predicted_kl)
+        if problem.prefer == "quality" or problem.seconds_per_token is None:
             return best
-        return _quickest(every, problem.pace, budget, best)
+        return _quickest(every, problem.seconds_per_token, budget, best)
     smallest = smallest_decision(problem)
     if smallest.memory.total <= budget:
         spent = [problem.spent(each.cost, smallest.types, smallest.runtime) for each in problem.limits]
@@ -121,24 +121,32 @@ def kernels(problem: Problem) -> list[Problem]:
     What a file without them saves (cost.tiled) is in that one's `coefficients` only.
     """
     scratch = {spec.name for spec in problem.specs if spec.layer is not None}
-    prices = {
+    sensitivities = {
         name: {kind: x for kind, x in table.items() if not (name in scratch and cost.tiled(kind))}
-        for name, table in problem.prices.items()
+        for name, table in problem.sensitivities.items()
     }
-    held = (any(holds(kind, s.columns) for kind in prices[s.name]) for s in problem.specs if s.linear)
-    return [problem, replace(problem, prices=prices)] if prices != problem.prices and all(held) else [problem]
+    held = (any(holds(kind, s.columns) for kind in sensitivities[s.name]) for s in problem.specs if s.linear)
+    return (
+        [problem, replace(problem, sensitivities=sensitivities)]
+        if sensitivities != problem.sensitivities and all(held)
+        else [problem]
+    )
 
 
-def _quickest(every: Sequence[tuple[Problem, Tables]], pace: Cost, budget: int, best: Decision) -> Decision:
+def _quickest(
+    every: Sequence[tuple[Problem, Tables]], seconds_per_token: Cost, budget: int, best: Decision
+) -> Decision:
     """The decision of least time per token among those not much worse than the best."""
-    most = max(best.damage * (1 + FASTER), UNFELT)
+    most = max(best.predicted_kl * (1 + FASTER), UNFELT)
     found = (_decided(*each, budget, most) for each in every)
-    quick = (decision for decision in found if decision and decision.damage <= most * (1 + 1e-6))
-    return min([best, *quick], key=lambda d: every[0][0].spent(pace, d.types, d.runtime))
+    quick = (decision for decision in found if decision and decision.predicted_kl <= most * (1 + 1e-6))
+    return min([best, *quick], key=lambda d: every[0][0].spent(seconds_per_token, d.types, d.runtime))
 
 
 def _decided(problem: Problem, tables: Tables, budget: int, most: float | None = None) -> Decision | None:
-    """The best decision of the program, or the quickest of at most that damage; None where it finds none."""
+    """The best decision of the program, or the quickest of at most that predicted KL; None where it finds
+    none.
+    """
     limit = budget
     for _ in range(4):
         chosen = _solve(tables, limit, most)
@@ -153,7 +161,7 @@ def _decided(problem: Problem, tables: Tables, budget: int, most: float | None =
 
 
 def smallest_decision(problem: Problem) -> Decision:
-    """The least memory that any decision needs, whatever the damage."""
+    """The least memory that any decision needs, whatever the predicted KL."""
     return min((_smallest(each) for each in kernels(problem)), key=lambda d: d.memory.total)
 
 
@@ -163,12 +171,12 @@ def _smallest(problem: Problem) -> Decision:
     for number, group in enumerate(tables.groups):
         own = [i for i, (g, _) in enumerate(tables.options) if g == number]
         chosen[min(own, key=lambda i: tables.size[i])] = len(group)
-    chosen[len(tables.options) + int(np.argmin(tables.fixed + 1e-3 * tables.kv_damage))] = 1
+    chosen[len(tables.options) + int(np.argmin(tables.fixed + 1e-3 * tables.kv_kl))] = 1
     return _decision(problem, tables, chosen)
 
 
 def least_cost(problem: Problem, budget: int, cost: Cost) -> float:
-    """The least of a cost that fits the budget, whatever the damage; infinite where nothing fits."""
+    """The least of a cost that fits the budget, whatever the predicted KL; infinite where nothing fits."""
     return min(_least_cost(each, budget, cost) for each in kernels(problem))
 
 
@@ -188,28 +196,31 @@ def coefficients(problem: Problem) -> Tables:
     """The numbers of the program."""
     groups = _groups(problem)
     read = {spec.name for spec in multiplied(problem.specs)}
-    costs = [*(limit.cost for limit in problem.limits), *([problem.pace] if problem.pace else [])]
-    options, size, copy, damage = [], [], [], []
+    costs = [
+        *(limit.cost for limit in problem.limits),
+        *([problem.seconds_per_token] if problem.seconds_per_token else []),
+    ]
+    options, size, copy, predicted_kl = [], [], [], []
     spent: list[list[float]] = [[] for _ in costs]
     for number, group in enumerate(groups):
         spec = group[0]
-        for name in _efficient(spec, problem.prices[spec.name], costs):
+        for name in _efficient(spec, problem.sensitivities[spec.name], costs):
             options.append((number, name))
             size.append(_stored(spec, name) * problem.constants.weights_factor)
             packed = spec.name in read and cost.repackable(name, spec.shape[0], spec.columns)
             copy.append(size[-1] * problem.constants.repacked_factor if packed else 0.0)
-            damage.append(problem.prices[spec.name][name])
+            predicted_kl.append(problem.sensitivities[spec.name][name])
             for row, each in zip(spent, costs, strict=True):
                 row.append(tensor_bytes(spec, name) * each.per_byte[name] if spec.name in read else 0.0)
-    plain = {s.name: _typical(s, problem.prices[s.name]) for s in problem.specs if s.linear}
-    runtimes, fixed, kv_damage, slowness = [], [], [], []
+    plain = {s.name: _typical(s, problem.sensitivities[s.name]) for s in problem.specs if s.linear}
+    runtimes, fixed, kv_kl, slowness = [], [], [], []
     vectors = [each.vectors(problem.specs) for each in costs]
     for candidate, harm in efficient_ways(problem, plain):
         parts = problem.memory(plain, candidate)
         for repack in (False, True):
             runtimes.append(candidate.model_copy(update={"repack": repack}))
             fixed.append(float(parts.total - parts.weights))
-            kv_damage.append(harm)
+            kv_kl.append(harm)
             slowness.append(prefill_slowness(candidate.n_ubatch, repack))
             for row, each, always in zip(spent, costs, vectors, strict=True):
                 row.append(always + each.elsewhere(problem.config, problem.gguf_arch, candidate))
@@ -220,19 +231,19 @@ def coefficients(problem: Problem) -> Tables:
         options=options,
         size=np.array(size),
         copy=np.array(copy),
-        damage=np.array(damage),
+        predicted_kl=np.array(predicted_kl),
         runtimes=runtimes,
         fixed=np.array(fixed) + always_stored * problem.constants.weights_factor,
-        kv_damage=np.array(kv_damage),
+        kv_kl=np.array(kv_kl),
         slowness=np.array(slowness),
         costs=np.array(shares).reshape(len(shares), len(options) + len(runtimes)),
-        seconds=np.array(spent[-1]) if problem.pace else None,
+        seconds=np.array(spent[-1]) if problem.seconds_per_token else None,
     )
 
 
-def _typical(spec: TensorSpec, prices: Mapping[str, float]) -> str:
+def _typical(spec: TensorSpec, sensitivities: Mapping[str, float]) -> str:
     """A type whose kernels need what those of most others do."""
-    kind = "Q4_K" if any(cost.tiled(kind) for kind in prices) else "Q8_0"
+    kind = "Q4_K" if any(cost.tiled(kind) for kind in sensitivities) else "Q8_0"
     return kind if holds(kind, spec.columns) else "F16"
 
 
@@ -251,22 +262,25 @@ def _groups(problem: Problem) -> list[list[TensorSpec]]:
     found: dict[tuple[object, ...], list[TensorSpec]] = {}
     for spec in problem.specs:
         if spec.linear:
-            prices = tuple(sorted(problem.prices[spec.name].items()))
-            found.setdefault((spec.shape, spec.layer is None, prices), []).append(spec)
+            sensitivities = tuple(sorted(problem.sensitivities[spec.name].items()))
+            found.setdefault((spec.shape, spec.layer is None, sensitivities), []).append(spec)
     return list(found.values())
 
 
 def efficient_ways(problem: Problem, types: Mapping[str, str]) -> list[tuple[Runtime, float]]:
-    """(how to run, KV damage), without cache types that others beat in both bytes and damage."""
+    """(how to run, KV predicted KL), without cache types that others beat in both bytes and predicted KL."""
     priced = [
         (runtime, harm)
         for runtime in cost.possible_runtimes(
             problem.config, problem.gguf_arch, problem.context, problem.threads
         )
-        if (harm := problem.kv_damage(runtime)) is not None
+        if (harm := problem.kv_kl(runtime)) is not None
     ]
     batch = priced[0][0].n_ubatch  # the order of cache types is the same for every batch
-    costs = [*(limit.cost for limit in problem.limits), *([problem.pace] if problem.pace else [])]
+    costs = [
+        *(limit.cost for limit in problem.limits),
+        *([problem.seconds_per_token] if problem.seconds_per_token else []),
+    ]
     sizes: dict[tuple[str, str], tuple[float, ...]] = {}
     for runtime, harm in priced:
         if runtime.n_ubatch == batch:
@@ -277,15 +291,15 @@ def efficient_ways(problem: Problem, types: Mapping[str, str]) -> list[tuple[Run
     return [(runtime, harm) for runtime, harm in priced if (runtime.type_k, runtime.type_v) in kept]
 
 
-def _efficient(spec: TensorSpec, prices: Mapping[str, float], costs: Sequence[Cost] = ()) -> list[str]:
-    """Types that no other one beats in bytes, damage and every cost, by bytes."""
+def _efficient(spec: TensorSpec, sensitivities: Mapping[str, float], costs: Sequence[Cost] = ()) -> list[str]:
+    """Types that no other one beats in bytes, predicted KL and every cost, by bytes."""
     amounts = {
         name: (
             bits_per_weight(name),
-            prices[name],
+            sensitivities[name],
             *(bits_per_weight(name) * each.per_byte[name] for each in costs),
         )
-        for name in sorted(prices, key=lambda n: (bits_per_weight(n), prices[n]))
+        for name in sorted(sensitivities, key=lambda n: (bits_per_weight(n), sensitivities[n]))
         if holds(name, spec.columns)
     }
     return list(_not_beaten(amounts))
@@ -303,13 +317,13 @@ def _not_beaten(amounts: Mapping[_Key, tuple[float, ...]]) -> dict[_Key, tuple[f
 def _solve(tables: Tables, budget: float, most: float | None) -> np.ndarray | None:
     """How many tensors take each option, then 0/1 for each runtime; None where nothing fits.
 
-    most: damage, nats per token, up to which quicker is better; None: hardly more than the least.
+    most: predicted KL, nats per token, up to which quicker is better; None: hardly more than the least.
     """
     program = Program(tables, budget)
     best = program.solve(program.harm)
     if best is None:
         return None
-    # The small terms keep damage low among equally quick ways.
+    # The small terms keep predicted KL low among equally quick ways.
     if most is None or tables.seconds is None:
         enough = float(program.harm @ best) * (1 + SLACK)
         quick = np.concatenate([np.zeros(len(tables.options)), tables.slowness, [0.0]])
@@ -332,9 +346,11 @@ def _decision(problem: Problem, tables: Tables, chosen: np.ndarray) -> Decision:
         for _ in range(round(wanted)):
             types[left[group].pop(0).name] = name
     number = int(np.argmax(chosen[count : count + len(tables.runtimes)]))
-    damage = sum(problem.prices[name][kind] for name, kind in types.items()) + float(tables.kv_damage[number])
+    predicted_kl = sum(problem.sensitivities[name][kind] for name, kind in types.items()) + float(
+        tables.kv_kl[number]
+    )
     runtime = tables.runtimes[number]
-    return Decision(types, runtime, problem.memory(types, runtime), damage)
+    return Decision(types, runtime, problem.memory(types, runtime), predicted_kl)
 
 
 def _parts(memory: MemoryParts) -> dict[str, int]:

@@ -2,7 +2,7 @@
 budgets.
 
 Both come from the relaxed program, in which a group of tensors may be split between two types: a lower bound
-on the damage that the plan itself meets within a per cent or so, found in milliseconds.
+on the predicted KL that the plan itself meets within a per cent or so, found in milliseconds.
 """
 
 from __future__ import annotations
@@ -16,21 +16,23 @@ from tenth.planning.constraints import Cost, Limit
 from tenth.planning.milp import Program, Tables
 from tenth.planning.plan import Problem, coefficients, kernels
 
-FELT = 0.01  # of the damage: a limit binds if the damage would fall by more without it
+FELT = 0.01  # of the predicted KL: a limit binds if the predicted KL would fall by more without it
 STEPS = 5  # points of a curve
 
 
 @dataclass(frozen=True)
 class Point:
-    """The least damage at a memory and a speed."""
+    """The least predicted KL at a memory and a speed."""
 
     memory: int  # bytes
-    damage: float  # nats per token
+    predicted_kl: float  # nats per token
     spent: tuple[float, ...]  # of each cost that was asked about
 
 
 def binding(problem: Problem, budget: int) -> list[str]:
-    """What the damage would fall without, by more than FELT: "memory" and names of limits; empty: nothing."""
+    """What the predicted KL would fall without, by more than FELT: "memory" and names of limits; empty:
+    nothing.
+    """
     every = [coefficients(each) for each in kernels(problem)]
 
     def least(allowed: float, rows: Sequence[int]) -> float:
@@ -54,11 +56,11 @@ def binding(problem: Problem, budget: int) -> list[str]:
 def curves(problem: Problem, budgets: Iterable[int], costs: Sequence[Cost]) -> list[list[Point]]:
     """For each budget, from the best quality to the least of the first cost; none where nothing fits."""
     limits = tuple(Limit("", cost, 1.0, "") for cost in costs)
-    free = replace(problem, limits=limits, pace=None, prefer="quality")
+    free = replace(problem, limits=limits, seconds_per_token=None, prefer="quality")
     every = [coefficients(each) for each in kernels(free)]
     found = ([_curve(tables, budget) for tables in every] for budget in budgets)
     kept = ([curve for curve in curves if curve] for curves in found)
-    return [min(curves, key=lambda curve: curve[0].damage) for curves in kept if curves]
+    return [min(curves, key=lambda curve: curve[0].predicted_kl) for curves in kept if curves]
 
 
 def _curve(tables: Tables, budget: int) -> list[Point]:
@@ -67,8 +69,8 @@ def _curve(tables: Tables, budget: int) -> list[Point]:
     memory = np.concatenate([tables.size, tables.fixed, [1e6]])
 
     def point(program: Program, found: np.ndarray) -> Point:
-        damage = float(program.harm @ found) * program.scale
-        return Point(int(memory @ found), damage, tuple(map(float, amounts @ found)))
+        predicted_kl = float(program.harm @ found) * program.scale
+        return Point(int(memory @ found), predicted_kl, tuple(map(float, amounts @ found)))
 
     program = Program(replace(tables, costs=tables.costs[:0]), budget, relaxed=True)
     best, fastest = program.solve(program.harm), program.solve(amounts[0])

@@ -8,10 +8,10 @@ from tenth.core.errors import InputError
 from tenth.core.records import Shape
 from tenth.models import edit
 from tenth.models.checkpoint import Checkpoint
-from tenth.pruning.shape import STEP, Freedom
+from tenth.pruning.shape import STEP, PruningLimits
 
 
-def freedom(checkpoint: Checkpoint, multiple: int, homogeneous: bool = False) -> Freedom:
+def pruning_limits(checkpoint: Checkpoint, multiple: int, homogeneous: bool = False) -> PruningLimits:
     """What can go from this model so that the runtime still has a graph for the rest.
 
     multiple: of a width, where the original's is one too. homogeneous: blocks stay alike.
@@ -22,7 +22,7 @@ def freedom(checkpoint: Checkpoint, multiple: int, homogeneous: bool = False) ->
 
     def possible(ffn: Sequence[int], kv_heads: Sequence[int]) -> bool:
         try:
-            outline(checkpoint, Shape(ffn=tuple(ffn), kv_heads=tuple(kv_heads))).specs()
+            uniform_shape(checkpoint, Shape(ffn=tuple(ffn), kv_heads=tuple(kv_heads))).specs()
         except InputError:
             return False
         return True
@@ -31,10 +31,10 @@ def freedom(checkpoint: Checkpoint, multiple: int, homogeneous: bool = False) ->
     depth = blocks > 1 and possible([0, *[width] * (blocks - 1)], [0, *[groups] * (blocks - 1)])
     narrow = [width - step, *[width] * (blocks - 1)]
     uneven = not homogeneous and blocks > 1 and width > step and possible(narrow, [groups] * blocks)
-    return Freedom(step, uneven, heads, depth)
+    return PruningLimits(step, uneven, heads, depth)
 
 
-def smallest(checkpoint: Checkpoint, free: Freedom) -> Shape:
+def smallest(checkpoint: Checkpoint, free: PruningLimits) -> Shape:
     """The least that would be left."""
     blocks = checkpoint.arch.layers(checkpoint.config)
     groups = 1 if free.heads else checkpoint.arch.heads(checkpoint.config)[1]
@@ -45,12 +45,14 @@ def smallest(checkpoint: Checkpoint, free: Freedom) -> Shape:
     )
 
 
-def outline(checkpoint: Checkpoint, wanted: Shape) -> Checkpoint:
+def uniform_shape(checkpoint: Checkpoint, wanted: Shape) -> Checkpoint:
     """The checkpoint in that shape, of the first channels and groups: right in its sizes alone."""
-    return taken(checkpoint, wanted, lambda i: (list(range(wanted.ffn[i])), list(range(wanted.kv_heads[i]))))
+    return resized(
+        checkpoint, wanted, lambda i: (list(range(wanted.ffn[i])), list(range(wanted.kv_heads[i])))
+    )
 
 
-def taken(
+def resized(
     checkpoint: Checkpoint, wanted: Shape, which: Callable[[int], tuple[list[int], list[int]]]
 ) -> Checkpoint:
     """The checkpoint in that shape; which: of a block, the channels and the KV heads that stay."""

@@ -1,7 +1,7 @@
 """What a smaller model could look like: channels, KV groups and blocks to keep, and what each removal costs.
 
-A `Menu` has the costs, in nats per token, of one block's parts at a time (pruning/structure.py); they are
-taken to add up, and a fit corrects their sum by what a shape that it made was measured to cost. A `Shape`
+A `PruningCosts` has the costs, in nats per token, of one block's parts at a time (pruning/structure.py); they
+are taken to add up, and a fit corrects their sum by what a shape that it made was measured to cost. A `Shape`
 (core/records.py) is a choice.
 Which choice is best for a number of weights is a knapsack; its Lagrangian is minimised block by block: remove
 what costs least per weight. Which is best for a number of bytes, the types open, is planning/joint.py's
@@ -34,7 +34,7 @@ class BlockMenu(Record):
     whole: float
 
 
-class Menu(Record):
+class PruningCosts(Record):
     """Costs of every block, and its sizes."""
 
     channels: int = Field(gt=0)
@@ -43,7 +43,7 @@ class Menu(Record):
 
 
 @dataclass(frozen=True)
-class Freedom:
+class PruningLimits:
     """What the runtime and the user allow."""
 
     multiple: int = STEP  # of a width
@@ -74,10 +74,10 @@ class Sizes:
             parts[part] += count
         return cls(parts["ffn"] // axes["ffn"], parts["heads"] // groups, parts["rest"], arch.layers(config))
 
-    def removed(self, menu: Menu, shape: Shape) -> int:
+    def removed(self, costs: PruningCosts, shape: Shape) -> int:
         """Weights that the shape is without."""
-        count = sum(menu.channels - width for width in shape.ffn) * self.channel
-        count += sum(menu.groups - groups for groups in shape.kv_heads) * self.group
+        count = sum(costs.channels - width for width in shape.ffn) * self.channel
+        count += sum(costs.groups - groups for groups in shape.kv_heads) * self.group
         return count + (self.blocks - len(shape.kept)) * self.rest
 
 
@@ -89,61 +89,63 @@ class _Option:
     kv_heads: int
 
 
-def cost(menu: Menu, shape: Shape) -> float:
+def cost(costs: PruningCosts, shape: Shape) -> float:
     """Predicted KL of a shape, nats per token."""
     total = 0.0
-    for block, width, groups in zip(menu.blocks, shape.ffn, shape.kv_heads, strict=True):
+    for block, width, groups in zip(costs.blocks, shape.ffn, shape.kv_heads, strict=True):
         if not width and not groups:
             total += block.whole
         else:
-            total += block.ffn[(menu.channels - width) // STEP] + block.kv_heads[menu.groups - groups]
+            total += block.ffn[(costs.channels - width) // STEP] + block.kv_heads[costs.groups - groups]
     return total
 
 
-def full(menu: Menu) -> Shape:
+def full(costs: PruningCosts) -> Shape:
     """Nothing removed."""
-    return Shape(ffn=(menu.channels,) * len(menu.blocks), kv_heads=(menu.groups,) * len(menu.blocks))
+    return Shape(ffn=(costs.channels,) * len(costs.blocks), kv_heads=(costs.groups,) * len(costs.blocks))
 
 
-def without(menu: Menu, sizes: Sizes, weights: int, free: Freedom | None = None) -> Shape:
+def without(costs: PruningCosts, sizes: Sizes, weights: int, limits: PruningLimits | None = None) -> Shape:
     """The cheapest shape found that is without at least that many weights. InputError where so much cannot
     go.
     """
-    free = free or Freedom()
+    limits = limits or PruningLimits()
     if weights <= 0:
-        return full(menu)
-    if not free.uneven:
-        found = [shape for shape in _alike(menu, sizes, free) if sizes.removed(menu, shape) >= weights]
+        return full(costs)
+    if not limits.uneven:
+        found = [shape for shape in _alike(costs, sizes, limits) if sizes.removed(costs, shape) >= weights]
         if found:
-            return min(found, key=lambda shape: cost(menu, shape))
+            return min(found, key=lambda shape: cost(costs, shape))
     else:
-        options = [_options(menu, sizes, block, free, not i) for i, block in enumerate(menu.blocks)]
+        options = [_options(costs, sizes, block, limits, not i) for i, block in enumerate(costs.blocks)]
         if sum(max(option.weights for option in block) for block in options) >= weights:
-            return _restored(menu, sizes, _cheapest(options, weights), weights, free)
+            return _restored(costs, sizes, _cheapest(options, weights), weights, limits)
     raise InputError(f"{weights} weights cannot be removed from this model's blocks; ask for less")
 
 
-def widths(menu: Menu, multiple: int) -> list[int]:
+def widths(costs: PruningCosts, multiple: int) -> list[int]:
     """Numbers of channels that a block may have, the most first, none excluded."""
-    step = multiple if menu.channels % multiple == 0 else STEP
-    removable = [gone for gone in range(0, menu.channels, STEP) if (menu.channels - gone) % step == 0]
-    return [menu.channels - gone for gone in removable if gone // STEP < len(menu.blocks[0].ffn)]
+    step = multiple if costs.channels % multiple == 0 else STEP
+    removable = [gone for gone in range(0, costs.channels, STEP) if (costs.channels - gone) % step == 0]
+    return [costs.channels - gone for gone in removable if gone // STEP < len(costs.blocks[0].ffn)]
 
 
-def _options(menu: Menu, sizes: Sizes, block: BlockMenu, free: Freedom, first: bool) -> list[_Option]:
+def _options(
+    costs: PruningCosts, sizes: Sizes, block: BlockMenu, limits: PruningLimits, first: bool
+) -> list[_Option]:
     """What a block can be; the first keeps its attention, of which llama.cpp takes the length of a head."""
     options = [
         _Option(
-            (menu.channels - width) * sizes.channel + (menu.groups - groups) * sizes.group,
-            block.ffn[(menu.channels - width) // STEP] + block.kv_heads[menu.groups - groups],
+            (costs.channels - width) * sizes.channel + (costs.groups - groups) * sizes.group,
+            block.ffn[(costs.channels - width) // STEP] + block.kv_heads[costs.groups - groups],
             width,
             groups,
         )
-        for width in widths(menu, free.multiple)
-        for groups in (range(int(first), menu.groups + 1) if free.heads else (menu.groups,))
+        for width in widths(costs, limits.multiple)
+        for groups in (range(int(first), costs.groups + 1) if limits.heads else (costs.groups,))
     ]
-    everything = menu.channels * sizes.channel + menu.groups * sizes.group + sizes.rest
-    return [*options, _Option(everything, block.whole, 0, 0)] if free.depth and not first else options
+    everything = costs.channels * sizes.channel + costs.groups * sizes.group + sizes.rest
+    return [*options, _Option(everything, block.whole, 0, 0)] if limits.depth and not first else options
 
 
 def _cheapest(options: Sequence[Sequence[_Option]], weights: int) -> list[_Option]:
@@ -162,20 +164,22 @@ def _cheapest(options: Sequence[Sequence[_Option]], weights: int) -> list[_Optio
     return at(high)
 
 
-def _restored(menu: Menu, sizes: Sizes, options: Sequence[_Option], weights: int, free: Freedom) -> Shape:
+def _restored(
+    costs: PruningCosts, sizes: Sizes, options: Sequence[_Option], weights: int, limits: PruningLimits
+) -> Shape:
     """What went beyond the wanted number of weights comes back, dearest first, a step or a group a time."""
     ffn, groups = [option.ffn for option in options], [option.kv_heads for option in options]
-    wider_ones = widths(menu, free.multiple)
+    wider_ones = widths(costs, limits.multiple)
     spare = sum(option.weights for option in options) - weights
 
     def gains() -> Iterator[tuple[float, int, Callable[[], None]]]:
-        for i, block in enumerate(menu.blocks):
+        for i, block in enumerate(costs.blocks):
             wider = next((width for width in reversed(wider_ones) if width > ffn[i] > 0), None)
             if wider is not None:
-                now, then = (block.ffn[(menu.channels - width) // STEP] for width in (ffn[i], wider))
+                now, then = (block.ffn[(costs.channels - width) // STEP] for width in (ffn[i], wider))
                 yield now - then, (wider - ffn[i]) * sizes.channel, _setter(ffn, i, wider)
-            if ffn[i] and groups[i] < menu.groups:
-                now, then = (block.kv_heads[menu.groups - count] for count in (groups[i], groups[i] + 1))
+            if ffn[i] and groups[i] < costs.groups:
+                now, then = (block.kv_heads[costs.groups - count] for count in (groups[i], groups[i] + 1))
                 yield now - then, sizes.group, _setter(groups, i, groups[i] + 1)
 
     while fitting := [gain for gain in gains() if gain[1] <= spare]:
@@ -192,15 +196,15 @@ def _setter(values: list[int], index: int, value: int) -> Callable[[], None]:
     return put
 
 
-def _alike(menu: Menu, sizes: Sizes, free: Freedom) -> Iterator[Shape]:
+def _alike(costs: PruningCosts, sizes: Sizes, limits: PruningLimits) -> Iterator[Shape]:
     """Shapes whose blocks are of one size: every width and number of groups, blocks gone cheapest first; the
     first one stays.
     """
-    order = sorted(range(1, sizes.blocks), key=lambda i: menu.blocks[i].whole)
-    for gone in range(sizes.blocks if free.depth else 1):
+    order = sorted(range(1, sizes.blocks), key=lambda i: costs.blocks[i].whole)
+    for gone in range(sizes.blocks if limits.depth else 1):
         dropped = set(order[:gone])
-        for width in widths(menu, free.multiple):
-            for groups in range(1, menu.groups + 1) if free.heads else (menu.groups,):
+        for width in widths(costs, limits.multiple):
+            for groups in range(1, costs.groups + 1) if limits.heads else (costs.groups,):
                 yield Shape(
                     ffn=tuple(0 if i in dropped else width for i in range(sizes.blocks)),
                     kv_heads=tuple(0 if i in dropped else groups for i in range(sizes.blocks)),

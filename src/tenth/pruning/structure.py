@@ -1,10 +1,10 @@
 """Smaller models: what each removal costs, and the model without what was chosen, refitted in closed form.
 
-Two stages of a fit, each a child process. `price` walks the original once and gives a `Menu`: for each block
-the costs of removing FFN channels and KV groups (pruning/refit.py), scaled half the way to what removing half
-of them did to the output, and what removing its attention or all of it did (pruning/variants.py). `run`
-follows a `Shape`: the original and the smaller model are walked together, and each o_proj and down_proj is
-chosen and refitted on what it will really read,
+Two stages of a fit, each a child process. `price` runs the original once and gives a `PruningCosts`: for
+each block the costs of removing FFN channels and KV groups (pruning/refit.py), scaled half the way to what
+removing half of them did to the output, and what removing its attention or all of it did
+(pruning/variants.py). `run` follows a `Shape`: the original and the smaller model are walked together, and
+each o_proj and down_proj is chosen and refitted on what it will really read,
 
     target = W x + SHARE (r - s),    r, s residual streams of the original and the smaller model there,
 
@@ -32,15 +32,15 @@ import numpy as np
 import torch
 
 from tenth.calibration.fisher import Stats
-from tenth.calibration.layerwise import Hidden, Walk
+from tenth.calibration.layerwise import Hidden, LayerwiseModel
 from tenth.core.records import Shape
 from tenth.core.store import atomic, write_text
 from tenth.models import edit as surgery
 from tenth.models.checkpoint import Checkpoint, open_checkpoint
 from tenth.models.formats.folder import write_folder
 from tenth.pruning import refit, shape
-from tenth.pruning.resized import taken
-from tenth.pruning.shape import BlockMenu, Menu
+from tenth.pruning.resized import resized
+from tenth.pruning.shape import BlockMenu, PruningCosts
 from tenth.pruning.variants import Variants
 
 SHARE = 0.85  # of what was lost before; .7 and 1 are up to 1 % worse, .5 is 4 %
@@ -62,16 +62,19 @@ def price(
     threads: int,
     device: str = "cpu",
 ) -> dict[str, Any]:
-    """In a child process: menu.json into `folder`, from the original and its calibration; resumes by block.
+    """In a child process: pruning-costs.json into `folder`, from the original and its calibration; resumes by
+    block.
 
     Emits {"done", "total"} in block passes.
     """
     here, windows = Path(folder), _read(tokens)
-    walk, stats = Walk(open_checkpoint(Path(model)), threads, device), Stats(Path(calibration))
-    blocks, arch, config = len(walk.blocks), walk.checkpoint.arch, walk.checkpoint.config
+    layerwise, stats = LayerwiseModel(open_checkpoint(Path(model)), threads, device), Stats(Path(calibration))
+    blocks, arch, config = len(layerwise.blocks), layerwise.checkpoint.arch, layerwise.checkpoint.config
     groups, channels = arch.heads(config)[1], arch.axes(config)["ffn"]
-    state = _hidden(here, walk, windows)
-    few = Variants(walk, Hidden(here, min(FEW, len(windows)), windows.shape[1], walk.width, walk.device))
+    state = _hidden(here, layerwise, windows)
+    few = Variants(
+        layerwise, Hidden(here, min(FEW, len(windows)), windows.shape[1], layerwise.width, layerwise.device)
+    )
     weight = few.state.windows / len(windows)  # of a pass of a variant, against one of all windows
 
     def done(index: int) -> float:
@@ -80,26 +83,26 @@ def price(
     with torch.no_grad():
         start = max((i for i in range(blocks) if state.has(i) and _priced(here, i)), default=None)
         if start is None:
-            _embed(walk, windows, state)
+            _embed(layerwise, windows, state)
         for index in range(start or 0, blocks):
-            with walk.block(index):
-                ends = _Ends(walk, index)
-                with _Inputs(ends.modules) as seen:
-                    state.write(index + 1, (walk.run(index, hidden) for hidden in state.read(index)))
+            with layerwise.block(index):
+                residual_outputs = _Ends(layerwise, index)
+                with _Inputs(residual_outputs.modules) as seen:
+                    state.write(index + 1, (layerwise.run(index, hidden) for hidden in state.read(index)))
                 few.begin(index, "whole", few.state.read(index), run=False)
                 costs = {}
                 for name, module, unit in (
-                    ("kv_heads", ends.out, ends.out.in_features // groups),
-                    ("ffn", ends.down, 1),
+                    ("kv_heads", residual_outputs.out, residual_outputs.out.in_features // groups),
+                    ("ffn", residual_outputs.down, 1),
                 ):
                     found = refit.site(module.weight, seen.sums.pop(module) / windows.size, windows.size)
-                    removed = refit.removal(found, ends.moment(module, stats), unit, ROUNDS)
+                    removed = refit.removal(found, residual_outputs.moment(module, stats), unit, ROUNDS)
                     costs[name] = removed.cost
                     tried = {name: len(removed.order) // 2}
-                    if module is ends.out:
+                    if module is residual_outputs.out:
                         tried["attention"] = len(removed.order)
                     for variant, gone in tried.items():
-                        stay = _columns(removed.order[gone:], unit, walk.device)
+                        stay = _columns(removed.order[gone:], unit, layerwise.device)
                         whole = torch.zeros_like(module.weight)
                         whole[:, stay] = refit.refit(found, stay)
                         kept, module.weight = module.weight, torch.nn.Parameter(whole, requires_grad=False)
@@ -111,16 +114,18 @@ def price(
             state.drop(index)
             emit({"done": done(index + 1), "total": done(blocks)})
         measured = few.divergences(few.state.read(blocks))
-    menus = [_menu(here, index, measured, channels) for index in range(blocks)]
-    found_menu = Menu(channels=channels, groups=groups, blocks=tuple(menus))
-    write_text(here / "menu.json", found_menu.model_dump_json())
+    costs_of = [_block_costs(here, index, measured, channels) for index in range(blocks)]
+    whole = PruningCosts(channels=channels, groups=groups, blocks=tuple(costs_of))
+    write_text(here / "pruning-costs.json", whole.model_dump_json())
     state.clear()
     for index in range(blocks):
         (here / f"costs-{index:04d}.json").unlink()
     return {"blocks": blocks}
 
 
-def _menu(folder: Path, index: int, measured: Mapping[tuple[int, str], float], channels: int) -> BlockMenu:
+def _block_costs(
+    folder: Path, index: int, measured: Mapping[tuple[int, str], float], channels: int
+) -> BlockMenu:
     """The costs of a block, scaled so that half of it costs the geometric mean of predicted and measured."""
     costs = json.loads((folder / f"costs-{index:04d}.json").read_text())
 
@@ -155,23 +160,23 @@ def run(
     """
     here, windows, wanted = Path(folder), _read(tokens), Shape.model_validate(chosen)
     checkpoint, stats = open_checkpoint(Path(model)), Stats(Path(calibration))
-    walk = Walk(checkpoint, threads, device)
-    blocks, kept = len(walk.blocks), wanted.kept
-    state = _hidden(here, walk, windows)
+    layerwise = LayerwiseModel(checkpoint, threads, device)
+    blocks, kept = len(layerwise.blocks), wanted.kept
+    state = _hidden(here, layerwise, windows)
     share = SHARE if checkpoint.arch.sequential else 0.0
     with torch.no_grad():
         start = next((n for n, i in enumerate(kept) if not (here / _edit(i)).exists()), len(kept))
         if start < len(kept) and not (state.has(kept[start]) and state.has(_own(kept[start]))):
             start = 0
         if start == 0:
-            _embed(walk, windows, state)
+            _embed(layerwise, windows, state)
             state.write(_own(kept[0]), state.read(0))
-            _original(walk, state, 0, kept[0])
+            _original(layerwise, state, 0, kept[0])
         for number in range(start, len(kept)):
             index = kept[number]
             after = kept[number + 1] if number + 1 < len(kept) else blocks
-            _original(walk, state, index, after)
-            _block(walk, index, after, state, wanted, stats, share, here)
+            _original(layerwise, state, index, after)
+            _block(layerwise, index, after, state, wanted, stats, share, here)
             for passed in range(index, after):
                 state.drop(passed)
             state.drop(_own(index))
@@ -195,7 +200,7 @@ def assembled(checkpoint: Checkpoint, wanted: Shape, folder: Path) -> Checkpoint
         edit = json.loads((folder / _edit(index)).read_text())
         stay[index] = edit["ffn"], edit["kv_heads"]
         values.update({source: folder / f"{source}.npy" for source in _matrices(checkpoint, index)})
-    return taken(surgery.replaced(checkpoint, values), wanted, stay.__getitem__)
+    return resized(surgery.replaced(checkpoint, values), wanted, stay.__getitem__)
 
 
 def _matrices(checkpoint: Checkpoint, index: int) -> list[str]:
@@ -206,13 +211,14 @@ def _matrices(checkpoint: Checkpoint, index: int) -> list[str]:
 class _Ends:
     """The two modules of a block that write into the residual stream."""
 
-    def __init__(self, walk: Walk, index: int) -> None:
-        modules = {name: module for module, name in walk.linears(index).items()}
+    def __init__(self, layerwise: LayerwiseModel, index: int) -> None:
+        modules = {name: module for module, name in layerwise.linears(index).items()}
         self.out, self.down = (
-            modules[name] for name in walk.checkpoint.arch.ends(walk.checkpoint.config, index)
+            modules[name]
+            for name in layerwise.checkpoint.arch.residual_outputs(layerwise.checkpoint.config, index)
         )
         self.modules = (self.out, self.down)
-        block = walk.checkpoint.arch.block(walk.checkpoint.config)
+        block = layerwise.checkpoint.arch.block(layerwise.checkpoint.config)
         self.readers = {  # what is between the residual stream and an end
             end: [
                 modules[entry.source.format(i=index)]
@@ -264,7 +270,9 @@ class _Notes:
     outputs: dict[Any, torch.Tensor] = field(default_factory=dict)
 
 
-def _pass(walk: Walk, index: int, hidden: torch.Tensor, ends: _Ends, last: Any) -> _Notes:
+def _pass(
+    layerwise: LayerwiseModel, index: int, hidden: torch.Tensor, residual_outputs: _Ends, last: Any
+) -> _Notes:
     """Run a block as far as the input of the module `last`."""
     notes = _Notes()
 
@@ -277,24 +285,31 @@ def _pass(walk: Walk, index: int, hidden: torch.Tensor, ends: _Ends, last: Any) 
         notes.outputs[module] = _rows(out)
 
     with ExitStack() as stack:
-        for module in {*ends.modules, last}:
+        for module in {*residual_outputs.modules, last}:
             stack.callback(module.register_forward_pre_hook(note_input).remove)
             stack.callback(module.register_forward_hook(note_output).remove)
         with suppress(_Reached):
-            walk.run(index, hidden)
+            layerwise.run(index, hidden)
     return notes
 
 
 def _block(
-    walk: Walk, index: int, after: int, state: Hidden, wanted: Shape, stats: Stats, share: float, here: Path
+    layerwise: LayerwiseModel,
+    index: int,
+    after: int,
+    state: Hidden,
+    wanted: Shape,
+    stats: Stats,
+    share: float,
+    here: Path,
 ) -> None:
     """Choose and refit a block's two ends; leaves the smaller model's hidden states where block `after`
     begins.
     """
-    groups = walk.checkpoint.arch.heads(walk.checkpoint.config)[1]
-    with walk.block(index):
-        ends = _Ends(walk, index)
-        weights = {module: module.weight for module in walk.linears(index)}
+    groups = layerwise.checkpoint.arch.heads(layerwise.checkpoint.config)[1]
+    with layerwise.block(index):
+        residual_outputs = _Ends(layerwise, index)
+        weights = {module: module.weight for module in layerwise.linears(index)}
         edited = dict(weights)
         columns = {}
 
@@ -302,25 +317,25 @@ def _block(
             """Each window through the original's block and the smaller model's, and the residual streams."""
             for original, own in zip(state.read(index), state.read(_own(index)), strict=True):
                 _set(weights)
-                first = _pass(walk, index, original, ends, last)
+                first = _pass(layerwise, index, original, residual_outputs, last)
                 _set(edited)
-                yield first, _pass(walk, index, own, ends, last), _rows(original), _rows(own)
+                yield first, _pass(layerwise, index, own, residual_outputs, last), _rows(original), _rows(own)
 
         for module, keep, unit in (
-            (ends.out, wanted.kv_heads[index], ends.out.in_features // groups),
-            (ends.down, wanted.ffn[index], 1),
+            (residual_outputs.out, wanted.kv_heads[index], residual_outputs.out.in_features // groups),
+            (residual_outputs.down, wanted.ffn[index], 1),
         ):
             if share:
-                _follow(ends.readers[module], both, edited)
+                _follow(residual_outputs.readers[module], both, edited)
             weight = weights[module]
             gram = torch.zeros(module.in_features, module.in_features, device=weight.device)
             cross, tokens = torch.zeros_like(weight), 0
-            beyond = _beyond(state, index + 1, after) if module is ends.down and share else None
+            beyond = _beyond(state, index + 1, after) if module is residual_outputs.down and share else None
             for first, second, original, own in both(module):
                 x, y = first.inputs[module], second.inputs[module]
                 lost = original - own
-                if module is ends.down:
-                    lost = lost + first.outputs[ends.out] - second.outputs[ends.out]
+                if module is residual_outputs.down:
+                    lost = lost + first.outputs[residual_outputs.out] - second.outputs[residual_outputs.out]
                 target = (x - y) @ weight.T + share * lost
                 if beyond is not None:
                     target = target + next(beyond)
@@ -328,7 +343,7 @@ def _block(
                 cross.addmm_(target.T, y)
                 tokens += len(y)
             found = refit.site(weight, gram / tokens, tokens, cross / tokens)
-            order = refit.removal(found, ends.moment(module, stats), unit, ROUNDS, keep).order
+            order = refit.removal(found, residual_outputs.moment(module, stats), unit, ROUNDS, keep).order
             stay = set(range(module.in_features // unit)) - set(order)
             columns[module] = _columns(stay, unit, weight.device)
             values = refit.refit(found, columns[module])
@@ -336,13 +351,13 @@ def _block(
             whole[:, columns[module]] = values
             edited[module] = torch.nn.Parameter(whole, requires_grad=False)
         _set(edited)
-        state.write(_own(after), (walk.run(index, own) for own in state.read(_own(index))))
-        unit = ends.out.in_features // groups
-        for module, source in walk.linears(index).items():
+        state.write(_own(after), (layerwise.run(index, own) for own in state.read(_own(index))))
+        unit = residual_outputs.out.in_features // groups
+        for module, source in layerwise.linears(index).items():
             with atomic(here / f"{source}.npy") as partial, partial.open("wb") as file:
                 np.save(file, edited[module].cpu().numpy(), allow_pickle=False)
-        groups_left = (columns[ends.out][::unit] // unit).tolist()
-        edit = {"ffn": columns[ends.down].tolist(), "kv_heads": groups_left}
+        groups_left = (columns[residual_outputs.out][::unit] // unit).tolist()
+        edit = {"ffn": columns[residual_outputs.down].tolist(), "kv_heads": groups_left}
         write_text(here / _edit(index), json.dumps(edit))
 
 
@@ -380,12 +395,12 @@ def _beyond(state: Hidden, first: int, after: int) -> Iterator[torch.Tensor] | N
     return (_rows(end - begin) for begin, end in zip(state.read(first), state.read(after), strict=True))
 
 
-def _original(walk: Walk, state: Hidden, first: int, after: int) -> None:
+def _original(layerwise: LayerwiseModel, state: Hidden, first: int, after: int) -> None:
     """The original's hidden states at the boundaries first + 1..after."""
     for index in range(first, after):
         if not state.has(index + 1):
-            with walk.block(index):
-                state.write(index + 1, (walk.run(index, hidden) for hidden in state.read(index)))
+            with layerwise.block(index):
+                state.write(index + 1, (layerwise.run(index, hidden) for hidden in state.read(index)))
 
 
 def _rows(states: torch.Tensor) -> torch.Tensor:
@@ -393,12 +408,14 @@ def _rows(states: torch.Tensor) -> torch.Tensor:
     return states.reshape(-1, states.shape[-1])
 
 
-def _hidden(folder: Path, walk: Walk, windows: np.ndarray) -> Hidden:
-    return Hidden(folder, len(windows), windows.shape[1], walk.width, walk.device, walk.together)
+def _hidden(folder: Path, layerwise: LayerwiseModel, windows: np.ndarray) -> Hidden:
+    return Hidden(
+        folder, len(windows), windows.shape[1], layerwise.width, layerwise.device, layerwise.together
+    )
 
 
-def _embed(walk: Walk, windows: np.ndarray, state: Hidden) -> None:
-    with walk.embed() as embed:
+def _embed(layerwise: LayerwiseModel, windows: np.ndarray, state: Hidden) -> None:
+    with layerwise.embed() as embed:
         state.write(0, (embed(window) for window in windows))
 
 

@@ -10,14 +10,14 @@ from collections.abc import Iterable, Iterator
 
 import torch
 
-from tenth.calibration.layerwise import Hidden, Walk
+from tenth.calibration.layerwise import Hidden, LayerwiseModel
 
 
 class Variants:
     """The streams; state: where their hidden states are kept, a key a variant and boundary."""
 
-    def __init__(self, walk: Walk, state: Hidden) -> None:
-        self._walk, self.state = walk, state
+    def __init__(self, layerwise: LayerwiseModel, state: Hidden) -> None:
+        self._walk, self.state = layerwise, state
 
     def begin(self, index: int, name: str, hidden: Iterable[torch.Tensor], run: bool = True) -> None:
         """A variant of the filled block: as it is now on the original's hidden states, or left out."""

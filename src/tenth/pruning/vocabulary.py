@@ -87,7 +87,7 @@ def chosen(folder: Path, counts: np.ndarray, size: int, allowed: frozenset[str] 
     return sorted(kept)
 
 
-def fallen(folder: Path, kept: Sequence[int]) -> list[tuple[int, ...]]:
+def retokenize(folder: Path, kept: Sequence[int]) -> list[tuple[int, ...]]:
     """The new ids that each of the original's becomes: itself, or the pieces it falls apart into; none for an
     id without a token. A text so translated is, but for a few words in ten thousand, the text as the trimmed
     tokenizer cuts it: the rest merges across the seam of two tokens that are gone.

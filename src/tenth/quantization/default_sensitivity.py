@@ -3,11 +3,11 @@
 `tenth plan` works from config.json alone, so it has no weights to measure on. It then prices a type on a
 tensor as
 
-    damage = DAMAGE * share(tensor) * ratio(type),    share ~ weights * sensitivity of its role, sum one,
+    predicted KL = TOTAL * share(tensor) * ratio(type),    share ~ weights * sensitivity of its role, sum one,
 
-with sensitivities, ratios and the KV damages measured on one model by bench/prior.py and kept in
-data/prior.json. It ranks choices; the nats are a rough guide (other models differ by a factor 2 either way),
-and a plan made so says "prior".
+with sensitivities, ratios and the KV sensitivities measured on one model by bench/prior.py and kept in
+data/default_sensitivity.json. It ranks choices; the nats are a rough guide (other models differ by a factor 2
+either way), and a plan made so says "default".
 """
 
 from __future__ import annotations
@@ -21,43 +21,43 @@ from pydantic import Field
 
 from tenth.core.ggml import holds
 from tenth.core.records import Record, TensorSpec
-from tenth.quantization.sensitivity import Prices
+from tenth.quantization.sensitivity import Sensitivities
 
 
-class Prior(Record):
-    """data/prior.json."""
+class DefaultSensitivity(Record):
+    """data/default_sensitivity.json."""
 
     source: str  # the model and text it was measured on
-    damage: float = Field(gt=0)  # nats per token with every matrix at Q4_K
-    sensitivity: dict[str, float]  # role -> damage per weight at Q4_K, relative
-    ratio: dict[str, float]  # type -> damage relative to Q4_K
+    predicted_kl: float = Field(gt=0)  # nats per token with every matrix at Q4_K
+    sensitivity: dict[str, float]  # role -> predicted KL per weight at Q4_K, relative
+    ratio: dict[str, float]  # type -> predicted KL relative to Q4_K
     kv: dict[str, float]  # "k q8_0" -> nats per token
 
 
 @cache
-def load() -> Prior:
-    """The packaged prior."""
-    return Prior.model_validate_json(
-        (resources.files("tenth") / "data" / "prior.json").read_text(encoding="utf-8")
+def load() -> DefaultSensitivity:
+    """The packaged default sensitivities."""
+    return DefaultSensitivity.model_validate_json(
+        (resources.files("tenth") / "data" / "default_sensitivity.json").read_text(encoding="utf-8")
     )
 
 
-def prices(specs: Sequence[TensorSpec]) -> Prices:
-    """For every linear tensor, the damage in nats per token of each type that holds its rows."""
-    prior = load()
-    average = sum(prior.sensitivity.values()) / len(prior.sensitivity)
+def sensitivities(specs: Sequence[TensorSpec]) -> Sensitivities:
+    """For every linear tensor, the predicted KL in nats per token of each type that holds its rows."""
+    defaults = load()
+    average = sum(defaults.sensitivity.values()) / len(defaults.sensitivity)
     tied = all(spec.role != "output" for spec in specs)
     linear = [spec for spec in specs if spec.linear]
 
     def weight(spec: TensorSpec) -> float:
         role = "output" if spec.role == "token_embd" and tied else spec.role
-        return spec.count * prior.sensitivity.get(role, average)
+        return spec.count * defaults.sensitivity.get(role, average)
 
     total = sum(weight(spec) for spec in linear)
     return {
         spec.name: {
-            name: prior.damage * weight(spec) / total * ratio
-            for name, ratio in prior.ratio.items()
+            name: defaults.predicted_kl * weight(spec) / total * ratio
+            for name, ratio in defaults.ratio.items()
             if holds(name, spec.columns)
         }
         for spec in linear
@@ -65,14 +65,16 @@ def prices(specs: Sequence[TensorSpec]) -> Prices:
 
 
 def kv() -> dict[str, float]:
-    """KV-cache damages, "k q8_0" -> nats per token."""
+    """KV-cache sensitivities, "k q8_0" -> nats per token."""
     return dict(load().kv)
 
 
 def derive(
-    source: str, specs: Sequence[TensorSpec], measured: Prices, kv_measured: dict[str, float]
-) -> Prior:
-    """The prior of one measured model with a tied embedding, whose roles and types stand for others'."""
+    source: str, specs: Sequence[TensorSpec], measured: Sensitivities, kv_measured: dict[str, float]
+) -> DefaultSensitivity:
+    """The default sensitivities of one measured model with a tied embedding, whose roles and types stand for
+    others'.
+    """
     linear = [spec for spec in specs if spec.linear]
     at_q4 = {spec.name: measured[spec.name]["Q4_K"] for spec in linear}
     by_role: dict[str, list[TensorSpec]] = {}
@@ -82,20 +84,21 @@ def derive(
         role: sum(at_q4[s.name] for s in group) / sum(s.count for s in group)
         for role, group in by_role.items()
     }
-    # An input embedding alone is read, not multiplied: its damage is near that of the least sensitive matrix.
+    # An input embedding alone is read, not multiplied: its predicted KL is near that of the least sensitive
+    # matrix.
     sensitivity["token_embd"] = min(sensitivity.values())
     least = min(sensitivity.values())
     total = sum(at_q4.values())
     types = sorted(set.intersection(*(set(measured[spec.name]) for spec in linear)))
-    return Prior(
+    return DefaultSensitivity(
         source=source,
-        damage=total,
+        predicted_kl=total,
         sensitivity={role: round(value / least, 3) for role, value in sensitivity.items()},
         ratio={name: round(sum(measured[s.name][name] for s in linear) / total, 5) for name in types},
         kv={name: float(f"{value:.3g}") for name, value in kv_measured.items()},
     )
 
 
-def dump(prior: Prior) -> str:
-    """The text of data/prior.json."""
-    return json.dumps(prior.model_dump(), indent=1) + "\n"
+def dump(defaults: DefaultSensitivity) -> str:
+    """The text of data/default_sensitivity.json."""
+    return json.dumps(defaults.model_dump(), indent=1) + "\n"

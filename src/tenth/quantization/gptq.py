@@ -50,7 +50,7 @@ def round_rows(weight: torch.Tensor, h: torch.Tensor, grid: Grid, encode: Encode
     blocks = compensate(weight, h, grid, encode)
     costs = loss(weight, h, grid, blocks)
     for _ in range(rounds):
-        for step in (refit, descend):
+        for step in (refit, coordinate_descent):
             new = step(weight, h, grid, blocks)
             lower = loss(weight, h, grid, new)
             better = lower < costs
@@ -74,7 +74,7 @@ def compensate(weight: torch.Tensor, h: torch.Tensor, grid: Grid, encode: Encode
     return _sweep(weight.clone(), mix, metric, grid, scales)
 
 
-def descend(weight: torch.Tensor, h: torch.Tensor, grid: Grid, blocks: np.ndarray) -> np.ndarray:
+def coordinate_descent(weight: torch.Tensor, h: torch.Tensor, grid: Grid, blocks: np.ndarray) -> np.ndarray:
     """One pass of coordinate descent over the codes of `blocks`."""
     metric = _corners(h, grid.vector)
     inverse = torch.linalg.inv(metric)

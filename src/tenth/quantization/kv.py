@@ -1,9 +1,9 @@
 """What a smaller KV cache costs this model, measured in llama.cpp itself.
 
 The model is stored with 8-bit weights (the probe) and run once with an f16 cache, then with each other type
-for the keys alone and for the values alone; the KL between the two runs is that type's damage. Keys' and
-values' damages add up within the noise. The transforms that llama.cpp applies to quantised caches (Hadamard
-rotation) are in the measurement.
+for the keys alone and for the values alone; the KL between the two runs is that type's sensitivity. Keys' and
+values' sensitivities add up within the noise. The transforms that llama.cpp applies to quantised caches
+(Hadamard rotation) are in the measurement.
 """
 
 from __future__ import annotations
@@ -40,16 +40,16 @@ def run(
     total = len(runs) + 1
     original = _logprobs(gguf, texts, "f16", "f16", threads)
     emit({"done": 1, "total": total})
-    damages = {}
+    kl_by_type = {}
     for number, (side, kind) in enumerate(runs):
         changed = _logprobs(
             gguf, texts, kind if side == "k" else "f16", kind if side == "v" else "f16", threads
         )
-        damages[f"{side} {kind}"] = float(
+        kl_by_type[f"{side} {kind}"] = float(
             np.mean([divergence(a, b).mean() for a, b in zip(original, changed, strict=True)])
         )
         emit({"done": number + 2, "total": total})
-    return damages
+    return kl_by_type
 
 
 def _logprobs(gguf: str, texts: np.ndarray, k: str, v: str, threads: int) -> list[np.ndarray]:

@@ -27,7 +27,7 @@ from tenth.quantization.encode import LARGEST, Rounding
 if TYPE_CHECKING:
     import torch
 
-    from tenth.calibration.layerwise import Hidden, Walk
+    from tenth.calibration.layerwise import Hidden, LayerwiseModel
 
 SLICE = 32_000_000  # bytes of float32 rows that are rounded together
 GPU_ROWS = 4096  # of a matrix; columns of fewer take a GPU longer to start than a processor to round
@@ -92,7 +92,7 @@ def run(
     """
     import torch
 
-    from tenth.calibration.layerwise import Hidden, Walk
+    from tenth.calibration.layerwise import Hidden, LayerwiseModel
     from tenth.quantization import gram
 
     here, stats, windows = Path(folder), Stats(Path(calibration)), np.load(tokens, allow_pickle=False)
@@ -102,27 +102,27 @@ def run(
         for left in here.glob("hidden-*"):  # by a run that was killed at its very end
             left.unlink()
         return {"tensors": 0}
-    walk = Walk(checkpoint, threads, device)
-    state = Hidden(here, len(windows), windows.shape[1], walk.width, walk.device)
-    depth = len(walk.blocks)
+    layerwise = LayerwiseModel(checkpoint, threads, device)
+    state = Hidden(here, len(windows), windows.shape[1], layerwise.width, layerwise.device)
+    depth = len(layerwise.blocks)
     with torch.no_grad():
-        for index in range(_start(walk, state, windows, rounder.missing), depth):
+        for index in range(_start(layerwise, state, windows, rounder.missing), depth):
             if not rounder.missing:
                 break
-            wanted = {m: name for m, name in walk.linears(index).items() if name in rounder.missing}
+            wanted = {m: name for m, name in layerwise.linears(index).items() if name in rounder.missing}
             with (
-                walk.block(index),
+                layerwise.block(index),
                 gram.Grams({m: stats.energy(name) for m, name in wanted.items()}) as grams,
             ):
-                state.write(index + 1, (walk.run(index, hidden) for hidden in state.read(index)))
+                state.write(index + 1, (layerwise.run(index, hidden) for hidden in state.read(index)))
             for module, name in wanted.items():
                 rounder.put(name, grams.take(module, stats[name].cols))
             state.drop(index)
-        source = walk.source_of(walk.embedding) if checkpoint.tied else HEAD
+        source = layerwise.source_of(layerwise.embedding) if checkpoint.tied else HEAD
         if source in rounder.missing:
-            with walk.head() as head, gram.Grams({head: stats.energy(HEAD)}) as grams:
+            with layerwise.head() as head, gram.Grams({head: stats.energy(HEAD)}) as grams:
                 for hidden in state.read(depth):
-                    walk.logits(hidden)
+                    layerwise.logits(hidden)
             matrix = grams.take(head, stats[HEAD].cols)
             matrix.diagonal().copy_(torch.from_numpy(stats[source].cols))  # errors of lookups do not mix
             rounder.put(source, matrix)
@@ -130,13 +130,17 @@ def run(
     return {"tensors": rounder.count}
 
 
-def _start(walk: Walk, state: Hidden, windows: np.ndarray, missing: Mapping[str, object]) -> int:
+def _start(
+    layerwise: LayerwiseModel, state: Hidden, windows: np.ndarray, missing: Mapping[str, object]
+) -> int:
     """The last block boundary before all that is missing whose hidden states a killed run left, or 0."""
-    depth = len(walk.blocks)
-    first = next((i for i in range(depth) if not missing.keys().isdisjoint(walk.linears(i).values())), depth)
+    depth = len(layerwise.blocks)
+    first = next(
+        (i for i in range(depth) if not missing.keys().isdisjoint(layerwise.linears(i).values())), depth
+    )
     known = [index for index in range(first + 1) if state.has(index)]
     if not known:
-        with walk.embed() as embed:
+        with layerwise.embed() as embed:
             state.write(0, (embed(window) for window in windows))
     return max(known, default=0)
 

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from tenth.calibration.layerwise import Walk
+from tenth.calibration.layerwise import LayerwiseModel
 from tenth.core.records import TensorSpec
 from tenth.core.store import atomic
 from tenth.models.checkpoint import open_checkpoint
@@ -60,7 +60,10 @@ def run(
     held = max(1, min(HELD_BACK, len(windows) // 4))
     train, judge = np.concatenate([windows[:-held], np.load(further, allow_pickle=False)]), windows[-held:]
     checkpoint = open_checkpoint(Path(model))
-    original, stored = Walk(checkpoint, threads, device), Walk(checkpoint, threads, device)
+    original, stored = (
+        LayerwiseModel(checkpoint, threads, device),
+        LayerwiseModel(checkpoint, threads, device),
+    )
     with whole(original), whole(stored):
         tensors: list[_Matrix | _Vector] = [*_matrices(stored, types, Path(rounded)), *_vectors(stored)]
         for tensor in tensors:
@@ -83,25 +86,25 @@ def run(
 
 
 @contextmanager
-def whole(walk: Walk) -> Iterator[None]:
+def whole(layerwise: LayerwiseModel) -> Iterator[None]:
     """Every part of the model filled at once, as its own parameters."""
     with ExitStack() as stack:
-        stack.enter_context(walk.embed())
-        for index in range(len(walk.blocks)):
-            stack.enter_context(walk.block(index))
-        stack.enter_context(walk.head())
+        stack.enter_context(layerwise.embed())
+        for index in range(len(layerwise.blocks)):
+            stack.enter_context(layerwise.block(index))
+        stack.enter_context(layerwise.head())
         yield
 
 
-def log_probabilities(walk: Walk, tokens: np.ndarray) -> torch.Tensor:
+def log_probabilities(layerwise: LayerwiseModel, tokens: np.ndarray) -> torch.Tensor:
     """[windows, T - 1, vocabulary] of a whole model."""
-    hidden = walk.embedded(tokens)
-    for index in range(len(walk.blocks)):
-        hidden = walk.run(index, hidden)
-    return walk.logits(hidden)[:, :-1].log_softmax(-1)
+    hidden = layerwise.embedded(tokens)
+    for index in range(len(layerwise.blocks)):
+        hidden = layerwise.run(index, hidden)
+    return layerwise.logits(hidden)[:, :-1].log_softmax(-1)
 
 
-def divergence(original: Walk, stored: Walk, windows: np.ndarray, batch: int) -> float:
+def divergence(original: LayerwiseModel, stored: LayerwiseModel, windows: np.ndarray, batch: int) -> float:
     """KL in nats per token over all windows."""
     with torch.no_grad():
         parts = [windows[i : i + batch] for i in range(0, len(windows), batch)]
@@ -109,13 +112,13 @@ def divergence(original: Walk, stored: Walk, windows: np.ndarray, batch: int) ->
     return sum(sums) / len(windows)
 
 
-def _divergence(original: Walk, stored: Walk, tokens: np.ndarray) -> torch.Tensor:
+def _divergence(original: LayerwiseModel, stored: LayerwiseModel, tokens: np.ndarray) -> torch.Tensor:
     with torch.no_grad():
         wanted = log_probabilities(original, tokens)
     return (wanted.exp() * (wanted - log_probabilities(stored, tokens))).sum(-1).mean()
 
 
-def _slope(original: Walk, stored: Walk, tokens: np.ndarray) -> None:
+def _slope(original: LayerwiseModel, stored: LayerwiseModel, tokens: np.ndarray) -> None:
     """Leaves the gradient in the stored model's weights."""
     for part in (
         stored.model,
@@ -195,25 +198,27 @@ class _Vector:
         return np.asarray((self._start + theta + self._add).cpu().numpy())
 
 
-def _vectors(walk: Walk) -> Iterator[_Vector]:
+def _vectors(layerwise: LayerwiseModel) -> Iterator[_Vector]:
     """The norms."""
-    modules = dict(walk.named_modules())
-    for spec in walk.checkpoint.specs():
+    modules = dict(layerwise.named_modules())
+    for spec in layerwise.checkpoint.specs():
         module = modules.get(spec.source.removesuffix(".weight"))
         if len(spec.shape) == 1 and spec.source.endswith(".weight") and module is not None:
             yield _Vector(spec, module)
 
 
-def _matrices(walk: Walk, types: dict[str, str], rounded: Path) -> Iterator[_Matrix]:
+def _matrices(layerwise: LayerwiseModel, types: dict[str, str], rounded: Path) -> Iterator[_Matrix]:
     """Those that were rounded and have scales; a tied matrix is both the embedding and the head."""
     places: dict[str, list[Any]] = {
         source: [module]
-        for index in range(len(walk.blocks))
-        for module, source in walk.linears(index).items()
+        for index in range(len(layerwise.blocks))
+        for module, source in layerwise.linears(index).items()
     }
-    head, tied = walk.model.get_output_embeddings(), walk.checkpoint.tied
-    places[walk.source_of(walk.embedding if tied else head)] = [head, walk.embedding] if tied else [head]
-    for spec in (spec for spec in walk.checkpoint.specs() if spec.name in types):
+    head, tied = layerwise.model.get_output_embeddings(), layerwise.checkpoint.tied
+    places[layerwise.source_of(layerwise.embedding if tied else head)] = (
+        [head, layerwise.embedding] if tied else [head]
+    )
+    for spec in (spec for spec in layerwise.checkpoint.specs() if spec.name in types):
         kind = types[spec.name]
         path = path_of(rounded, spec.name, kind)
         if path.exists() and spec.source in places:

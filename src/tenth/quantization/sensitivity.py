@@ -29,7 +29,7 @@ SAMPLE = 1 << 18  # weights of a tensor that are priced, at the least 64 rows
 # Mean square relative error of rounding to a float of p fraction bits: 2^-2p / 12 * E[1/m^2], the mantissa m
 # log-uniform in [1, 2). llama.cpp rounds activations to the type of a 16-bit matrix.
 PLAIN_NOISE = {"BF16": 2**-14 / 12 * 0.541, "F16": 2**-20 / 12 * 0.541}
-Prices = dict[str, dict[str, float]]  # GGUF tensor name -> ggml type -> nats per token
+Sensitivities = dict[str, dict[str, float]]  # GGUF tensor name -> ggml type -> nats per token
 
 
 def sampled_rows(stats: SiteStats, columns: int, weights: int = SAMPLE) -> tuple[np.ndarray, np.ndarray]:
@@ -56,24 +56,24 @@ def load_rows(tensor: LazyTensor, rows: np.ndarray) -> np.ndarray:
     return np.concatenate([tensor.load(int(run[0]), int(run[-1]) + 1) for run in np.split(rows, breaks)])
 
 
-def price(
+def sensitivity(
     weight: np.ndarray, rows: np.ndarray, stands: np.ndarray, stats: SiteStats, types: Sequence[str]
 ) -> dict[str, float]:
-    """Damage in nats per token of each type that holds the tensor's rows.
+    """Predicted KL in nats per token of each type that holds the tensor's rows.
 
     weight: float32 [n, columns], the given rows of the tensor; stands: how many rows each stands for.
     """
     sample = replace(stats, rows=stats.rows[rows] * stands, grad2=stats.grad2[rows] * stands)
     noise = {block: sample.activation_damage(weight, block) for block in stats.noise}
     plain = 0.5 * float(sample.grad2 @ (weight * weight) @ stats.square)
-    prices = {}
+    sensitivities = {}
     for name in types:
         if holds(name, weight.shape[1]):
             error = dequantize(quantise(weight, name, stats.cols), name, weight.shape[1]) - weight
             block = activation_block(name)
             rounding = noise[block] if block else PLAIN_NOISE.get(name, 0.0) * plain
-            prices[name] = sample.damage(error) + rounding
-    return prices
+            sensitivities[name] = sample.predicted_kl(error) + rounding
+    return sensitivities
 
 
 def run(
@@ -99,25 +99,25 @@ def run(
     def one(spec: TensorSpec) -> tuple[TensorSpec, dict[str, float]]:
         site = stats[spec.source]
         rows, stands = sampled_rows(site, spec.columns)
-        return spec, price(load_rows(checkpoint.tensors[spec.source], rows), rows, stands, site, types)
+        return spec, sensitivity(load_rows(checkpoint.tensors[spec.source], rows), rows, stands, site, types)
 
     with ThreadPoolExecutor(threads or cores()) as pool, path.open("a", encoding="utf-8") as file:
-        for spec, prices in pool.map(one, [spec for spec in specs if spec.name not in finished]):
-            file.write(json.dumps({"name": spec.name, "prices": prices}) + "\n")
+        for spec, sensitivities in pool.map(one, [spec for spec in specs if spec.name not in finished]):
+            file.write(json.dumps({"name": spec.name, "sensitivities": sensitivities}) + "\n")
             file.flush()
             done += spec.count
             emit({"done": done, "total": total})
     return {"tensors": len(specs)}
 
 
-def load(path: Path) -> Prices:
+def load(path: Path) -> Sensitivities:
     """Prices as `run` wrote them; a last line cut short by a kill is dropped."""
-    prices: Prices = {}
+    sensitivities: Sensitivities = {}
     lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
     whole = [line for line in lines if line.endswith("\n")]
     if len(whole) < len(lines):
         path.write_text("".join(whole), encoding="utf-8")
     for line in whole:
         entry = json.loads(line)
-        prices[entry["name"]] = entry["prices"]
-    return prices
+        sensitivities[entry["name"]] = entry["sensitivities"]
+    return sensitivities

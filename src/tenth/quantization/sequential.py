@@ -24,7 +24,7 @@ import numpy as np
 import torch
 
 from tenth.calibration.fisher import Stats
-from tenth.calibration.layerwise import Hidden, Walk
+from tenth.calibration.layerwise import Hidden, LayerwiseModel
 from tenth.core.records import TensorSpec
 from tenth.models.checkpoint import HEAD, Checkpoint, open_checkpoint
 from tenth.models.formats.gguf import source_rows
@@ -76,17 +76,20 @@ def run(
         else:
             stored.encode_embedding(stats, threads)
     rounder = rounding.Rounder(checkpoint, types, here, stats, rounds, threads, emit, done)
-    walk = Walk(checkpoint, threads, device)
-    state, depth = Hidden(here, len(windows), windows.shape[1], walk.width, walk.device), len(walk.blocks)
+    layerwise = LayerwiseModel(checkpoint, threads, device)
+    state, depth = (
+        Hidden(here, len(windows), windows.shape[1], layerwise.width, layerwise.device),
+        len(layerwise.blocks),
+    )
     with torch.no_grad():
         if rounder.missing:
-            for index in range(_start(walk, state, windows, stored), depth):
-                _block(walk, index, state, rounder, stats, stored)
+            for index in range(_start(layerwise, state, windows, stored), depth):
+                _block(layerwise, index, state, rounder, stats, stored)
         if HEAD in rounder.missing:
-            with walk.head() as head, gram.Pairs({head: stats.energy(HEAD)}) as pairs:
+            with layerwise.head() as head, gram.Pairs({head: stats.energy(HEAD)}) as pairs:
                 for original, own in _both(state, depth):
-                    walk.logits(original)
-                    walk.logits(own)
+                    layerwise.logits(original)
+                    layerwise.logits(own)
             _put(rounder, HEAD, head, pairs, stats)
     state.clear()
     return {"tensors": rounder.count}
@@ -127,25 +130,30 @@ class _Stored:
 
 
 def _block(
-    walk: Walk, index: int, state: Hidden, rounder: rounding.Rounder, stats: Stats, stored: _Stored
+    layerwise: LayerwiseModel,
+    index: int,
+    state: Hidden,
+    rounder: rounding.Rounder,
+    stats: Stats,
+    stored: _Stored,
 ) -> None:
     """Round a block's matrices; leaves both models' hidden states behind it."""
-    linears = walk.linears(index)
+    linears = layerwise.linears(index)
     wanted = {module: name for module, name in linears.items() if name in rounder.missing}
-    with walk.block(index):
+    with layerwise.block(index):
         with gram.Pairs({module: stats.energy(name) for module, name in wanted.items()}) as pairs:
 
             def originals() -> Iterator[torch.Tensor]:
                 for original, own in _both(state, index):
-                    yield walk.run(index, original)
-                    walk.run(index, own)
+                    yield layerwise.run(index, original)
+                    layerwise.run(index, own)
 
             state.write(index + 1, originals())
         for module, name in wanted.items():
             _put(rounder, name, module, pairs, stats)
         for module, name in linears.items():
             stored.show(module, name)
-        state.write(_own(index + 1), (walk.run(index, own) for own in state.read(_own(index))))
+        state.write(_own(index + 1), (layerwise.run(index, own) for own in state.read(_own(index))))
     state.drop(index)
     state.drop(_own(index))
 
@@ -165,12 +173,12 @@ def _own(index: int) -> str:
     return f"own-{index}"
 
 
-def _start(walk: Walk, state: Hidden, windows: np.ndarray, stored: _Stored) -> int:
+def _start(layerwise: LayerwiseModel, state: Hidden, windows: np.ndarray, stored: _Stored) -> int:
     """The last boundary of which a killed run left both models' hidden states, or 0 with them made."""
-    known = [i for i in range(len(walk.blocks) + 1) if state.has(i) and state.has(_own(i))]
+    known = [i for i in range(len(layerwise.blocks) + 1) if state.has(i) and state.has(_own(i))]
     if not known:
-        with walk.embed() as embed:
+        with layerwise.embed() as embed:
             state.write(0, (embed(window) for window in windows))
-            stored.show(walk.embedding, stored.embedding.source)
+            stored.show(layerwise.embedding, stored.embedding.source)
             state.write(_own(0), (embed(window) for window in windows))
     return max(known, default=0)

@@ -150,8 +150,8 @@ def measure(
     readings = _memory(there, program)
     log = there.get("log.txt", _LIMIT)
     energy, more = _energy(there, line, program, words, decode, found[0].decode.value)
-    if not more and plan.outlook and (more := planned(plan)):
-        energy += f"; estimated for {plan.outlook.device}, as planned"
+    if not more and plan.forecast and (more := planned(plan)):
+        energy += f"; estimated for {plan.forecast.device}, as planned"
     bench = Bench(
         tenth=__version__,
         runtime=runtime,

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from tenth.core.records import Estimate, Outlook
+    from tenth.core.records import Estimate, Forecast
 
 WORDS = {
     "decode": "decoding",
@@ -23,9 +23,9 @@ WORDS = {
 }
 
 
-def figures(outlook: Outlook) -> Iterator[tuple[str, str, str, str, str, str]]:
+def figures(forecast: Forecast) -> Iterator[tuple[str, str, str, str, str, str]]:
     """(name, value, low, high, unit, how it is known) of every estimate; no range where it is exact."""
-    for each in outlook.estimates:
+    for each in forecast.estimates:
         name = WORDS.get(each.name) or f"decoding on {each.name.removeprefix('decode_')}"
         scale, unit = (100.0, "%") if each.unit == "share" else (1.0, each.unit)
         ends = ("", "") if each.low == each.high else (number(each.low * scale), number(each.high * scale))

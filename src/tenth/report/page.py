@@ -282,7 +282,7 @@ def _quality_section(card: Scorecard, extra: Sequence[Point]) -> str:
 
 def _device_section(plan: Plan) -> str:
     """What the plan is expected to do on its device, and what else could be had there."""
-    found = plan.outlook
+    found = plan.forecast
     if found is None:
         return ""
     rows = "".join(
@@ -299,8 +299,8 @@ def _device_section(plan: Plan) -> str:
     if drawn:
         curves = (
             '<h3>What else could be had there</h3><p class="why">Every curve is a memory budget: from its '
-            "least damage on the left to its greatest speed. Both axes are logarithmic; the points are of "
-            "the planner's relaxed program.</p>"
+            "least predicted KL on the left to its greatest speed. Both axes are logarithmic; the points are "
+            "of the planner's relaxed program.</p>"
             + _both(drawn, pareto.picture(plan, NARROW, 330))
             + pareto.legend(found)
         )
@@ -349,8 +349,9 @@ def _method(plan: Plan, card: Scorecard) -> str:
             f"stored predictions of the original{asked}.",
         ),
         (
-            "Damage",
-            f"The planner expected a KL of {figure(plan.damage)} nats per token ({plan.damage_source}).",
+            "Predicted KL",
+            f"The planner expected a KL of {figure(plan.predicted_kl)} nats per token"
+            f" ({plan.sensitivity_source}).",
         ),
         (
             "Settings",

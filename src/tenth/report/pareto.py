@@ -1,4 +1,5 @@
-"""The picture of what a plan could give up for what: damage over decoding speed, one curve for each memory.
+"""The picture of what a plan could give up for what: predicted KL over decoding speed, one curve for each
+memory.
 
 The axis above is energy: on a device whose power is known, joules per token follow from the speed.
 """
@@ -9,7 +10,7 @@ import math
 from collections.abc import Callable, Sequence
 from html import escape
 
-from tenth.core.records import Outlook, Plan, Trade
+from tenth.core.records import Forecast, Plan, Trade
 from tenth.report.figures import number
 from tenth.report.pictures import LETTER, megabytes, svg
 from tenth.report.scatter import log_axis
@@ -22,16 +23,16 @@ DASHES = ("", "7 4", "2 4", "9 3 2 3")
 
 def picture(plan: Plan, width: int, height: int) -> str:
     """The curves and the plan among them; nothing where there is no outlook to draw."""
-    found = plan.outlook
-    curves = [curve for curve in found.curves if all(p.damage > 0 for p in curve)] if found else []
+    found = plan.forecast
+    curves = [curve for curve in found.curves if all(p.predicted_kl > 0 for p in curve)] if found else []
     speed = found.estimate("decode") if found else None
-    if not found or not curves or speed is None or plan.damage <= 0:
+    if not found or not curves or speed is None or plan.predicted_kl <= 0:
         return ""
     points = [point for curve in curves for point in curve]
     x_ticks, x_low, x_high = log_axis(
         [*(point.speed for point in points), speed.value], room=1.25, dense=True
     )
-    y_ticks, y_low, y_high = log_axis([*(point.damage for point in points), plan.damage])
+    y_ticks, y_low, y_high = log_axis([*(point.predicted_kl for point in points), plan.predicted_kl])
 
     def x_of(value: float) -> float:
         return LEFT + math.log(value / x_low) / math.log(x_high / x_low) * (width - LEFT - RIGHT)
@@ -42,8 +43,7 @@ def picture(plan: Plan, width: int, height: int) -> str:
 
     floor = height - BOTTOM
     out = [
-        '<text class="soft" x="0" y="14" font-size="12">'
-        "predicted damage, nats per token; lower is better</text>"
+        '<text class="soft" x="0" y="14" font-size="12">predicted KL, nats per token; lower is better</text>'
     ]
     for value in y_ticks:
         y = y_of(value)
@@ -67,8 +67,8 @@ def picture(plan: Plan, width: int, height: int) -> str:
     out += _energy(points, x_ticks, x_of, width)
     for i, curve in enumerate(curves):
         out += _curve(curve, i, x_of, y_of)
-    x, y = x_of(speed.value), y_of(plan.damage)
-    said = f"this plan: {megabytes(plan.memory.total)} MB, damage {plan.damage:.3g}"
+    x, y = x_of(speed.value), y_of(plan.predicted_kl)
+    said = f"this plan: {megabytes(plan.memory.total)} MB, predicted KL {plan.predicted_kl:.3g}"
     said += f", {number(speed.value)} tokens/s"
     out.append(
         f'<circle cx="{x:.1f}" cy="{y:.1f}" r="8" style="fill:var(--ours);stroke:var(--card);'
@@ -82,10 +82,10 @@ def picture(plan: Plan, width: int, height: int) -> str:
     return svg(width, height, "Quality against speed, energy and memory", out)
 
 
-def legend(outlook: Outlook) -> str:
+def legend(forecast: Forecast) -> str:
     """The memory of each curve, as an HTML list."""
     items = []
-    for i, curve in enumerate(outlook.curves):
+    for i, curve in enumerate(forecast.curves):
         most = max(point.memory for point in curve)
         line = (
             f'<svg viewBox="0 0 30 10" style="display:inline-block;width:30px;vertical-align:middle" '
@@ -103,13 +103,13 @@ def _stroke(i: int) -> str:
 
 
 def _curve(curve: Sequence[Trade], i: int, x_of: Place, y_of: Place) -> list[str]:
-    places = [(x_of(point.speed), y_of(point.damage), point) for point in curve]
+    places = [(x_of(point.speed), y_of(point.predicted_kl), point) for point in curve]
     path = "L".join(f"{x:.1f} {y:.1f}" for x, y, _ in places)
     out = [f'<path d="M{path}" style="{_stroke(i)}"/>']
     for x, y, point in places:
         said = (
-            f"{megabytes(point.memory)} MB: damage {point.damage:.3g}, {number(point.speed)} tokens/s, "
-            f"{number(point.joules)} J per token"
+            f"{megabytes(point.memory)} MB: predicted KL {point.predicted_kl:.3g}, {number(point.speed)}"
+            f" tokens/s, {number(point.joules)} J per token"
         )
         ink = f"fill:var(--card);stroke-width:2;stroke:var(--{COLOURS[i % len(COLOURS)]})"
         out.append(

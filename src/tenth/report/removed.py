@@ -19,9 +19,9 @@ def section(plan: Plan, wide: int, narrow: int) -> str:
     words = [f"{plan.parameters:,} of {found.parameters:,} weights are left, {share:.1%} went."]
     if found.vocabulary is not None:
         words.append(f"{found.vocabulary[1]:,} of {found.vocabulary[0]:,} tokens were kept.")
-    if found.damage is not None:
+    if found.kl is not None:
         words.append(
-            f"With what stays refitted, that cost a KL of {found.damage:.3g} nats per token before any"
+            f"With what stays refitted, that cost a KL of {found.kl:.3g} nats per token before any"
             " quantisation" + (" and healing." if found.healed else ".")
         )
     if found.healed:

@@ -15,7 +15,7 @@ import typer
 from tenth.core.errors import InputError
 
 if TYPE_CHECKING:
-    from tenth.core.records import Budget, Demands
+    from tenth.core.records import Budget, Requirements
     from tenth.devices.profile import Device
 
 DEFAULT_CONTEXT = 2048
@@ -66,7 +66,9 @@ class Asked:
     ] = None
     prefer: Annotated[
         Prefer,
-        typer.Option(help="speed gives up to half more damage, or 0.005 nats, for fewer seconds per token."),
+        typer.Option(
+            help="speed gives up to half more predicted KL, or 0.005 nats, for fewer seconds per token."
+        ),
     ] = Prefer.quality
     backend: Annotated[str, typer.Option(help="Of the device: cpu, opencl, hexagon, metal or cuda.")] = "cpu"
     grid: Annotated[Number, typer.Option(help="Grams of CO2 per kWh: adds an answer's CO2.")] = None
@@ -90,13 +92,13 @@ class Asked:
         found, part = catalogue.load(self.device), catalogue.parse_share(self.share or "10%")
         return int(found.bytes * part), found.name, part
 
-    def demands(self) -> tuple[Device | None, Demands]:
+    def requirements(self) -> tuple[Device | None, Requirements]:
         """The device and what is asked of it; InputError where something is asked of none."""
         from tenth.devices import catalogue
         from tenth.planning import forecast
 
         found = catalogue.load(self.device) if self.device else None
-        return found, forecast.demands(
+        return found, forecast.requirements(
             found,
             min_speed=self.min_speed,
             max_joules=self.max_joules,

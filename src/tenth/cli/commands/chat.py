@@ -23,14 +23,16 @@ def chat(
     as_json: Json = False,
 ) -> None:
     """Talk with a fitted model, offline. /quit, Ctrl-C or the end of the input leaves."""
-    from tenth.cli.console import Voice
+    from tenth.cli.console import ConsoleReporter
     from tenth.runtime import chat as talking
     from tenth.runtime.bundle import open_bundle
 
     bundle = open_bundle(out)
     messages = iter([prompt]) if prompt is not None else typed_lines()
     sampling = talking.Sampling(max_tokens, temperature, seed)
-    turns = talking.talk(bundle, messages, no_write if as_json else write_now, Voice().say, sampling)
+    turns = talking.talk(
+        bundle, messages, no_write if as_json else write_now, ConsoleReporter().say, sampling
+    )
     if as_json:
         print(json.dumps({"turns": [{"user": user, "answer": answer} for user, answer in turns]}))
 

@@ -11,7 +11,7 @@ PLACE = 30
 
 def devices(share: Share = None, as_json: Json = False) -> None:
     """List the known devices and what a share of each is."""
-    from tenth.cli.console import Voice
+    from tenth.cli.console import ConsoleReporter
     from tenth.devices import catalogue as known_devices
 
     part = known_devices.parse_share(share or "10%")
@@ -20,4 +20,4 @@ def devices(share: Share = None, as_json: Json = False) -> None:
         rows = [device.model_dump() | {"share": part, "budget": int(device.bytes * part)} for device in found]
         print(json.dumps({"devices": rows}))
         return
-    Voice.devices(found, part)
+    ConsoleReporter.devices(found, part)

@@ -34,10 +34,10 @@ def eval(  # noqa: A001
 
     Writes eval.json and eval.jsonl (every item's outcome) into the bundle, or into --output.
     """
-    from tenth.cli.console import Voice
+    from tenth.cli.console import ConsoleReporter
     from tenth.evaluation import evaluate, results
 
-    voice = Voice()
+    voice = ConsoleReporter()
     of = evaluate.subject(model)
     names = tuple(name.strip() for name in tasks.split(",") if name.strip())
     options = evaluate.Options(names, limit, data, threads=threads)

@@ -107,27 +107,29 @@ def fit(
         if file is not None and not file.is_file():
             raise InputError(f"no text file {str(file)!r}; give a UTF-8 text")
     asked.amount()  # a wrong budget is better heard of before a download
-    device, demands = asked.demands()
+    device, requirements = asked.requirements()
     folders = [resolve(model, config_only=True) for model in models]
     budget = asked.budget(folders)
 
-    from tenth.cli.console import Voice
+    from tenth.cli.console import ConsoleReporter
     from tenth.pipeline import fit as flow
     from tenth.report import page
     from tenth.runtime import bundle
 
     for model, folder in zip(models, folders, strict=True):
         if is_remote(model) and not structure:
-            flow.plan(folder, budget, work, device, demands)  # nor is a download begun for what cannot fit
+            flow.plan(
+                folder, budget, work, device, requirements
+            )  # nor is a download begun for what cannot fit
     first, *others = [resolve(model) for model in models]
-    voice = Voice()
+    voice = ConsoleReporter()
     options = flow.FitOptions(
         model=first,
         others=tuple(others),
         destination=out,
         budget=budget,
         device=device,
-        demands=demands,
+        requirements=requirements,
         text=text,
         eval_text=eval_text,
         effort=effort.value,
@@ -155,10 +157,10 @@ def fit(
 
 def read_heal(amount: str | None) -> str | None:
     """The amount, if it is one."""
-    from tenth.distillation.budget import Amount
+    from tenth.distillation.budget import TrainingBudget
 
     if amount is not None:
-        Amount.parse(amount)
+        TrainingBudget.parse(amount)
     return amount
 
 

@@ -31,7 +31,7 @@ def judge(
         Path | None, typer.Option(help="Folder of the tasks' JSONL files; the hub without it.")
     ] = None,
     text: Annotated[Path | None, typer.Option(help="UTF-8 text to judge on, from its end.")] = None,
-    passages: Annotated[int, typer.Option(min=4, help="Pieces of 2048 bytes of the text.")] = 32,
+    text_chunks: Annotated[int, typer.Option(min=4, help="Pieces of 2048 bytes of the text.")] = 32,
     context: Annotated[int, typer.Option(min=64, help="Tokens of context that must fit.")] = 2048,
     seed: Annotated[
         Path | None, typer.Option(help="File with a secret seed in hex: hidden items, and the gap to them.")
@@ -49,7 +49,7 @@ def judge(
 
     What has a verdict under the same rules and conditions is not judged again.
     """
-    from tenth.cli.console import Voice
+    from tenth.cli.console import ConsoleReporter
     from tenth.leaderboard import run
 
     options = run.Options(
@@ -62,7 +62,7 @@ def judge(
         limit=limit,
         data=data,
         text=text,
-        passages=passages,
+        text_chunks=text_chunks,
         context=context,
         seed=seed,
         jobs=jobs,
@@ -71,7 +71,7 @@ def judge(
         cluster=cluster,
         work=work,
     )
-    done = run.judge_all(options, Voice())
+    done = run.judge_all(options, ConsoleReporter())
     if as_json:
         verdicts = [verdict.model_dump() for verdict in done.verdicts]
         print(json.dumps({"verdicts": verdicts, "failed": done.failed}))

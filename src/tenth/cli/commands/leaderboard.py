@@ -25,7 +25,7 @@ def leaderboard(
     as_json: Json = False,
 ) -> None:
     """Draw verdicts as a web site that needs no server: open SITE/index.html."""
-    from tenth.cli.console import Voice
+    from tenth.cli.console import ConsoleReporter
     from tenth.leaderboard.site import site
 
     drawn = site.write(results, output, submissions)
@@ -35,5 +35,5 @@ def leaderboard(
         print(json.dumps(body | {"waiting": drawn.waiting, "without_log": drawn.without_log}))
         return
     for name in drawn.without_log:
-        Voice().say(f"{name}: no log that can be shown")
+        ConsoleReporter().say(f"{name}: no log that can be shown")
     print(drawn.page)

@@ -32,11 +32,11 @@ def measure(
 
     Writes OUT/measure.json, or OUT/measure-<device>.json.
     """
-    from tenth.cli.console import Voice
+    from tenth.cli.console import ConsoleReporter
     from tenth.measurement import measure as measuring
     from tenth.report import page
 
-    voice = Voice()
+    voice = ConsoleReporter()
     chosen = tuple(read_depths(depths)) if depths is not None else ()
     if on is not None:
         from tenth.remote import run as remote

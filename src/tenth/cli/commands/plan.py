@@ -13,17 +13,17 @@ def plan(model: Model, asked: Asked, work: Work = None, as_json: Json = False) -
     from tenth.models import source
 
     asked.amount()
-    device, demands = asked.demands()
+    device, requirements = asked.requirements()
     folder = source.resolve(model, config_only=True)
     budget = asked.budget([folder])
 
     from rich.console import Console
 
-    from tenth.cli.console import Voice
+    from tenth.cli.console import ConsoleReporter
     from tenth.pipeline import fit
 
-    decided = fit.plan(folder, budget, work, device, demands)
+    decided = fit.plan(folder, budget, work, device, requirements)
     if as_json:
         print(decided.model_dump_json())
     else:
-        Voice(Console(highlight=False)).plan(decided)
+        ConsoleReporter(Console(highlight=False)).plan(decided)

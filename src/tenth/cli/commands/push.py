@@ -22,10 +22,10 @@ def push(
     as_json: Json = False,
 ) -> None:
     """Copy a fitted model, and what runs it, to another device; say what to type there."""
-    from tenth.cli.console import Voice
+    from tenth.cli.console import ConsoleReporter
     from tenth.remote import run as remote
 
-    pushed = remote.push(out, remote.Place(target, port, llama_cli), Voice(), overwrite)
+    pushed = remote.push(out, remote.Place(target, port, llama_cli), ConsoleReporter(), overwrite)
     if as_json:
         print(json.dumps(asdict(pushed)))
     else:

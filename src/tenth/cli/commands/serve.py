@@ -18,7 +18,7 @@ def serve(
     as_json: Json = False,
 ) -> None:
     """Serve a fitted model to this machine only, with an OpenAI-compatible HTTP interface."""
-    from tenth.cli.console import Voice
+    from tenth.cli.console import ConsoleReporter
     from tenth.runtime import bundle
     from tenth.runtime import serve as serving
 
@@ -26,7 +26,7 @@ def serve(
         try:
             if as_json:
                 print(json.dumps({"url": f"{server.url}/v1", "folder": str(out)}), flush=True)
-            Voice().say(f"serving on {server.url}/v1, for this machine only; Ctrl-C stops")
+            ConsoleReporter().say(f"serving on {server.url}/v1, for this machine only; Ctrl-C stops")
             server.wait()
         except KeyboardInterrupt:
-            Voice().say("stopped")
+            ConsoleReporter().say("stopped")

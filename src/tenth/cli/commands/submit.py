@@ -68,9 +68,11 @@ def submit(
     if as_json:
         print(json.dumps({"submission": str(out), "manifest": manifest.model_dump()}))
         return
-    from tenth.cli.console import Voice
+    from tenth.cli.console import ConsoleReporter
 
     unsaid = [key for key in ("data", "licence") if getattr(manifest, key) == submission.UNSAID]
     if unsaid:
-        Voice().say(f"{' and '.join(unsaid)} are {submission.UNSAID}; write them into {submission.MANIFEST}")
+        ConsoleReporter().say(
+            f"{' and '.join(unsaid)} are {submission.UNSAID}; write them into {submission.MANIFEST}"
+        )
     print(out)

@@ -212,7 +212,7 @@ class Architecture:
         lines += [(role, entry, None) for role, entry in self.final.items()]
         return lines if self.tied(config) else [*lines, ("output.weight", HEAD, None)]
 
-    def ends(self, config: Config, index: int) -> tuple[str, str]:
+    def residual_outputs(self, config: Config, index: int) -> tuple[str, str]:
         """Hugging Face names of the two matrices of a block that write into the residual stream."""
         block = self.block(config)
         out, down = (block[role].source.format(i=index) for role in ("attn_output.weight", "ffn_down.weight"))
@@ -275,7 +275,7 @@ class Architecture:
             f"{a}.vocab_size": axes["vocab"],
             **self.epsilon(config),
             **_rope.metadata(a, config, self.rope(config), self.rotary(config)),
-            **self.special(config),
+            **self.extra_metadata(config),
         }
 
     def epsilon(self, config: Config) -> dict[str, Any]:
@@ -286,7 +286,7 @@ class Architecture:
             )
         }
 
-    def special(self, config: Config) -> dict[str, Any]:  # noqa: ARG002
+    def extra_metadata(self, config: Config) -> dict[str, Any]:  # noqa: ARG002
         """Keys that only this family has."""
         return {}
 
@@ -295,11 +295,11 @@ class Architecture:
         config = self.complete(config)
         return _rope.tensors(config, self.rope(config), self.rotary(config))
 
-    def spelled(self, config: Config) -> Config:
+    def normalised_config(self, config: Config) -> Config:
         """The config with what a block is by its number written out as a list, where it can be."""
         return config
 
-    def alone(self, config: Config) -> dict[str, Any]:  # noqa: ARG002
+    def standalone_config(self, config: Config) -> dict[str, Any]:  # noqa: ARG002
         """Keys of config.json that are other ones where the text model stands in a folder of its own."""
         return {}
 
@@ -335,7 +335,7 @@ class Architecture:
                 f"config.json: rope type {kind!r} has no place in a {self.gguf_arch}"
                 f" GGUF; supported: {', '.join(self.rope_kinds)}"
             )
-        self.refuse(config)
+        self.validate(config)
         self.fits(config)
         self.specs(config)
         self.metadata(config)
@@ -356,7 +356,7 @@ class Architecture:
         if not self.sizes(config)["num_key_value_heads"][0]:
             raise InputError("block 0 must keep attention: llama.cpp takes the length of a head from it")
 
-    def refuse(self, config: Config) -> None:
+    def validate(self, config: Config) -> None:
         """The family's own refusals."""
 
     def no_biases(self, config: Config, *keys: str) -> None:

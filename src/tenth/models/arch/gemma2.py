@@ -46,13 +46,13 @@ class Gemma(Architecture):
             raise InputError(f"config.json: layer_types must be {layers} of {' or '.join(known)}")
         return [kind == "sliding_attention" for kind in kinds]
 
-    def spelled(self, config: Config) -> Config:
+    def normalised_config(self, config: Config) -> Config:
         """Which layers have the window."""
         kinds = ["sliding_attention" if sliding else "full_attention" for sliding in self.sliding(config)]
         rest = {key: value for key, value in config.items() if key != "sliding_window_pattern"}
         return {**rest, "layer_types": kinds}
 
-    def special(self, config: Config) -> dict[str, Any]:
+    def extra_metadata(self, config: Config) -> dict[str, Any]:
         """The window, and which layers have it."""
         sliding = self.sliding(config)
         if not any(sliding):
@@ -65,7 +65,7 @@ class Gemma(Architecture):
             f"{a}.sliding_window_pattern": sliding,
         }
 
-    def refuse(self, config: Config) -> None:
+    def validate(self, config: Config) -> None:
         """The scale of the queries is fixed in the graph; head counts, in transformers."""
         axes, heads = self.axes(config), self.heads(config)[0]
         fixed = (
@@ -87,10 +87,10 @@ class Gemma(Architecture):
 class Gemma2(Gemma):
     """Soft-capping on attention scores and logits; the head is always the embedding."""
 
-    def special(self, config: Config) -> dict[str, Any]:
+    def extra_metadata(self, config: Config) -> dict[str, Any]:
         """Both caps: the graph always applies them."""
         return {
-            **super().special(config),
+            **super().extra_metadata(config),
             f"{self.gguf_arch}.attn_logit_softcapping": number(
                 config, "attn_logit_softcapping", 50.0, low=1e-3
             ),
@@ -99,9 +99,9 @@ class Gemma2(Gemma):
             ),
         }
 
-    def refuse(self, config: Config) -> None:
+    def validate(self, config: Config) -> None:
         """An untied head, besides."""
-        super().refuse(config)
+        super().validate(config)
         if not self.tied(config):
             raise InputError(
                 "config.json: tie_word_embeddings = false, but llama.cpp's gemma2 graph ties the head"

@@ -47,22 +47,25 @@ class Gemma3(Gemma):
             return float(local["rope_theta"])
         return number(config, "rope_local_base_freq", 10000.0, low=1.0)
 
-    def special(self, config: Config) -> dict[str, Any]:
+    def extra_metadata(self, config: Config) -> dict[str, Any]:
         """The local base, and a cap where there is one."""
-        keys = {**super().special(config), f"{self.gguf_arch}.rope.freq_base_swa": self.local_base(config)}
+        keys = {
+            **super().extra_metadata(config),
+            f"{self.gguf_arch}.rope.freq_base_swa": self.local_base(config),
+        }
         if config.get("final_logit_softcapping"):
             keys[f"{self.gguf_arch}.final_logit_softcapping"] = number(
                 config, "final_logit_softcapping", low=1e-3
             )
         return keys
 
-    def alone(self, config: Config) -> dict[str, Any]:  # noqa: ARG002
+    def standalone_config(self, config: Config) -> dict[str, Any]:  # noqa: ARG002
         """The text model's own names."""
         return {"model_type": "gemma3_text", "architectures": ["Gemma3ForCausalLM"]}
 
-    def refuse(self, config: Config) -> None:
+    def validate(self, config: Config) -> None:
         """Bidirectional attention and capped attention scores have no place."""
-        super().refuse(config)
+        super().validate(config)
         only(
             config,
             "attn_logit_softcapping",

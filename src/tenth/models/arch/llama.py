@@ -28,7 +28,7 @@ class Llama(Architecture):
         """None: the family has full attention."""
         return None
 
-    def alone(self, config: Config) -> dict[str, Any]:
+    def standalone_config(self, config: Config) -> dict[str, Any]:
         """Mistral's names where heads do not divide hidden_size, which transformers' Llama refuses; without a
         window Mistral computes the same.
         """
@@ -41,7 +41,7 @@ class Llama(Architecture):
             )
         return {"model_type": "mistral", "architectures": ["MistralForCausalLM"], "sliding_window": None}
 
-    def refuse(self, config: Config) -> None:
+    def validate(self, config: Config) -> None:
         """llama.cpp insists on whole heads being rotated."""
         only(
             {**config, **self.rope(config)},

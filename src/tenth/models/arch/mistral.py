@@ -11,7 +11,7 @@ from tenth.models.arch._config import Config, only
 class Mistral(Architecture):
     """Llama's shape without biases, with an optional sliding window."""
 
-    def refuse(self, config: Config) -> None:
+    def validate(self, config: Config) -> None:
         """llama.cpp insists on whole heads being rotated."""
         only(
             {**config, **self.rope(config)},

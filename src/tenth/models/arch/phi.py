@@ -49,7 +49,7 @@ class Phi(Architecture):
             )
         return super().specs(config)
 
-    def refuse(self, config: Config) -> None:
+    def validate(self, config: Config) -> None:
         """No norm on q and k."""
         only(config, "qk_layernorm", [False], False, "llama.cpp's phi2 graph has no norm on q and k")
         self.whole_heads(config)

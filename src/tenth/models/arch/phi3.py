@@ -25,12 +25,12 @@ BLOCK: dict[str, Entry] = {
 class Phi3(Architecture):
     """llama.cpp has switched this family's sliding window off; contexts stay within it."""
 
-    def special(self, config: Config) -> dict[str, Any]:
+    def extra_metadata(self, config: Config) -> dict[str, Any]:
         """The context before stretching decides between the long and the short factors."""
         before = _rope.original(config, self.rope(config))
         return {f"{self.gguf_arch}.rope.scaling.original_context_length": before}
 
-    def refuse(self, config: Config) -> None:
+    def validate(self, config: Config) -> None:
         """The graph derives the head's length from hidden_size."""
         self.whole_heads(config)
 

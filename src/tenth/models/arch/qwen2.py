@@ -13,7 +13,7 @@ class Qwen2(Architecture):
         """The window of the layers above max_window_layers, if it is used at all."""
         return super().window(config) if flag(config, "use_sliding_window") else None
 
-    def refuse(self, config: Config) -> None:
+    def validate(self, config: Config) -> None:
         """The graph derives the head's length from hidden_size."""
         self.whole_heads(config)
 

@@ -13,7 +13,7 @@ class Qwen3(Architecture):
         """The window of the layers above max_window_layers, if it is used at all."""
         return super().window(config) if flag(config, "use_sliding_window") else None
 
-    def refuse(self, config: Config) -> None:
+    def validate(self, config: Config) -> None:
         """The graph has no output bias, which comes with attention_bias."""
         self.no_biases(config, "attention_bias")
 

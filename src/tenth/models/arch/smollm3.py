@@ -23,12 +23,12 @@ class SmolLM3(Architecture):
         step = integer(config, "no_rope_layer_interval", STEP, high=1 << 16)
         return config.get("no_rope_layers") or [int((i + 1) % step != 0) for i in range(self.layers(config))]
 
-    def spelled(self, config: Config) -> Config:
+    def normalised_config(self, config: Config) -> Config:
         """Which layers have rotary positions."""
         rest = {key: value for key, value in config.items() if key != "no_rope_layer_interval"}
         return {**rest, "no_rope_layers": self.rotated(config)}
 
-    def refuse(self, config: Config) -> None:
+    def validate(self, config: Config) -> None:
         """The pattern, and biases."""
         self.no_biases(config, "attention_bias", "mlp_bias")
         only(

@@ -37,7 +37,7 @@ def text_config(checkpoint: Checkpoint) -> dict[str, Any]:
         if key not in FOREIGN and not (key.endswith("_config") and isinstance(value, dict))
     }
     missing = {key: value for key, value in arch.defaults.items() if config.get(key) is None}
-    return {**config, **missing, **arch.alone(config)}
+    return {**config, **missing, **arch.standalone_config(config)}
 
 
 def write_folder(
