@@ -79,7 +79,7 @@ def _columns(pairs: tuple[tuple[int, int], ...]) -> tuple[tuple[int, ...], tuple
 
 
 @pytest.mark.parametrize(
-    ("seed", "share", "limits"),
+    ("seed", "share", "free"),
     [
         (0, 0.9, PruningLimits(STEP)),
         (1, 1.05, PruningLimits(STEP)),

@@ -115,8 +115,8 @@ def price(
             emit({"done": done(index + 1), "total": done(blocks)})
         measured = few.divergences(few.state.read(blocks))
     costs_of = [_block_costs(here, index, measured, channels) for index in range(blocks)]
-    whole = PruningCosts(channels=channels, groups=groups, blocks=tuple(costs_of))
-    write_text(here / "pruning-costs.json", whole.model_dump_json())
+    costs_of_all = PruningCosts(channels=channels, groups=groups, blocks=tuple(costs_of))
+    write_text(here / "pruning-costs.json", costs_of_all.model_dump_json())
     state.clear()
     for index in range(blocks):
         (here / f"costs-{index:04d}.json").unlink()
