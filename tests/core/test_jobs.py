@@ -32,7 +32,7 @@ def test_errors_keep_their_class() -> None:
 
 def test_a_mistake_is_one_line_here_and_a_traceback_in_the_log(tmp_path: Path) -> None:
     log = tmp_path / "log.txt"
-    with pytest.raises(NativeError, match=r"acts:refuse.*ZeroDivisionError: a mistake of ours") as caught:
+    with pytest.raises(NativeError, match=r"jobs:Function.*ZeroDivisionError: a mistake of ours") as caught:
         call("acts:refuse", {"kind": "other"}, log=log)
     assert "\n" not in str(caught.value)
     assert "Traceback" in log.read_text()

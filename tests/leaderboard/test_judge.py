@@ -274,7 +274,7 @@ def test_a_hang_and_greed_are_the_artifacts_fault(tmp_path: Path, monkeypatch: p
             *rest: object,
             how: str = how,
         ) -> object:
-            small = replace(limits, seconds=3 if how == "hang" else 60)
+            small = limits.model_copy(update={"seconds": 3 if how == "hang" else 60})
             return real("acts:misbehave", {"how": how, "path": str(tmp_path)}, small, isolation, log)
 
         monkeypatch.setattr(sandbox, "call", call)

@@ -1,7 +1,10 @@
 """Native work in a child process, so that an abort in llama.cpp is an error message here and nothing worse.
 
+A piece of work is a `Job`: a frozen record whose fields are its inputs, and whose `run` is what the child
+calls.
+
 parent                                   child
-stdin   {"function": "module:name", "arguments": {...}, "parent": pid}
+stdin   {"job": {"kind": "module:Class", "fields": {...}}, "parent": pid}
 stdout  <- {"event": {...}}   any number     (a private descriptor; descriptor 1 is pointed at the log)
         <- {"result": ...}  or  {"error": "InputError", "message": "...", "extra": {...}}
 stderr  -> the log: llama.cpp's lines, and tracebacks of our own mistakes
@@ -22,75 +25,185 @@ import sys
 import tempfile
 import threading
 import traceback
+from abc import abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, Generic, TypeVar, get_type_hints
+
+from pydantic import JsonValue, TypeAdapter
 
 from tenth.core import errors
+from tenth.core.records import Record
 
-Emit = Callable[[dict[str, Any]], None]
+Event = dict[str, Any]  # JSON: what a running child tells, such as {"done": 3, "total": 8}
+Emit = Callable[[Event], None]
+Result = TypeVar("Result")
 _PR_SET_PDEATHSIG = 1
 
 
-class ChildDied(errors.NativeError):
-    """The child ended without an answer. ``signal`` is the number that ended it, 0 for an exit status."""
+class Job(Record, Generic[Result]):
+    """A piece of work for a child process. Its fields are the inputs and travel as JSON.
 
-    def __init__(self, message: str, number: int = 0) -> None:
-        super().__init__(message)
-        self.signal = number
-
-
-def call(
-    function: str,
-    arguments: dict[str, Any],
-    on_event: Emit | None = None,
-    log: Path | None = None,
-    env: Mapping[str, str] | None = None,
-    timeout: float | None = None,
-    wrapper: Sequence[str] = (),
-) -> Any:
-    """Run ``function`` ("tenth.measurement.quality:score") in a child as ``f(emit=..., **arguments)``.
-
-    arguments and the returned value are JSON; ``emit`` in the child calls ``on_event`` here. log: the file
-    that the child's noise is appended to. timeout: seconds, after which the child is killed. wrapper: a
-    command that becomes the child, such as a tracer. "threads" among the arguments bounds OpenMP too. A
-    TenthError of the child is raised here with its class. Raises ChildDied (a NativeError) with the signal's
-    name and the last log line where the child dies, NativeError where it fails otherwise. Whatever is raised
-    here, Ctrl-C included, ends the child.
+    A field "threads" bounds OpenMP in the child too; a field "folder" or "destination" is named in the
+    message where a disk is full.
     """
-    request = json.dumps({"function": function, "arguments": arguments, "parent": os.getpid()})
-    with _log_file(log) as (sink, log_path):
+
+    @abstractmethod
+    def run(self, emit: Emit) -> Result:
+        """Do the work; `emit` sends an event to the parent. The annotated result travels as JSON."""
+
+    def pack(self) -> Packed:
+        """The job as plain JSON, for a job that runs it or for another machine."""
+        kind = f"{type(self).__module__}:{type(self).__qualname__}"
+        return Packed(kind=kind, fields=self.model_dump(mode="json"))
+
+
+class Packed(Record):
+    """A job of any kind as plain JSON."""
+
+    kind: str  # "module:Class"
+    fields: dict[str, JsonValue]
+
+    @property
+    def threads(self) -> int:
+        """The job's threads; 0 where it does not say."""
+        threads = self.fields.get("threads", 0)
+        return threads if isinstance(threads, int) else 0
+
+    def unpack(self) -> Job[Any]:
+        """The job itself, whose module is imported now; TypeError for the name of anything else."""
+        module, _, name = self.kind.partition(":")
+        kind = getattr(importlib.import_module(module), name)
+        if not (isinstance(kind, type) and issubclass(kind, Job)):
+            raise TypeError(f"{self.kind} is no job")
+        return kind.model_validate(self.fields)
+
+
+class ChildDied(errors.NativeError):
+    """The child ended without an answer."""
+
+    def __init__(self, kind: str, status: int, last_line: str, timeout: float | None) -> None:
+        self.status = status  # of the process; -N where signal N ended it
+        self.last_line = last_line  # that it left in the log
+        self.timeout = timeout  # seconds after which it was ended; None where it ended by itself
+        if timeout is not None:
+            how = f"was ended after {timeout:g} s"
+        elif status < 0:
+            how = f"was ended by {signal.Signals(-status).name}"
+        else:
+            how = f"ended with status {status} and no answer"
+        words = f"; its last words: {last_line[:300]}" if last_line else ""
+        super().__init__(f"the runtime's child process ({kind}) {how}{words}")
+
+    @property
+    def signal(self) -> int:
+        """The number of the signal that ended it, 0 for an exit status."""
+        return max(-self.status, 0)
+
+    @property
+    def timed_out(self) -> bool:
+        """Whether it was ended because its time was up."""
+        return self.timeout is not None
+
+    @property
+    def killed(self) -> bool:
+        """Whether SIGKILL ended it before its time was up: by the kernel for memory, or by somebody."""
+        return self.signal == signal.SIGKILL and not self.timed_out
+
+
+@dataclass(frozen=True)
+class Surroundings:
+    """How a child process is started.
+
+    log: the file that its noise is appended to, None for a temporary one. env: added to the environment.
+    timeout: seconds after which it is killed. wrapper: a command that becomes the child, such as a tracer.
+    """
+
+    log: Path | None = None
+    env: Mapping[str, str] = field(default_factory=dict)
+    timeout: float | None = None
+    wrapper: Sequence[str] = ()
+
+
+def run(job: Job[Result], on_event: Emit | None = None, around: Surroundings | None = None) -> Result:
+    """Run a job in a child process and return its result; `on_event` gets what it emits.
+
+    A TenthError of the child is raised here with its class. Raises ChildDied (a NativeError) where the child
+    dies, NativeError where it fails otherwise. Whatever is raised here, Ctrl-C included, ends the child.
+    """
+    packed = job.pack()
+    return result_of(job, _run_packed(packed, on_event, around or Surroundings()))
+
+
+def plain_result(job: Job[Any], emit: Emit) -> JsonValue:
+    """Run a job here; its result as JSON."""
+    plain: JsonValue = _returned(job).dump_python(job.run(emit), mode="json")
+    return plain
+
+
+def result_of(job: Job[Result], plain: JsonValue) -> Result:
+    """The result of a job from its JSON, of the type that the job's `run` is annotated to return."""
+    return _returned(job).validate_python(plain)
+
+
+def _returned(job: Job[Result]) -> TypeAdapter[Result]:
+    return TypeAdapter(get_type_hints(type(job).run)["return"])
+
+
+def _run_packed(packed: Packed, on_event: Emit | None, around: Surroundings) -> JsonValue:
+    request = json.dumps({"job": packed.model_dump(mode="json"), "parent": os.getpid()})
+    with _log_file(around.log) as (sink, log_path):
         begin = sink.tell()
         child = subprocess.Popen(
-            [*wrapper, sys.executable, "-P", "-c", "from tenth.core.jobs import main; main()"],
+            [*around.wrapper, sys.executable, "-P", "-c", "from tenth.core.jobs import main; main()"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=sink,
-            env=_environment(arguments, env or {}),
+            env=_environment(packed.threads, around.env),
             start_new_session=True,  # Ctrl-C of the terminal reaches the parent only, which ends the child
         )
-        alarm = threading.Timer(timeout or 0, _end, [child])
-        alarm.daemon = True
-        if timeout:
-            alarm.start()
-        try:
+        with _ended(child, around.timeout) as alarm:
             answer = _converse(child, request, on_event)
             status = child.wait()
-        finally:
-            overtime = bool(timeout) and not alarm.is_alive()
-            alarm.cancel()
-            if child.poll() is None:
-                _end(child)
-                child.wait()
-            for pipe in (child.stdin, child.stdout):
-                if pipe:
-                    with contextlib.suppress(OSError):
-                        pipe.close()
         if answer is None:
-            raise _death(function, status, _last_line(log_path, begin), timeout if overtime else None)
+            timeout = around.timeout if alarm.rang else None
+            raise ChildDied(packed.kind, status, _last_line(log_path, begin), timeout)
     if "error" in answer:
         raise _revive(answer)
-    return answer["result"]
+    result: JsonValue = answer["result"]
+    return result
+
+
+class _Alarm(threading.Timer):
+    """Ends a child when its time is up; `rang` tells whether that happened."""
+
+    def __init__(self, child: subprocess.Popen[bytes], timeout: float) -> None:
+        super().__init__(timeout, self._ring)
+        self.daemon, self.rang, self._child = True, False, child
+
+    def _ring(self) -> None:
+        self.rang = True
+        _end(self._child)
+
+
+@contextlib.contextmanager
+def _ended(child: subprocess.Popen[bytes], timeout: float | None) -> Iterator[_Alarm]:
+    """The child's life: at the end of the with statement it is gone, and its pipes are closed."""
+    alarm = _Alarm(child, timeout or 0.0)
+    if timeout:
+        alarm.start()
+    try:
+        yield alarm
+    finally:
+        alarm.cancel()
+        if child.poll() is None:
+            _end(child)
+            child.wait()
+        for pipe in (child.stdin, child.stdout):
+            if pipe:
+                with contextlib.suppress(OSError):
+                    pipe.close()
 
 
 def _end(child: subprocess.Popen[bytes]) -> None:
@@ -110,13 +223,13 @@ def _log_file(log: Path | None) -> Iterator[tuple[IO[bytes], Path]]:
         yield sink.file, Path(sink.name)
 
 
-def _environment(arguments: dict[str, Any], extra: Mapping[str, str]) -> dict[str, str]:
+def _environment(threads: int, extra: Mapping[str, str]) -> dict[str, str]:
     """The parent's environment and import path, without llama.cpp's gdb backtraces on an abort."""
     environment = dict(os.environ)
     environment["PYTHONPATH"] = os.pathsep.join(path for path in sys.path if path)
     environment["GGML_NO_BACKTRACE"] = "1"
-    if arguments.get("threads"):
-        environment["OMP_NUM_THREADS"] = str(arguments["threads"])
+    if threads:
+        environment["OMP_NUM_THREADS"] = str(threads)
     return {**environment, **extra}
 
 
@@ -150,17 +263,6 @@ def _last_line(log: Path, begin: int) -> str:
     return next((line for line in reversed(lines) if line.strip(".")), "")
 
 
-def _death(function: str, status: int, last: str, timeout: float | None) -> ChildDied:
-    if timeout is not None:
-        how = f"was ended after {timeout:g} s"
-    elif status < 0:
-        how = f"was ended by {signal.Signals(-status).name}"
-    else:
-        how = f"ended with status {status} and no answer"
-    said = f"; its last words: {last[:300]}" if last else ""
-    return ChildDied(f"the runtime's child process ({function}) {how}{said}", max(-status, 0))
-
-
 def _revive(answer: dict[str, Any]) -> errors.TenthError:
     kind = getattr(errors, str(answer["error"]), errors.NativeError)
     if kind is errors.BudgetError:
@@ -168,6 +270,38 @@ def _revive(answer: dict[str, Any]) -> errors.TenthError:
     if not (isinstance(kind, type) and issubclass(kind, errors.TenthError)):
         kind = errors.NativeError
     return kind(answer["message"])
+
+
+class Function(Job[JsonValue]):
+    """A function by name, until every room has its jobs."""
+
+    function: str
+    arguments: dict[str, Any]
+    threads: int = 0
+    folder: str | None = None
+
+    def run(self, emit: Emit) -> JsonValue:
+        """Call it."""
+        module, _, name = self.function.partition(":")
+        answer: JsonValue = getattr(importlib.import_module(module), name)(emit=emit, **self.arguments)
+        return answer
+
+
+def call(
+    function: str,
+    arguments: dict[str, Any],
+    on_event: Emit | None = None,
+    log: Path | None = None,
+    env: Mapping[str, str] | None = None,
+    timeout: float | None = None,
+    wrapper: Sequence[str] = (),
+) -> Any:
+    """Run a function by name in a child process, until every room has its jobs."""
+    place = arguments.get("folder") or arguments.get("destination")
+    job = Function(
+        function=function, arguments=arguments, threads=arguments.get("threads") or 0, folder=place
+    )
+    return run(job, on_event, Surroundings(log, env or {}, timeout, wrapper))
 
 
 def main() -> None:
@@ -190,15 +324,15 @@ def main() -> None:
             while data:
                 data = data[os.write(channel, data) :]
 
-    send(_run(request, lambda event: send({"event": event})))
+    send(_answer(Packed.model_validate(request["job"]), lambda event: send({"event": event})))
     sys.stderr.flush()
     os._exit(0)  # no destructors of native code after the answer
 
 
-def _run(request: dict[str, Any], emit: Emit) -> dict[str, Any]:
-    module, _, name = request["function"].partition(":")
+def _answer(packed: Packed, emit: Emit) -> dict[str, JsonValue]:
+    """The last message of a child: its result, or what went wrong."""
     try:
-        result = getattr(importlib.import_module(module), name)(emit=emit, **request["arguments"])
+        result = plain_result(packed.unpack(), emit)
         json.dumps(result)
         return {"result": result}
     except errors.TenthError as error:
@@ -206,16 +340,16 @@ def _run(request: dict[str, Any], emit: Emit) -> dict[str, Any]:
         return {"error": type(error).__name__, "message": str(error), "extra": extra}
     except OSError as error:
         traceback.print_exc()
-        return {"error": "OutputError", "message": _trouble(error, request["arguments"])}
+        return {"error": "OutputError", "message": _trouble(error, packed.fields)}
     except Exception as error:
         traceback.print_exc()
-        message = f"{request['function']} failed in the child process: {type(error).__name__}: {error}"
+        message = f"{packed.kind} failed in the child process: {type(error).__name__}: {error}"
         return {"error": "NativeError", "message": message}
 
 
-def _trouble(error: OSError, arguments: Mapping[str, Any]) -> str:
+def _trouble(error: OSError, fields: Mapping[str, JsonValue]) -> str:
     """One line for a file that cannot be read or written; numpy reports a full disk without an errno."""
-    place = arguments.get("folder") or arguments.get("destination") or error.filename
+    place = fields.get("folder") or fields.get("destination") or error.filename
     if error.errno in (errno.ENOSPC, errno.EDQUOT) or "requested and" in str(error):
         return f"no space left on the disk of {place}; free some, or choose another folder"
     return f"cannot read or write {error.filename or place}: {error.strerror or error}"

@@ -6,7 +6,7 @@ import hashlib
 import os
 import tempfile
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -92,7 +92,7 @@ def evaluate(
                 "data": None if options.data is None else str(options.data),
                 "seed": options.seed,
                 "threads": options.threads,
-                "limits": asdict(options.limits) if options.limits else None,
+                "limits": options.limits.model_dump() if options.limits else None,
             },
             steps.on_event,
             log,

@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import datetime
 import math
-import signal
 import statistics
 import tempfile
 import time
@@ -88,7 +87,7 @@ def judge(task: Task) -> Verdict:
         except Disqualified as out:
             reason = str(out)
         except jobs.ChildDied as death:
-            if death.signal == signal.SIGKILL and "ended after" not in str(death):
+            if death.killed:
                 raise NativeError(
                     f"{submission.name}: the system ended the run ({death}); try again"
                 ) from death
@@ -267,7 +266,9 @@ class Case:
     def _limits(self, header: Header) -> sandbox.Limits:
         """The budget, and what the judge's own arithmetic needs."""
         logits = 12 * text_chunk.ROWS * 4 * max(header.vocabulary, 1)
-        return sandbox.Limits(self.task.conditions.budget + logits + _ALLOWANCE, self.task.seconds)
+        return sandbox.Limits(
+            memory=self.task.conditions.budget + logits + _ALLOWANCE, seconds=self.task.seconds
+        )
 
     def _quality(self, gguf: Path, header: Header, runtime: Runtime) -> dict[str, Any]:
         task, original = self.task, self.task.original

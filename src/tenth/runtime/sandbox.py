@@ -6,14 +6,16 @@ runtime/lockdown.py. What could not be had is said in `Isolation.said`, and prin
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from pydantic import JsonValue
+
 from tenth.core import jobs
 from tenth.core.errors import NativeError
+from tenth.core.records import Record
 from tenth.runtime import limits as seal
 from tenth.runtime import lockdown
 from tenth.runtime.watch import Watch
@@ -26,8 +28,7 @@ class GreedError(NativeError):
     """The child was ended because it held more than it may."""
 
 
-@dataclass(frozen=True)
-class Limits:
+class Limits(Record):
     """What a child may use."""
 
     memory: int  # bytes above those of the bare interpreter
@@ -47,6 +48,85 @@ class Isolation:
             self.said.append(line)
 
 
+@dataclass(frozen=True)
+class Sandbox:
+    """What its children may use, what shut them in, and the file that their noise goes to."""
+
+    limits: Limits
+    isolation: Isolation = field(default_factory=Isolation)
+    log: Path | None = None
+
+    def run(
+        self,
+        job: jobs.Job[jobs.Result],
+        readable: Sequence[Path] = (),
+        writable: Path | None = None,
+        on_event: jobs.Emit | None = None,
+    ) -> jobs.Result:
+        """`jobs.run` in the sandbox. Raises what that raises, `GreedError` for too much memory.
+
+        readable, writable: files and folders beside Python's own, and the one folder to write to.
+        """
+        group: seal.Cgroup | None = None
+        peak = 0
+
+        def listen(event: jobs.Event) -> None:
+            nonlocal group, peak
+            for line in event.get("isolation", ()):
+                self.isolation.note(line)
+            if "group" in event:
+                group = seal.Cgroup(Path(event["group"]), int(event["version"]))
+            peak = event.get("peak", peak)
+            if on_event and not event.keys() & {"isolation", "group", "peak"}:
+                on_event(event)
+
+        enclosed = _Enclosed(
+            job=job.pack(),
+            threads=job.pack().threads,
+            limits=self.limits,
+            readable=[str(path) for path in readable],
+            writable=None if writable is None else str(writable),
+        )
+        around = jobs.Surroundings(self.log, ENVIRONMENT, self.limits.seconds)
+        try:
+            answer = jobs.run(enclosed, listen, around)
+        except jobs.ChildDied as death:
+            if death.killed and ((group and group.hits()) or peak > self.limits.memory):
+                raise GreedError(
+                    f"it took more than the {self.limits.memory:,} bytes of memory that it may have"
+                ) from None
+            raise
+        finally:
+            if group:
+                seal.remove(group.path)
+        return jobs.result_of(job, answer)
+
+
+class _Enclosed(jobs.Job[JsonValue]):
+    """The child's side of `Sandbox.run`: shuts itself in, then does the job."""
+
+    job: jobs.Packed
+    threads: int
+    limits: Limits
+    readable: list[str]
+    writable: str | None
+
+    def run(self, emit: jobs.Emit) -> JsonValue:
+        """Run the job with no more rights than it needs; emits what shut it in."""
+        work = self.job.unpack()  # its module is imported while files may still be read
+        network = seal.isolate_network()
+        start = seal.baseline()
+        group = seal.limit_memory(self.limits.memory + start.total)
+        if group:
+            emit({"group": str(group.path), "version": group.version})
+        lines = lockdown.shut(self.readable, self.writable, 4 * self.limits.seconds, self.limits.file_bytes)
+        limited = group.name if group else seal.WATCHED
+        emit({"isolation": [f"network: {network}", f"memory: {limited}", *lines]})
+        if not group:
+            Watch(start, self.limits.memory, emit).start()
+        return jobs.plain_result(work, emit)
+
+
 def call(
     function: str,
     arguments: dict[str, Any],
@@ -57,63 +137,6 @@ def call(
     writable: Path | None = None,
     on_event: jobs.Emit | None = None,
 ) -> Any:
-    """`worker.call` of a function in the cell. Raises what that raises, `GreedError` for too much memory."""
-    seen: dict[str, Any] = {}
-
-    def listen(event: dict[str, Any]) -> None:
-        for line in event.get("isolation", ()):
-            isolation.note(line)
-        if on_event and not event.keys() & {"isolation", "group", "peak"}:
-            on_event(event)
-        seen.update(event)
-
-    request = {
-        "function": function,
-        "arguments": arguments,
-        "memory": limits.memory,
-        "seconds": limits.seconds,
-        "file_bytes": limits.file_bytes,
-        "readable": [str(path) for path in readable],
-        "writable": None if writable is None else str(writable),
-        "threads": arguments.get("threads", 0),
-    }
-    try:
-        return jobs.call("tenth.runtime.sandbox:enter", request, listen, log, ENVIRONMENT, limits.seconds)
-    except jobs.ChildDied as death:
-        group = Path(seen["group"]) if "group" in seen else None
-        hits = seal.Cgroup(group, int(seen["version"])).hits() if group else 0
-        if death.signal == 9 and (hits or seen.get("peak", 0) > limits.memory):
-            raise GreedError(
-                f"it took more than the {limits.memory:,} bytes of memory that it may have"
-            ) from None
-        raise
-    finally:
-        if "group" in seen:
-            seal.remove(Path(seen["group"]))
-
-
-def enter(
-    emit: jobs.Emit,
-    function: str,
-    arguments: dict[str, Any],
-    memory: int,
-    seconds: float,
-    file_bytes: int,
-    readable: list[str],
-    writable: str | None,
-    threads: int,  # noqa: ARG001
-) -> Any:
-    """The child's side of `call`."""
-    module, _, name = function.partition(":")
-    work = getattr(importlib.import_module(module), name)
-    network = seal.isolate_network()
-    start = seal.baseline()
-    group = seal.limit_memory(memory + start.total)
-    if group:
-        emit({"group": str(group.path), "version": group.version})
-    said = lockdown.shut(readable, writable, 4 * seconds, file_bytes)
-    limited = group.name if group else seal.WATCHED
-    emit({"isolation": [f"network: {network}", f"memory: {limited}", *said]})
-    if not group:
-        Watch(start, memory, emit).start()
-    return work(emit=emit, **arguments)
+    """Run a function by name in a sandbox, until every room has its jobs."""
+    job = jobs.Function(function=function, arguments=arguments, threads=arguments.get("threads") or 0)
+    return Sandbox(limits, isolation, log).run(job, readable, writable, on_event)
