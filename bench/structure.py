@@ -37,7 +37,8 @@ from tenth.distillation.training import BETAS, CLIP, EPSILON, Schedule, gradient
 from tenth.models import text
 from tenth.models.checkpoint import Checkpoint, open_checkpoint
 from tenth.pruning import shape, structure
-from tenth.pruning.shape import PruningCosts, PruningLimits, Sizes
+from tenth.pruning.settings import RefitSettings, RemovalSettings
+from tenth.pruning.shape import PruningLimits, Sizes
 
 LENGTH, CALIBRATE, JUDGE = 512, 128, 48  # tokens of a window, and windows
 SEEDS = 3  # of random
@@ -69,32 +70,31 @@ class Ours:
 
     def __init__(self, checkpoint: Checkpoint, windows: Path, work: Path, given: argparse.Namespace) -> None:
         start = time.perf_counter()
-        self._checkpoint, self._tokens, self._work = checkpoint, str(windows), work
-        self._where = (given.threads, given.device)
-        self._calibration, costs = work / "calibration", work / "menu"
-        for folder in (self._calibration, costs):
+        self._checkpoint, self._work = checkpoint, work
+        calibration, costs = work / "calibration", work / "costs"
+        for folder in (calibration, costs):
             folder.mkdir()
-        model = str(checkpoint.path)
-        fisher.run(silent, model, self._tokens, str(self._calibration), given.seed, *self._where)
-        structure.price(silent, model, [self._tokens], str(self._calibration), str(costs), *self._where)
-        self._menu = PruningCosts.model_validate_json((costs / "pruning-costs.json").read_text())
+        model, where = str(checkpoint.path), (given.threads, given.device)
+        fisher.run(silent, model, str(windows), str(calibration), given.seed, *where)
+        self._given = RemovalSettings(
+            model=checkpoint.path,
+            tokens=(windows,),
+            calibration=calibration,
+            folder=costs,
+            threads=given.threads,
+            device=given.device,
+        )
+        self._costs = structure.removal_costs(self._given, silent)
         self.seconds = time.perf_counter() - start
 
     def __call__(self, name: str, weights: int) -> tuple[str, Llama]:
         """The smaller model, written and read again, and its sizes."""
         sizes = Sizes.of(self._checkpoint.arch, self._checkpoint.config)
-        chosen = shape.without(self._menu, sizes, weights, OURS[name])
+        chosen = shape.without(self._costs, sizes, weights, OURS[name])
         with tempfile.TemporaryDirectory(dir=self._work) as folder:
-            structure.run(
-                silent,
-                str(self._checkpoint.path),
-                [self._tokens],
-                str(self._calibration),
-                chosen.model_dump(),
-                folder,
-                *self._where,
-            )
-            made = load(open_checkpoint(Path(folder)), self._where[1])
+            settings = RefitSettings(**dict(self._given) | {"folder": Path(folder)}, shape=chosen)
+            structure.refitted(settings, silent)
+            made = load(open_checkpoint(Path(folder)), self._given.device)
         return f"channels {list(chosen.ffn)}, KV heads {list(chosen.kv_heads)}", made
 
 

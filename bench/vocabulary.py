@@ -26,6 +26,7 @@ from tenth.calibration.layerwise import LayerwiseModel
 from tenth.distillation import cross_tokenizer
 from tenth.distillation.budget import TrainingBudget
 from tenth.distillation.corpus import windows
+from tenth.distillation.settings import TrainingSettings
 from tenth.models.checkpoint import Checkpoint, open_checkpoint
 from tenth.models.formats.folder import write_folder
 from tenth.models.text import read
@@ -149,18 +150,18 @@ def main() -> None:
         np.save(folder / KEPT, np.array(kept, np.int64), allow_pickle=False)
         judge(folder, "")
         if given.heal:
-            cross_tokenizer.run(
-                lambda _: None,
-                str(folder),
-                str(given.model),
-                str(given.out / "tokens.npy"),
-                str(given.out / f"{size}-healed"),
-                given.heal,
-                0,
-                given.threads,
-                device,
-                given.rate,
+            settings = TrainingSettings(
+                model=folder,
+                original=given.model,
+                tokens=given.out / "tokens.npy",
+                folder=given.out / f"{size}-healed",
+                training_budget=TrainingBudget.parse(given.heal),
+                seed=0,
+                threads=given.threads,
+                device=device,
+                rate=given.rate,
             )
+            cross_tokenizer.distil_vocabulary(settings, lambda _: None)
             judge(given.out / f"{size}-healed", given.heal)
 
 

@@ -13,6 +13,7 @@ from tiny import write_tokenizer
 
 from tenth.core.errors import InputError
 from tenth.distillation import corpus
+from tenth.distillation.settings import CorpusResult, CorpusSettings
 from tenth.models.tokens import tokenizer
 
 LENGTH = 20
@@ -100,8 +101,11 @@ def test_text_without_lines_or_spaces(model: Path, tmp_path: Path) -> None:
 def test_bundled_text_and_the_file(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(corpus, "bundled", lambda: lines(50))
     events: list[dict[str, Any]] = []
-    found = corpus.run(events.append, str(model), None, str(tmp_path / "w.npy"), LENGTH, 200, 0)
-    assert found == {"windows": 10, "length": LENGTH}
+    settings = CorpusSettings(
+        model=model, text=None, destination=tmp_path / "w.npy", length=LENGTH, tokens=200, seed=0
+    )
+    found = corpus.write_windows(settings, events.append)
+    assert found == CorpusResult(windows=10, length=LENGTH)
     np.testing.assert_array_equal(np.load(tmp_path / "w.npy"), corpus.windows(model, None, LENGTH, 200, 0))
     assert events[-1] == {"done": 200, "total": 200}
 

@@ -25,6 +25,7 @@ from tenth.distillation import distil, training
 from tenth.distillation.blockwise import reconstruct
 from tenth.distillation.budget import TrainingBudget
 from tenth.distillation.lora import adapt
+from tenth.distillation.settings import DistilResult, DistilSettings
 from tenth.distillation.targets import SAMPLES, Live, Sampled, sample
 from tenth.distillation.training import Schedule
 from tenth.models import source
@@ -49,19 +50,20 @@ class Case:
 
     def run(
         self, folder: Path, amount: str = "720tok", emit: Any = lambda event: None, **more: Any
-    ) -> dict[str, Any]:
+    ) -> DistilResult:
+        return distil.distil(self.settings(folder, amount, **more), emit)
+
+    def settings(self, folder: Path, amount: str, **more: Any) -> DistilSettings:
         folder.mkdir(exist_ok=True)
-        settings = {"memory": PLENTY, "seed": 0, "threads": 1, "rate": 1e-3, **more}
-        kept = str(self.kept) if self.kept else None
-        return distil.run(
-            emit,
-            str(self.edited),
-            str(self.original),
-            str(self.tokens),
-            str(folder),
-            amount,
-            kept=kept,
-            **settings,
+        given = {"memory": PLENTY, "seed": 0, "threads": 1, "rate": 1e-3, **more}
+        return DistilSettings(
+            model=self.edited,
+            original=self.original,
+            tokens=self.tokens,
+            folder=folder,
+            training_budget=TrainingBudget.parse(amount),
+            kept=self.kept,
+            **given,
         )
 
     def room(self, beside: bool) -> int:
@@ -237,17 +239,17 @@ def test_healing_brings_a_model_nearer_to_the_original(
 ) -> None:
     memory = case.room(settings.get("beside", True))
     found = case.run(tmp_path, "3ktok", memory=memory, lora=settings.get("lora"))
-    assert found["after"] < 0.92 * found["before"]
-    assert found["notes"] == []
-    assert found["lora"] == settings.get("lora", 0)
-    assert found["original"] == ("sampled" if "beside" in settings else "computed beside it")
+    assert found.after < 0.92 * found.before
+    assert found.notes == ()
+    assert found.lora == settings.get("lora", 0)
+    assert found.original == ("sampled" if "beside" in settings else "computed beside it")
     assert not (tmp_path / "healing").exists()
     order = np.random.default_rng(0).permutation(WINDOWS)
     judged = np.load(case.tokens)[order[:JUDGED]]
     wanted = [logits(folder, judged) for folder in (case.original, case.edited, tmp_path)]
     tolerance = 0.1 if "beside" in settings else 1e-3
-    assert found["before"] == pytest.approx(kl(wanted[0], wanted[1]), rel=tolerance)
-    assert found["after"] == pytest.approx(kl(wanted[0], wanted[2]), rel=tolerance)
+    assert found.before == pytest.approx(kl(wanted[0], wanted[1]), rel=tolerance)
+    assert found.after == pytest.approx(kl(wanted[0], wanted[2]), rel=tolerance)
     trained = np.load(case.tokens)[order[JUDGED:]]
     wanted = [logits(folder, trained) for folder in (case.original, case.edited, tmp_path)]
     assert kl(wanted[0], wanted[2]) < 0.7 * kl(wanted[0], wanted[1])
@@ -262,19 +264,17 @@ def test_the_bundled_model_without_a_quarter_of_its_channels_heals(tmp_path: Pat
     found = Case(bundled, tmp_path / "edited", tmp_path / "tokens.npy").run(
         tmp_path / "out", "3ktok", rate=None
     )
-    assert found["after"] < 0.9 * found["before"]
+    assert found.after < 0.9 * found.before
 
 
 def test_a_killed_run_ends_the_same_bit_for_bit(tied: Case, tmp_path: Path) -> None:
     """Killed while it trains, between two judgements."""
     script = (
-        "import json, sys; from tenth.methods import heal, training; training.SAVE_SECONDS = 0.0;"
-        "heal.run(lambda event: print(json.dumps(event), flush=True), **json.loads(sys.argv[1]))"
+        "import json, sys; from tenth.distillation import distil, training; training.SAVE_SECONDS = 0.0;"
+        "settings = distil.DistilSettings.model_validate_json(sys.argv[1]);"
+        "distil.distil(settings, lambda event: print(json.dumps(event), flush=True))"
     )
-    wanted = {"model": str(tied.edited), "original": str(tied.original), "tokens": str(tied.tokens)}
-    wanted |= {"amount": "1200tok", "memory": PLENTY, "seed": 0, "threads": 1, "rate": 1e-3}
-    (tmp_path / "killed").mkdir()
-    arguments = json.dumps({**wanted, "folder": str(tmp_path / "killed")})
+    arguments = tied.settings(tmp_path / "killed", "1200tok").model_dump_json()
     with subprocess.Popen(
         [sys.executable, "-c", script, arguments], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
     ) as child:
@@ -340,12 +340,12 @@ def test_a_diverging_run_stops_keeps_the_best_and_says_so(
     rate: float, said: str, tied: Case, tmp_path: Path
 ) -> None:
     found = tied.run(tmp_path, "6ktok", rate=rate)
-    assert found["after"] == found["before"]
-    stopped, left_out = found["notes"]
+    assert found.after == found.before
+    stopped, left_out = found.notes
     assert said in stopped
-    assert f"step {found['steps']} of {500 - found['local']}" in stopped
+    assert f"step {found.steps} of {500 - found.local}" in stopped
     assert "did not help" in left_out
-    assert found["steps"] < 200
+    assert found.steps < 200
     before, after = (open_checkpoint(folder).tensors for folder in (tied.edited, tmp_path))
     for name, tensor in before.items():
         np.testing.assert_array_equal(after[name].load(), tensor.load())
@@ -358,13 +358,13 @@ def test_what_was_best_is_kept_when_a_run_turns_bad(
     at = Schedule.at
     monkeypatch.setattr(Schedule, "at", lambda self, step: at(self, step) * (1 if step < 60 else 1e4))
     found = tied.run(tmp_path, "6ktok")
-    judged = dict(found["judged"])
-    assert 0 < found["step"] <= 75 < found["steps"] < 500
-    assert judged[found["step"]] == found["after"] == min(judged.values()) < found["before"]
+    judged = dict(found.judged)
+    assert 0 < found.step <= 75 < found.steps < 500
+    assert judged[found.step] == found.after == min(judged.values()) < found.before
     order = np.random.default_rng(0).permutation(WINDOWS)
     windows = np.load(tied.tokens)[order[:JUDGED]]
     assert kl(logits(tied.original, windows), logits(tmp_path, windows)) == pytest.approx(
-        found["after"], rel=1e-3
+        found.after, rel=1e-3
     )
 
 
@@ -379,7 +379,7 @@ def test_minutes_are_planned_once(tied: Case, tmp_path: Path) -> None:
         tied.run(tmp_path, "1s", emit)
     plan = json.loads((tmp_path / "healing" / "plan.json").read_text())
     found = tied.run(tmp_path, "1s", seen.append)
-    assert found["steps"] == plan["steps"]
+    assert found.steps == plan["steps"]
     assert {event["total"] for event in seen} == {plan["local"] + plan["steps"] * plan["batch"]}
     assert seen[-1]["done"] == seen[-1]["total"]
 
@@ -393,7 +393,7 @@ def test_every_weight_of_every_family_is_trained_and_written(family: str, tmp_pa
         make_model(tmp_path / name, family, seed=seed)
     np.save(tmp_path / "tokens.npy", np.tile(np.arange(12, dtype=np.int32), (2, 1)))
     case = Case(tmp_path / "original", tmp_path / "edited", tmp_path / "tokens.npy")
-    assert case.run(tmp_path / "out", "12tok", rate=1e-4)["step"] == 1
+    assert case.run(tmp_path / "out", "12tok", rate=1e-4).step == 1
     before, after = (open_checkpoint(tmp_path / name).tensors for name in ("edited", "out"))
     same = [name for name, tensor in after.items() if np.array_equal(tensor.load(), before[name].load())]
     assert same == []
@@ -428,9 +428,9 @@ def test_adapters_merge_exactly(case: Case) -> None:
 def test_memory_decides(tied: Case, tmp_path: Path) -> None:
     weights = sum(spec.count for spec in open_checkpoint(tied.edited).specs())
     tight = tied.room(beside=False) - 4 * sum(s.count for s in open_checkpoint(tied.original).specs())
-    assert tied.run(tmp_path / "tight", "24tok", memory=tight + 1)["lora"] == 0
+    assert tied.run(tmp_path / "tight", "24tok", memory=tight + 1).lora == 0
     adapted = tied.run(tmp_path / "less", "24tok", memory=tight)
-    assert adapted["lora"] == distil.RANK
+    assert adapted.lora == distil.RANK
     with pytest.raises(InputError, match=r"needs .* MB of memory; .* MB are free"):
         tied.run(tmp_path / "asked", "24tok", memory=tight, lora=0)
     with pytest.raises(InputError, match=r"needs .* with adapters of rank 16; .* MB are free"):
@@ -442,10 +442,10 @@ def test_a_trimmed_vocabulary_is_compared_token_by_token(beside: bool, tmp_path:
     kept = np.random.default_rng(5).permutation(330)[:200].tolist()
     case = make_case(tmp_path, "head_dim", kept)
     found = case.run(tmp_path / "right", "24tok", memory=case.room(beside))
-    assert found["original"] == ("computed beside it" if beside else "sampled")
-    assert found["before"] == pytest.approx(0, abs=1e-5)  # nothing but tokens is gone
+    assert found.original == ("computed beside it" if beside else "sampled")
+    assert found.before == pytest.approx(0, abs=1e-5)  # nothing but tokens is gone
     np.save(tmp_path / "kept.npy", np.roll(np.array(kept, np.int64), 1))
-    assert case.run(tmp_path / "wrong", "24tok", memory=case.room(beside))["before"] > 0.1
+    assert case.run(tmp_path / "wrong", "24tok", memory=case.room(beside)).before > 0.1
 
 
 def test_files_that_do_not_belong_together_are_refused(tied: Case, tmp_path: Path) -> None:

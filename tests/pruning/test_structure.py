@@ -17,6 +17,7 @@ from tenth.calibration.layerwise import LayerwiseModel
 from tenth.core.records import Shape
 from tenth.models.checkpoint import open_checkpoint
 from tenth.pruning import refit, resized, shape, structure
+from tenth.pruning.settings import RefitSettings, RemovalSettings
 from tenth.pruning.shape import PruningCosts, PruningLimits
 from tenth.quantization.scales import log_probabilities, whole
 
@@ -38,31 +39,23 @@ def llama(tmp_path_factory: pytest.TempPathFactory) -> Case:
     return make_case(tmp_path_factory.mktemp("model"), "llama", "tied", num_hidden_layers=BLOCKS)
 
 
-def tokens(case: Case) -> list[str]:
+def given(case: Case) -> dict[str, Any]:
+    """What both stages read."""
     path = case.folder / "windows.npy"
     np.save(path, case.windows, allow_pickle=False)
-    return [str(path)]
+    return {"model": case.folder, "tokens": (path,), "calibration": case.folder / "stats", "threads": 1}
 
 
 def priced(case: Case, folder: Path) -> PruningCosts:
-    structure.price(
-        silent, str(case.folder), tokens(case), str(case.folder / "stats"), str(folder), threads=1
-    )
+    settings = RemovalSettings(**given(case), folder=folder)
+    structure.removal_costs(settings, silent)
     assert [path.name for path in folder.iterdir()] == ["pruning-costs.json"]
     return PruningCosts.model_validate_json((folder / "pruning-costs.json").read_bytes())
 
 
 def made(case: Case, wanted: Shape, folder: Path) -> Path:
     folder.mkdir(exist_ok=True)
-    structure.run(
-        silent,
-        str(case.folder),
-        tokens(case),
-        str(case.folder / "stats"),
-        wanted.model_dump(),
-        str(folder),
-        threads=1,
-    )
+    structure.refitted(RefitSettings(**given(case), shape=wanted, folder=folder), silent)
     return folder
 
 

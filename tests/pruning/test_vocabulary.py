@@ -17,11 +17,14 @@ from tiny import CORPUS, make_model, write_tokenizer
 
 from tenth.core import jobs
 from tenth.core.errors import InputError
+from tenth.distillation.budget import TrainingBudget
+from tenth.distillation.settings import TrainingResult, TrainingSettings
 from tenth.models.checkpoint import open_checkpoint
 from tenth.models.formats.folder import write_folder
 from tenth.models.formats.gguf import write_gguf
 from tenth.models.formats.trim import Tokens, tokens_of, trimmed
 from tenth.pruning.scripts import KNOWN, foreign, scripts
+from tenth.pruning.stages import TrimVocabulary
 from tenth.pruning.vocabulary import KEPT, chosen, counted, retokenize, trim
 from tenth.runtime.llama import Session
 
@@ -291,14 +294,12 @@ def test_in_a_child(folders: Any, tmp_path: Path) -> None:
     folder = folders("qwen2")[0]
     text = tmp_path / "text.txt"
     text.write_text(TEXT)
-    given: dict[str, Any] = {"model": str(folder), "text": str(text), "size": 280, "languages": ["en"]}
+    job = TrimVocabulary(model=folder, text=text, size=280, languages=("en",), folder=tmp_path / "new")
     events: list[dict[str, Any]] = []
-    found = jobs.call(
-        "tenth.pruning.vocabulary:run", {**given, "folder": str(tmp_path / "new")}, events.append
-    )
-    assert (found["vocabulary"], found["before"]) == (280, 384)
-    assert found["tokens_before"] == len(opened(folder).encode(TEXT).ids)
-    assert found["tokens"] == len(opened(tmp_path / "new").encode(TEXT).ids) > found["tokens_before"]
+    found = jobs.run(job, events.append)
+    assert (found.vocabulary, found.before) == (280, 384)
+    assert found.tokens_before == len(opened(folder).encode(TEXT).ids)
+    assert found.tokens == len(opened(tmp_path / "new").encode(TEXT).ids) > found.tokens_before
     kept = np.load(tmp_path / "new" / KEPT)
     rows = open_checkpoint(folder).tensors["model.embed_tokens.weight"].load()[kept]
     assert np.array_equal(open_checkpoint(tmp_path / "new").tensors["model.embed_tokens.weight"].load(), rows)
@@ -404,16 +405,19 @@ def test_healing_teaches_the_pieces(folders: Any, tmp_path: Path) -> None:
     np.save(tmp_path / "tokens.npy", tokens[: len(tokens) // 32 * 32].reshape(-1, 32))
     edited, files, _ = trim(open_checkpoint(old), KINDS["gpt-2"], TEXT)
     write_folder(edited, tmp_path / "trimmed", tokenizer=files)
-    given: dict[str, Any] = {
-        "model": str(tmp_path / "trimmed"),
-        "original": str(old),
-        "seed": 0,
-        "threads": 1,
-    }
-    given |= {"tokens": str(tmp_path / "tokens.npy"), "rate": 3e-3}
 
-    def run(name: str, amount: str, emit: Any = lambda event: None) -> dict[str, Any]:
-        return cross_tokenizer.run(emit, folder=str(tmp_path / name), amount=amount, **given)
+    def run(name: str, budget: str, emit: Any = lambda event: None) -> TrainingResult:
+        settings = TrainingSettings(
+            model=tmp_path / "trimmed",
+            original=old,
+            tokens=tmp_path / "tokens.npy",
+            folder=tmp_path / name,
+            training_budget=TrainingBudget.parse(budget),
+            seed=0,
+            threads=1,
+            rate=3e-3,
+        )
+        return cross_tokenizer.distil_vocabulary(settings, emit)
 
     with pytest.raises(InputError, match=KEPT):
         run("a", "3200tok")
@@ -422,7 +426,7 @@ def test_healing_teaches_the_pieces(folders: Any, tmp_path: Path) -> None:
         run("a", "1min")
     events: list[dict[str, Any]] = []
     found = run("a", "3200tok", events.append)
-    assert found["after"] < 0.7 * found["before"]
+    assert found.after < 0.7 * found.before
     assert events[-1]["done"] == events[-1]["total"]
     run("b", "3200tok")
     first, second = (open_checkpoint(tmp_path / name) for name in "ab")

@@ -13,7 +13,9 @@ from typing import IO, Any
 import numpy as np
 
 from tenth.core.errors import InputError
+from tenth.core.jobs import Emit
 from tenth.core.store import atomic
+from tenth.distillation.settings import CorpusResult, CorpusSettings
 from tenth.models.text import bundled
 from tenth.models.tokens import tokenizer
 
@@ -22,30 +24,22 @@ KNOWN = 16  # tokens in a row by which a text that is judged on is known again
 MULTIPLIER = np.uint64(0x9E3779B97F4A7C15)  # of the hash of such a row; odd
 
 
-def run(
-    emit: Callable[[dict[str, Any]], None],
-    model: str,
-    text: str | None,
-    destination: str,
-    length: int,
-    wanted: int,
-    seed: int,
-    held_out: str | None = None,
-) -> dict[str, Any]:
-    """In a child process: `windows` into the file `destination`. Emits {"done", "total"} in tokens."""
-    held = np.load(held_out, allow_pickle=False) if held_out else None
-    found = windows(
-        Path(model),
-        Path(text) if text else None,
-        length,
-        wanted,
-        seed,
-        held,
-        lambda done: emit({"done": min(done, wanted), "total": wanted}),
+def write_windows(settings: CorpusSettings, emit: Emit) -> CorpusResult:
+    """Write `windows` into a file. Emits {"done", "total"} in tokens."""
+    total = settings.tokens
+    held_out = np.load(settings.held_out, allow_pickle=False) if settings.held_out else None
+    chosen = windows(
+        settings.model,
+        settings.text,
+        settings.length,
+        total,
+        settings.seed,
+        held_out,
+        lambda done: emit({"done": min(done, total), "total": total}),
     )
-    with atomic(Path(destination)) as partial, partial.open("wb") as file:
-        np.save(file, found, allow_pickle=False)
-    return {"windows": len(found), "length": length}
+    with atomic(settings.destination) as partial, partial.open("wb") as file:
+        np.save(file, chosen, allow_pickle=False)
+    return CorpusResult(windows=len(chosen), length=settings.length)
 
 
 def windows(

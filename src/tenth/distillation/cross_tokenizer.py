@@ -2,7 +2,7 @@
 
 The original must read its own tokens. Read in the pieces of the trimmed vocabulary, a text is as strange to
 it as to the model that is to be healed. So a window is the original's, and the student's is the same with
-every token replaced by its pieces (vocabulary.fallen). Behind the first pieces a of a token the student
+every token replaced by its pieces (vocabulary.retokenize). Behind the first pieces a of a token the student
 cannot know whether it ends there. The original's distribution p, where the token begins, says how likely:
 
     end(a) = p(a) / sum of p(t) over the tokens t whose pieces begin with a,
@@ -16,7 +16,7 @@ has a token and then what would have made it a longer one. The KLs are summed an
 tokens. (Teaching each position the one of the two that the text has is the same in the mean, but the student
 learns by heart where: docs/log.md.)
 
-Peak memory: 16 bytes a weight of the student, 4 a weight of the original, and heal.activations.
+Peak memory: 16 bytes a weight of the student, 4 a weight of the original, and distil.activations.
 """
 
 from __future__ import annotations
@@ -25,15 +25,15 @@ import shutil
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 
 from tenth.calibration.layerwise import LayerwiseModel, moved
 from tenth.core.errors import InputError
+from tenth.core.jobs import Emit
 from tenth.distillation import distil
-from tenth.distillation.budget import TrainingBudget
+from tenth.distillation.settings import TrainingResult, TrainingSettings
 from tenth.distillation.training import Schedule, train
 from tenth.models.checkpoint import open_checkpoint
 from tenth.models.edit import replaced
@@ -51,7 +51,7 @@ class Aligned:
     """Targets of training.py, the original beside the student.
 
     forward: the original, its ids [B, T] -> logits [B, T, vocabulary]. originals: windows of its ids, int32
-    [count, T]. pieces: vocabulary.fallen; what the embedding has behind those ids counts as never said.
+    [count, T]. pieces: vocabulary.retokenize; what the embedding has behind those ids counts as never said.
     windows: the student's, int32 [count, longest], padded behind. device: of the logits.
     Memory: the original, and a few [B, T, vocabulary] of float32.
     """
@@ -140,31 +140,20 @@ class Aligned:
         return moved(places.astype(np.int64), self._device)
 
 
-def run(
-    emit: Callable[[dict[str, Any]], None],
-    model: str,
-    original: str,
-    tokens: str,
-    folder: str,
-    amount: str,
-    seed: int,
-    threads: int,
-    device: str = "cpu",
-    rate: float = RATE,
-) -> dict[str, Any]:
-    """In a child process: a model with a trimmed vocabulary, healed, as a float32 folder; resumes.
+def distil_vocabulary(settings: TrainingSettings, emit: Emit) -> TrainingResult:
+    """Train a model with a trimmed vocabulary and write it as a float32 folder; resumes.
 
-    model: the trimmed folder, as vocabulary.run wrote it. tokens: a file of int32 [windows, T] in the ids of
-    the ORIGINAL; some are judged on, the others trained on. amount: in tokens. Emits {"done", "total"} in
-    windows. Returns the loss before and after in nats per token of the original, and notes for the person.
-    InputError for files that do not belong together.
+    The model is a folder that vocabulary.write_trimmed wrote, the windows are in the ids of the ORIGINAL, and
+    the training budget is in tokens. Divergences are per token of the original. Emits {"done", "total"} in
+    windows. InputError for files that do not belong together.
     """
-    here = Path(folder) / "healing"
+    model, folder, device, seed = settings.model, settings.folder, settings.device, settings.seed
+    here = folder / "healing"
     here.mkdir(parents=True, exist_ok=True)
     student, teacher = (
-        LayerwiseModel(open_checkpoint(Path(path)), threads, device) for path in (model, original)
+        LayerwiseModel(open_checkpoint(path), settings.threads, device) for path in (model, settings.original)
     )
-    windows, pieces = _inputs(student, teacher, tokens)
+    windows, pieces = _inputs(student, teacher, settings.tokens)
     length = windows.shape[1]
     together = 1
     if device == "cuda":
@@ -172,13 +161,13 @@ def run(
         together = distil.means(student, teacher, length, torch.cuda.mem_get_info()[0], 0)[2]
     order = np.random.default_rng(seed).permutation(len(windows))
     held = min(distil.HELD_BACK, len(windows) // distil.HELD_SHARE + 1)
-    count = TrainingBudget.parse(amount).tokens // length
+    count = settings.training_budget.tokens // length
     if not count:
-        raise InputError(f"healing of a vocabulary is given in tokens, at least {length}: not {amount!r:.40}")
+        raise InputError(f"healing of a vocabulary is given in tokens, such as 5Mtok, at least {length}")
     batch = min(distil.BATCH, max(1, count // STEPS))
     steps = max(1, count // batch)
     every = max(1, steps // distil.JUDGEMENTS)
-    schedule = Schedule(steps, batch, rate, every, seed, distil.even(batch, together))
+    schedule = Schedule(steps, batch, settings.rate or RATE, every, seed, distil.even(batch, together))
     with ExitStack() as stack:
         for layerwise in (student, teacher):
             stack.enter_context(whole(layerwise))
@@ -200,18 +189,18 @@ def run(
             lambda step: emit({"done": step * batch, "total": steps * batch}),
         )
         values = {source: weight.detach().cpu().numpy() for source, weight in weights.items()}
-        write_folder(replaced(student.checkpoint, values), Path(folder))
-    shutil.copyfile(Path(model) / KEPT, Path(folder) / KEPT)
+        write_folder(replaced(student.checkpoint, values), folder)
+    shutil.copyfile(model / KEPT, folder / KEPT)
     shutil.rmtree(here)
-    return {
-        "before": outcome.before,
-        "after": outcome.after,
-        "step": outcome.step,
-        "steps": outcome.steps,
-        "tokens": outcome.steps * batch * length,
-        "judged": outcome.judged,
-        "notes": outcome.notes,
-    }
+    return TrainingResult(
+        before=outcome.before,
+        after=outcome.after,
+        judged=tuple(outcome.judged),
+        step=outcome.step,
+        steps=outcome.steps,
+        tokens=outcome.steps * batch * length,
+        notes=tuple(outcome.notes),
+    )
 
 
 def begun(windows: np.ndarray, start: int | None) -> np.ndarray:
@@ -224,7 +213,7 @@ def begun(windows: np.ndarray, start: int | None) -> np.ndarray:
 
 
 def _inputs(
-    student: LayerwiseModel, teacher: LayerwiseModel, tokens: str
+    student: LayerwiseModel, teacher: LayerwiseModel, tokens: Path
 ) -> tuple[np.ndarray, list[tuple[int, ...]]]:
     """(windows of the original's ids, half of them as the beginning of a text, what each of those ids
     becomes), which belong to the two models.

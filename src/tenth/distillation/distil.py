@@ -28,11 +28,12 @@ import torch
 
 from tenth.calibration.layerwise import LayerwiseModel
 from tenth.core.errors import InputError
+from tenth.core.jobs import Emit
 from tenth.core.records import MB
 from tenth.core.store import write_text
 from tenth.distillation.blockwise import reconstruct
-from tenth.distillation.budget import TrainingBudget
 from tenth.distillation.lora import adapt
+from tenth.distillation.settings import DistilResult, DistilSettings
 from tenth.distillation.targets import Live, Sampled, chosen, translated
 from tenth.distillation.training import Forward, Schedule, Targets, evaluate, gradient, train
 from tenth.models.checkpoint import Checkpoint, open_checkpoint
@@ -51,37 +52,21 @@ TIMED = 3  # gradients that are timed to plan minutes
 FORWARD = 1 / 3  # of the time of a gradient
 
 
-def run(
-    emit: Callable[[dict[str, Any]], None],
-    model: str,
-    original: str,
-    tokens: str,
-    folder: str,
-    amount: str,
-    memory: int,
-    seed: int,
-    threads: int,
-    device: str = "cpu",
-    kept: str | None = None,
-    lora: int | None = None,
-    rate: float | None = None,
-) -> dict[str, Any]:
-    """In a child process: the healed model as a float32 Hugging Face folder, in `folder`; resumes.
+def distil(settings: DistilSettings, emit: Emit) -> DistilResult:
+    """Train the model and write it as a float32 Hugging Face folder; resumes.
 
-    model: the edited model's folder. tokens: a file of int32 [windows, T] in its ids; some are judged on, the
-    others trained on, again and again while `amount` (amount.py) lasts. memory: bytes that may be used; on a
-    GPU, what is free there. kept: a file of int64, the original's id of each of the model's; None where
-    they are the same. lora: rank of the adapters, 0 for all weights, None to decide by memory. Emits {"done",
-    "total"} in windows. Returns the KL before and after in nats per token on the windows judged on, windows
-    spent block by block, steps and the best of them, and notes for the person. InputError for files that do
-    not belong together, and too little memory.
+    Windows are trained on again and again while the training budget lasts. Emits {"done", "total"} in
+    windows. InputError for files that do not belong together, and too little memory.
     """
-    start, here = time.monotonic(), Path(folder) / "healing"
+    seed, device, lora, rate = settings.seed, settings.device, settings.lora, settings.rate
+    start, here = time.monotonic(), settings.folder / "healing"
     here.mkdir(exist_ok=True)
     student, teacher = (
-        LayerwiseModel(open_checkpoint(Path(path)), threads, device) for path in (model, original)
+        LayerwiseModel(open_checkpoint(path), settings.threads, device)
+        for path in (settings.model, settings.original)
     )
-    windows, ids = _inputs(student.checkpoint, teacher.checkpoint, tokens, kept)
+    windows, ids = _inputs(student.checkpoint, teacher.checkpoint, settings.tokens, settings.kept)
+    memory = settings.memory
     if device == "cuda":
         torch.set_float32_matmul_precision("high")
         memory = torch.cuda.mem_get_info()[0]
@@ -113,7 +98,7 @@ def run(
         once = 0.0 if live else (time.monotonic() - begun) / held
 
         def planned() -> dict[str, Any]:
-            wanted = TrainingBudget.parse(amount)
+            wanted = settings.training_budget
             count = wanted.tokens // length
             if wanted.seconds:
                 each = _seconds(forward, learnt, judge, together)
@@ -165,20 +150,20 @@ def run(
             outcome.notes.append(
                 f"healing did not help (KL {before:.4f}, then {outcome.after:.4f}) and is left out"
             )
-        write_folder(replaced(student.checkpoint, values), Path(folder))
+        write_folder(replaced(student.checkpoint, values), settings.folder)
     shutil.rmtree(here)
-    return {
-        "before": before,
-        "after": min(before, outcome.after),
-        "judged": outcome.judged,
-        "local": local,
-        "step": outcome.step,
-        "steps": outcome.steps,
-        "tokens": (local + outcome.steps * schedule.batch) * length,
-        "lora": rank,
-        "original": "computed beside it" if live else "sampled",
-        "notes": outcome.notes,
-    }
+    return DistilResult(
+        before=before,
+        after=min(before, outcome.after),
+        judged=tuple(outcome.judged),
+        local=local,
+        step=outcome.step,
+        steps=outcome.steps,
+        tokens=(local + outcome.steps * schedule.batch) * length,
+        lora=rank,
+        original="computed beside it" if live else "sampled",
+        notes=tuple(outcome.notes),
+    )
 
 
 def forward_of(layerwise: LayerwiseModel, kept: np.ndarray | None = None) -> Forward:
@@ -221,7 +206,7 @@ def activations(layerwise: LayerwiseModel, tokens: int) -> int:
 
 
 def _inputs(
-    edited: Checkpoint, original: Checkpoint, tokens: str, kept: str | None
+    edited: Checkpoint, original: Checkpoint, tokens: Path, kept: Path | None
 ) -> tuple[np.ndarray, np.ndarray | None]:
     """(windows, the original's ids of the edited model's), which belong to the two."""
     size, whole_size = (int(c.config["vocab_size"]) for c in (edited, original))

@@ -278,9 +278,9 @@ def _smaller(options: FitOptions, analysis: Analysis, alone: float) -> Analysis 
         return None
     healed = ""
     if options.heal:
-        folder, found = stages.healed(folder, analysis.texts, options.text, options.heal, options.seed)
-        healed = f"{options.heal}: KL {found['before']:.3g} to {found['after']:.3g} on windows held back"
-        for note in found["notes"]:
+        folder, training = stages.healed(folder, analysis.texts, options.text, options.heal, options.seed)
+        healed = f"{options.heal}: KL {training.before:.3g} to {training.after:.3g} on windows held back"
+        for note in training.notes:
             reporter.say(note)
     before = analysis.structure or Structure(
         parameters=sum(spec.count for spec in analysis.checkpoint.specs())

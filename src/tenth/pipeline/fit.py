@@ -186,8 +186,10 @@ def _source(
     texts = stages.texts(options.text, options.eval_text, length, options.tried, options.seed)
     bits = next(r.value for r in original(stages.reference(texts)) if r.name == "bits_per_byte")
     if options.heal:
-        folder, found = stages.healed(folder, texts, options.text, options.heal, options.seed, respelled=True)
-        healed = f"{options.heal}: loss {found['before']:.3g} to {found['after']:.3g} on windows held back"
+        folder, training = stages.healed(
+            folder, texts, options.text, options.heal, options.seed, respelled=True
+        )
+        healed = f"{options.heal}: loss {training.before:.3g} to {training.after:.3g} on windows held back"
     trimmed = replace(open_checkpoint(folder), name=checkpoint.name)
     check(options, trimmed)
     weights = sum(spec.count for spec in checkpoint.specs())

@@ -7,13 +7,16 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from tenth.core import jobs
+from tenth.core.jobs import Job
 from tenth.core.progress import Reporter
 from tenth.core.records import MB, Candidate, Proof, Reading, Runtime, Shape
 from tenth.core.store import Store, write_text
 from tenth.distillation.budget import TrainingBudget
+from tenth.distillation.settings import DistilResult, TrainingResult, TrainingSettings
+from tenth.distillation.stages import Distil, DistilVocabulary, WriteCorpus
 from tenth.measurement.memory import prove
 from tenth.measurement.quality import quality
 from tenth.measurement.speed import speed
@@ -22,6 +25,7 @@ from tenth.models.formats.gguf import tensor_bytes
 from tenth.pipeline.effort import BATCH, Effort
 from tenth.planning.plan import Decision, Problem
 from tenth.pruning.shape import PruningCosts
+from tenth.pruning.stages import MeasureRemovals, RemoveAndRefit, TrimVocabulary
 from tenth.quantization import kv, recipes, sensitivity
 
 METRICS = 3  # raised whenever a stage's meaning changes, so that old results are not used
@@ -34,6 +38,7 @@ HEAL_RATE = {
     "cuda": 1_000_000,
 }  # tokens of text read for a second of healing: more than it takes
 HEAL_TOKENS = 50_000_000  # at most, where healing is given as a time
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
@@ -76,7 +81,7 @@ class Stages:
         self.store = Store(work, reporter.say)
         self.model_hash = checkpoint.hash()
         self.used: dict[str, Path] = {}
-        self._common = {"model": str(checkpoint.path), "threads": threads}
+        self._common: dict[str, Any] = {"model": str(checkpoint.path), "threads": threads}
         self._device = {"device": device}  # of torch; results differ by float32's rounding only
 
     def texts(
@@ -174,12 +179,10 @@ class Stages:
 
     def costs(self, texts: Texts, calibration: Path) -> PruningCosts:
         """What removing each part of the model would cost (pruning/structure.py)."""
-        given = {**self._common, **self._device, **self._windows(texts), "calibration": str(calibration)}
 
         def build(folder: Path) -> None:
-            self._child(
-                "price every removal", "tenth.pruning.structure:price", {**given, "folder": str(folder)}
-            )
+            job = MeasureRemovals(**self._pruned(texts, calibration), folder=folder)
+            self._run_job("price every removal", job)
 
         folder = self._stage("pruning-costs", {"from": calibration.name, "texts": texts.folder.name}, build)
         return PruningCosts.model_validate_json((folder / "pruning-costs.json").read_bytes())
@@ -187,68 +190,75 @@ class Stages:
     def shaped(self, texts: Texts, calibration: Path, shape: Shape) -> Path:
         """A folder with the model in that shape, what stays refitted (pruning/structure.py)."""
         chosen = {"chosen": shape.model_dump(mode="json")}
-        given = {**self._common, **self._device, **self._windows(texts), "calibration": str(calibration)}
 
         def build(folder: Path) -> None:
-            arguments = {**given, **chosen, "folder": str(folder)}
-            self._child("remove and refit", "tenth.pruning.structure:run", arguments)
+            job = RemoveAndRefit(**self._pruned(texts, calibration), shape=shape, folder=folder)
+            self._run_job("remove and refit", job)
 
         made_from = {"from": calibration.name, "texts": texts.folder.name, **chosen}
         return self._stage("shaped", made_from, build)
 
     def healed(
         self, smaller: Path, texts: Texts, text: Path | None, amount: str, seed: int, respelled: bool = False
-    ) -> tuple[Path, dict[str, Any]]:
+    ) -> tuple[Path, TrainingResult]:
         """A folder with the smaller model trained towards this one, and how that went
         (distillation/distil.py).
 
         respelled: it has fewer tokens (distillation/cross_tokenizer.py).
         """
-        wanted = TrainingBudget.parse(amount)
-        tokens = wanted.tokens or min(HEAL_TOKENS, round(wanted.seconds * HEAL_RATE[self._device["device"]]))
+        training_budget, device = TrainingBudget.parse(amount), self._device["device"]
+        tokens = training_budget.tokens or min(
+            HEAL_TOKENS, round(training_budget.seconds * HEAL_RATE[device])
+        )
         given: dict[str, Any] = {"length": texts.length, "seed": seed}
 
         def build(folder: Path) -> None:
-            destination = folder / "windows.npy"
-            if not destination.exists():
-                arguments = {
-                    "model": self._common["model"],
-                    "text": str(text) if text else None,
-                    "wanted": tokens,
-                    "held_out": str(texts.held_out),
-                    "destination": str(destination),
-                    **given,
-                }
-                self._child("read the text to heal on", "tenth.distillation.corpus:run", arguments)
-            arguments = {
-                **self._device,
-                "model": str(smaller),
-                "original": self._common["model"],
-                "tokens": str(destination),
-                "folder": str(folder),
-                "amount": amount,
-                "seed": seed,
-                "threads": self._common["threads"],
-            }
-            arguments |= {} if respelled else {"memory": _free_memory()}
-            stage = "tenth.distillation.cross_tokenizer:run" if respelled else "tenth.distillation.distil:run"
-            found = self._child(f"heal, {amount}", stage, arguments)
-            write_text(folder / "healed.json", json.dumps(found))
-            destination.unlink()
+            windows = folder / "windows.npy"
+            if not windows.exists():
+                corpus = WriteCorpus(
+                    model=self.checkpoint.path,
+                    text=text,
+                    destination=windows,
+                    length=texts.length,
+                    tokens=tokens,
+                    seed=seed,
+                    held_out=texts.held_out,
+                )
+                self._run_job("read the text to heal on", corpus)
+            settings = TrainingSettings(
+                model=smaller,
+                original=self.checkpoint.path,
+                tokens=windows,
+                folder=folder,
+                training_budget=training_budget,
+                seed=seed,
+                threads=self._common["threads"],
+                device=device,
+            )
+            label = f"heal, {amount}"
+            result: TrainingResult
+            if respelled:
+                result = self._run_job(label, DistilVocabulary(**dict(settings)))
+            else:
+                result = self._run_job(label, Distil(**dict(settings), memory=_free_memory()))
+            write_text(folder / "healed.json", result.model_dump_json())
+            windows.unlink()
 
         made_from = {"smaller": smaller.name, "texts": texts.folder.name, "amount": amount, **given}
         made_from["stamp"] = _stamp(text)
         folder = self._stage("healed", made_from, build)
-        found: dict[str, Any] = json.loads((folder / "healed.json").read_bytes())
-        return folder, found
+        kind = TrainingResult if respelled else DistilResult
+        return folder, kind.model_validate_json((folder / "healed.json").read_bytes())
 
     def trimmed(self, text: Path | None, size: int, languages: Sequence[str]) -> Path:
         """A folder with the model and at most `size` tokens (pruning/vocabulary.py)."""
         given = {"text": str(text) if text else None, "size": size, "languages": list(languages)}
 
         def build(folder: Path) -> None:
-            arguments = {"model": self._common["model"], **given, "folder": str(folder)}
-            self._child("trim the vocabulary", "tenth.pruning.vocabulary:run", arguments)
+            job = TrimVocabulary(
+                model=self.checkpoint.path, text=text, size=size, languages=tuple(languages), folder=folder
+            )
+            self._run_job("trim the vocabulary", job)
 
         return self._stage("trimmed", {**given, "stamp": _stamp(text)}, build)
 
@@ -392,8 +402,15 @@ class Stages:
         measured = [candidate(name, stock[name], True) for name in best]
         return [*measured, candidate("Q4_0", self.stock("Q4_0", importance=False), False)]
 
-    def _windows(self, texts: Texts) -> dict[str, list[str]]:
-        return {"tokens": [str(texts.calibration), str(texts.further)]}
+    def _pruned(self, texts: Texts, calibration: Path) -> dict[str, Any]:
+        """What the stages of pruning have in common."""
+        return {
+            "model": self.checkpoint.path,
+            "tokens": (texts.calibration, texts.further),
+            "calibration": calibration,
+            **self._device,
+            "threads": self._common["threads"],
+        }
 
     def _stage(self, name: str, inputs: Mapping[str, Any], build: Callable[[Path], None]) -> Path:
         """The finished folder of a stage of this model, built now where it is not there."""
@@ -409,6 +426,15 @@ class Stages:
                 advance(event["done"] * (total / event["total"] if "total" in event else 1.0))
 
             return jobs.call(function, arguments, on_event, self.log)
+
+    def _run_job(self, label: str, job: Job[Result], total: float = 1.0) -> Result:
+        """The result of a job run in a child process, with a progress bar."""
+        with self.reporter.step(label, total, "B" if total > 1 else "") as advance:
+
+            def on_event(event: jobs.Event) -> None:
+                advance(event["done"] * (total / event["total"] if "total" in event else 1.0))
+
+            return jobs.run(job, on_event, jobs.Surroundings(self.log))
 
 
 def _free_memory() -> int:

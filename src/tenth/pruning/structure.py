@@ -1,10 +1,10 @@
 """Smaller models: what each removal costs, and the model without what was chosen, refitted in closed form.
 
-Two stages of a fit, each a child process. `price` runs the original once and gives a `PruningCosts`: for
-each block the costs of removing FFN channels and KV groups (pruning/refit.py), scaled half the way to what
-removing half of them did to the output, and what removing its attention or all of it did
-(pruning/variants.py). `run` follows a `Shape`: the original and the smaller model are walked together, and
-each o_proj and down_proj is chosen and refitted on what it will really read,
+Two stages of a fit, each a child process. `removal_costs` runs the original once and gives a `PruningCosts`:
+for each block the costs of removing FFN channels and KV groups (pruning/refit.py), scaled half the way to
+what removing half of them did to the output, and what removing its attention or all of it did
+(pruning/variants.py). `refitted` follows a `Shape`: the original and the smaller model are walked together,
+and each o_proj and down_proj is chosen and refitted on what it will really read,
 
     target = W x + SHARE (r - s),    r, s residual streams of the original and the smaller model there,
 
@@ -15,7 +15,7 @@ on the original's, then lose rows. Where a norm stands between a matrix and the 
 halves are parallel, both shares are 0.
 
 Peak memory: one block, and for its widest site a few matrices of [in, in] in float64; hidden states of every
-block boundary of the original (price: of two) are on disk.
+block boundary of the original (removal_costs: of two) are on disk.
 """
 
 from __future__ import annotations
@@ -33,6 +33,7 @@ import torch
 
 from tenth.calibration.fisher import Stats
 from tenth.calibration.layerwise import Hidden, LayerwiseModel
+from tenth.core.jobs import Emit
 from tenth.core.records import Shape
 from tenth.core.store import atomic, write_text
 from tenth.models import edit as surgery
@@ -40,6 +41,7 @@ from tenth.models.checkpoint import Checkpoint, open_checkpoint
 from tenth.models.formats.folder import write_folder
 from tenth.pruning import refit, shape
 from tenth.pruning.resized import resized
+from tenth.pruning.settings import RefitResult, RefitSettings, RemovalSettings
 from tenth.pruning.shape import BlockMenu, PruningCosts
 from tenth.pruning.variants import Variants
 
@@ -50,25 +52,15 @@ VARIANTS = 4  # measured for each block
 TRUST = 4.0  # how far a measured cost may be from the predicted one
 DRIFT = 0.75  # of what was lost before, that the matrices inside a block follow
 
-Windows = Sequence[str]  # files of int32 [windows, T]
 
-
-def price(
-    emit: Callable[[dict[str, Any]], None],
-    model: str,
-    tokens: Windows,
-    calibration: str,
-    folder: str,
-    threads: int,
-    device: str = "cpu",
-) -> dict[str, Any]:
-    """In a child process: pruning-costs.json into `folder`, from the original and its calibration; resumes by
-    block.
+def removal_costs(settings: RemovalSettings, emit: Emit) -> PruningCosts:
+    """What removing each part of the model costs, also written as pruning-costs.json; resumes by block.
 
     Emits {"done", "total"} in block passes.
     """
-    here, windows = Path(folder), _read(tokens)
-    layerwise, stats = LayerwiseModel(open_checkpoint(Path(model)), threads, device), Stats(Path(calibration))
+    here, windows = settings.folder, _read(settings.tokens)
+    layerwise = LayerwiseModel(open_checkpoint(settings.model), settings.threads, settings.device)
+    stats = Stats(settings.calibration)
     blocks, arch, config = len(layerwise.blocks), layerwise.checkpoint.arch, layerwise.checkpoint.config
     groups, channels = arch.heads(config)[1], arch.axes(config)["ffn"]
     state = _hidden(here, layerwise, windows)
@@ -120,7 +112,7 @@ def price(
     state.clear()
     for index in range(blocks):
         (here / f"costs-{index:04d}.json").unlink()
-    return {"blocks": blocks}
+    return costs_of_all
 
 
 def _block_costs(
@@ -143,24 +135,14 @@ def _block_costs(
     )
 
 
-def run(
-    emit: Callable[[dict[str, Any]], None],
-    model: str,
-    tokens: Windows,
-    calibration: str,
-    chosen: dict[str, Any],
-    folder: str,
-    threads: int,
-    device: str = "cpu",
-) -> dict[str, Any]:
-    """In a child process: the model of a `Shape` (its fields) as a Hugging Face folder, float32; resumes by
-    block.
+def refitted(settings: RefitSettings, emit: Emit) -> RefitResult:
+    """Write the model of a `Shape` as a Hugging Face folder, float32; resumes by block.
 
     Emits {"done", "total"} in block passes.
     """
-    here, windows, wanted = Path(folder), _read(tokens), Shape.model_validate(chosen)
-    checkpoint, stats = open_checkpoint(Path(model)), Stats(Path(calibration))
-    layerwise = LayerwiseModel(checkpoint, threads, device)
+    here, windows, wanted = settings.folder, _read(settings.tokens), settings.shape
+    checkpoint, stats = open_checkpoint(settings.model), Stats(settings.calibration)
+    layerwise = LayerwiseModel(checkpoint, settings.threads, settings.device)
     blocks, kept = len(layerwise.blocks), wanted.kept
     state = _hidden(here, layerwise, windows)
     share = SHARE if checkpoint.arch.sequential else 0.0
@@ -188,12 +170,12 @@ def run(
         (here / _edit(index)).unlink()
         for source in _matrices(checkpoint, index):
             (here / f"{source}.npy").unlink()
-    return {"weights": sum(spec.count for spec in smaller.specs())}
+    return RefitResult(weights=sum(spec.count for spec in smaller.specs()))
 
 
 def assembled(checkpoint: Checkpoint, wanted: Shape, folder: Path) -> Checkpoint:
-    """The checkpoint in that shape with the edits that `run` left in the folder: the channels and KV heads
-    that stay of a block, and its matrices, in their original sizes.
+    """The checkpoint in that shape with the edits that `refitted` left in the folder: the channels and KV
+    heads that stay of a block, and its matrices, in their original sizes.
     """
     stay, values = {}, {}
     for index in wanted.kept:
@@ -419,7 +401,7 @@ def _embed(layerwise: LayerwiseModel, windows: np.ndarray, state: Hidden) -> Non
         state.write(0, (embed(window) for window in windows))
 
 
-def _read(tokens: Windows) -> np.ndarray:
+def _read(tokens: Sequence[Path]) -> np.ndarray:
     return np.concatenate([np.load(path, allow_pickle=False) for path in tokens])
 
 

@@ -12,18 +12,21 @@ from __future__ import annotations
 
 import dataclasses
 import heapq
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from tenth.core.errors import InputError
+from tenth.core.jobs import Emit
 from tenth.models.checkpoint import Checkpoint, open_checkpoint
 from tenth.models.edit import take
-from tenth.models.formats.hf import FloatType
+from tenth.models.formats.folder import write_folder
 from tenth.models.formats.trim import Tokens, renumbered, tokens_of, trimmed
+from tenth.models.text import read
+from tenth.models.tokens import tokenizer
 from tenth.pruning.scripts import foreign, scripts
+from tenth.pruning.settings import TrimResult, TrimSettings
 
 PIECE = 1 << 12  # characters tokenised together, up to the end of a line
 KEPT = "kept.npy"  # in a trimmed folder: int64, the original's id of each token
@@ -34,8 +37,6 @@ def counted(folder: Path, text: str) -> np.ndarray:
 
     The text is cut into pieces at the ends of lines, so runs of empty lines may count a little otherwise.
     """
-    from tenth.models.tokens import tokenizer
-
     tokens = tokenizer(folder)
     counts = np.zeros(1, np.int64)
     for piece in _pieces(text):
@@ -118,36 +119,23 @@ def trim(
     return edited, trimmed(folder, kept), kept
 
 
-def run(
-    emit: Callable[[dict[str, Any]], None],
-    model: str,
-    text: str | None,
-    size: int,
-    folder: str,
-    languages: Sequence[str] = (),
-    dtype: FloatType = "F32",
-) -> dict[str, Any]:
-    """In a child process: write the model with a vocabulary of at most `size` into `folder`, and kept.npy.
+def write_trimmed(settings: TrimSettings, emit: Emit) -> TrimResult:
+    """Write the model with fewer tokens as a Hugging Face folder, and kept.npy beside it.
 
-    text: a file to count in, None for the bundled text; with languages and no file, nothing is counted.
-    Returns the sizes and how many tokens the text is before and after. Emits {"done": weights, "total":
-    weights}. Peak memory: the text and its tokenizer, then a slice of a tensor.
+    Emits {"done", "total"} in weights. Peak memory: the text and its tokenizer, then a slice of a tensor.
     """
-    from tenth.models.formats.folder import write_folder
-    from tenth.models.text import read
-
-    checkpoint, here = open_checkpoint(Path(model)), Path(folder)
-    given = "" if languages and text is None else read(Path(text) if text else None)
-    edited, files, kept = trim(checkpoint, size, given, languages)
+    checkpoint, folder = open_checkpoint(settings.model), settings.folder
+    text = "" if settings.languages and settings.text is None else read(settings.text)
+    edited, files, kept = trim(checkpoint, settings.size, text, settings.languages)
     total = sum(spec.count for spec in edited.specs())
-    write_folder(edited, here, dtype, files, lambda done: emit({"done": done, "total": total}))
-    np.save(here / KEPT, np.array(kept, np.int64), allow_pickle=False)
-    return {
-        "vocabulary": len(kept),
-        "before": int(checkpoint.config["vocab_size"]),
-        "tokens": int(counted(here, given).sum()),
-        "tokens_before": int(counted(checkpoint.path, given).sum()),
-    }
+    write_folder(edited, folder, settings.dtype, files, lambda done: emit({"done": done, "total": total}))
+    np.save(folder / KEPT, np.array(kept, np.int64), allow_pickle=False)
+    return TrimResult(
+        vocabulary=len(kept),
+        before=int(checkpoint.config["vocab_size"]),
+        tokens=int(counted(folder, text).sum()),
+        tokens_before=int(counted(checkpoint.path, text).sum()),
+    )
 
 
 def _banned(tokens: Tokens, allowed: frozenset[str]) -> frozenset[int]:
