@@ -25,7 +25,7 @@ from typing import Any
 import numpy as np
 from scipy.optimize import nnls
 
-from tenth.core.ggml import bits_per_weight, block
+from tenth.core.ggml import FLOATS, storage_type
 from tenth.core.records import Runtime
 from tenth.devices import catalogue, speed
 from tenth.devices.profile import Device
@@ -97,7 +97,7 @@ def shape(
 def other(tables: Sequence[Sequence[int]], quant: str, label: str, logged: float) -> dict[str, float]:
     """Bytes read by type of a family that tenth does not open: the log's, less what is only looked up."""
     head = OTHERS_HEAD.get(quant, "Q6_K")
-    sizes = [rows * columns * bits_per_weight(head) / 8 for rows, columns in tables]
+    sizes = [rows * columns * storage_type(head).bits_per_weight / 8 for rows, columns in tables]
     base = recipes.BASES[label]
     read = {base: logged - sum(sizes) - sizes[0]}
     read[head] = read.get(head, 0.0) + sizes[0]
@@ -152,7 +152,7 @@ def load(folder: Path) -> list[Cell]:
                 read = other(known["others"][model], quant, labels[quant], logged)
                 head = OTHERS_HEAD.get(quant, "Q6_K")
                 embedding = math.prod(known["others"][model][0])
-                weights = {k: 8 * v / bits_per_weight(k) for k, v in read.items()}
+                weights = {k: 8 * v / storage_type(k).bits_per_weight for k, v in read.items()}
                 weights[head] -= embedding
             cells.append(Cell(phone, backend, model, quant, run["tg_avg"], run["pp_avg"], read, weights))
         for model in sorted({name for name, _ in seen}):
@@ -179,12 +179,16 @@ def fit(cells: Sequence[Cell], what: str, overhead: bool) -> tuple[dict[str, flo
         total = sum(amounts.values())
         for kind, size in amounts.items():
             shares[kind] = max(shares[kind], size / total)
-    free = sorted(kind for kind, share in shares.items() if share >= FREE and kind not in speed.PLAIN)
+    free = sorted(kind for kind, share in shares.items() if share >= FREE and kind not in FLOATS)
     ties = np.zeros((len(shares), len(free) + 1))
     kinds = sorted(shares)
     for row, kind in enumerate(kinds):
         source, by_weight = speed.stand_in(kind, free)
-        factor = bits_per_weight(source) / _bits(kind) if by_weight and what == "decode" else 1.0
+        factor = (
+            storage_type(source).bits_per_weight / storage_type(kind).bits_per_weight
+            if by_weight and what == "decode"
+            else 1.0
+        )
         ties[row, free.index(source)] = factor
     table = np.array([[cell.amounts(what).get(kind, 0.0) / 1e9 for kind in kinds] for cell in cells]) @ ties
     table[:, -1] = float(overhead)
@@ -196,14 +200,12 @@ def fit(cells: Sequence[Cell], what: str, overhead: bool) -> tuple[dict[str, flo
     return {kind: found[i] / 1e9 for i, kind in enumerate(free) if found[i] > 0}, float(found[-1])
 
 
-def _bits(kind: str) -> float:
-    weights, size = block(kind)
-    return 8 * size / weights
-
-
 def predict(cell: Cell, what: str, known: dict[str, float], overhead: float) -> float:
     """Tokens/s."""
-    size = {kind: _bits(kind) / 8 if what == "decode" else 1.0 for kind in {*known, *cell.amounts(what)}}
+    size = {
+        kind: storage_type(kind).bits_per_weight / 8 if what == "decode" else 1.0
+        for kind in {*known, *cell.amounts(what)}
+    }
     slowest = {kind: value * size[kind] for kind, value in known.items()}
     seconds = overhead
     for kind, amount in cell.amounts(what).items():
@@ -308,9 +310,10 @@ def classes(tables: dict[tuple[str, str], dict[str, Any]]) -> dict[str, Any]:
         }
         for what in ("decode", "prefill"):
             own = [tables[phone, backend][what] for phone in phones]
-            kinds = sorted(set.intersection(*(set(table) for table in own)), key=bits_per_weight)
+            kinds = set.intersection(*(set(table) for table in own))
             entry[what] = {
-                kind: round(statistics.geometric_mean(t[kind] / t["Q4_0"] for t in own), 3) for kind in kinds
+                kind: round(statistics.geometric_mean(t[kind] / t["Q4_0"] for t in own), 3)
+                for kind in sorted(kinds, key=lambda kind: storage_type(kind).bits_per_weight)
             }
             top = [tables[phone, backend][what]["Q4_0"] / SPEC[phone] for phone in phones]
             key = "fraction" if what == "decode" else "prefill_rate"

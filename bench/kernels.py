@@ -19,7 +19,7 @@ from pathlib import Path
 import gguf
 import numpy as np
 
-from tenth.core.ggml import TYPES
+from tenth.core.ggml import WEIGHT_TYPES, storage_type
 from tenth.devices.probe import reading_speed
 from tenth.quantization.encode import quantise
 from tenth.runtime.llama import Session, build
@@ -89,7 +89,7 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--layers", type=int, default=8)
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--types", nargs="*", default=list(TYPES))
+    parser.add_argument("--types", nargs="*", default=list(WEIGHT_TYPES))
     parser.add_argument("--no-repack", action="store_true")
     given = parser.parse_args()
     print(json.dumps({"bench": "kernels", "reading_gbps": round(reading_speed() / 1e9, 2), "build": build()}))
@@ -101,13 +101,12 @@ def main() -> None:
                 min(values)
                 for values in zip(*(run(path, not given.no_repack) for _ in range(given.rounds)), strict=True)
             )
-        block, size = gguf.GGML_QUANT_SIZES[gguf.GGMLQuantizationType[kind]]
         line = {
             "bench": "kernels",
             "type": kind,
             "repack": not given.no_repack,
             "weights": weights,
-            "decode_gbps": round(weights * size / block / decode / 1e9, 2),
+            "decode_gbps": round(weights * storage_type(kind).bits_per_weight / 8 / decode / 1e9, 2),
             "prefill_gweights": round(weights / prefill / 1e9, 2),
             "rounds": given.rounds,
         }

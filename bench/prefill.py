@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 
 from tenth.cli.console import ConsoleReporter
-from tenth.core.ggml import holds
+from tenth.core.ggml import storage_type
 from tenth.models.checkpoint import open_checkpoint
 from tenth.pipeline.steps import Stages
 from tenth.planning.plan import SLOWNESS
@@ -51,7 +51,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as scratch:
         stages = Stages(checkpoint, Path(scratch), ConsoleReporter(), Path(scratch) / "log.txt", 0)
         types = {
-            s.name: given.type if holds(given.type, s.columns) else "Q8_0"
+            s.name: given.type if storage_type(given.type).holds(s.columns) else "Q8_0"
             for s in checkpoint.specs()
             if s.linear
         }

@@ -25,7 +25,7 @@ from scipy import sparse
 from scipy.optimize import Bounds, LinearConstraint, milp
 
 from tenth.cli.console import ConsoleReporter
-from tenth.core.ggml import TYPES, holds
+from tenth.core.ggml import WEIGHT_TYPES, storage_type
 from tenth.core.records import MB, TensorSpec
 from tenth.core.store import default_work
 from tenth.measurement.quality import quality
@@ -40,7 +40,7 @@ RECIPES = "IQ2_XXS,IQ2_XS,IQ2_S,IQ2_M,Q2_K_S,Q2_K,IQ3_XXS,IQ3_S,IQ3_M,Q3_K_M,IQ4
 
 def allocate(specs: list[TensorSpec], sensitivities: Sensitivities, limit: int) -> dict[str, str]:
     """Types of least predicted KL in at most `limit` bytes of tensor data."""
-    options = [(i, t) for i, s in enumerate(specs) for t in TYPES if holds(t, s.columns)]
+    options = [(i, t) for i, s in enumerate(specs) for t in WEIGHT_TYPES if storage_type(t).holds(s.columns)]
     predicted_kl = np.array([sensitivities[specs[i].name][t] for i, t in options])
     size = np.array([tensor_bytes(specs[i], t) for i, t in options], float) / MB
     one = sparse.csr_matrix((np.ones(len(options)), ([i for i, _ in options], range(len(options)))))

@@ -55,11 +55,12 @@ def encode_without_importance(emit: Emit) -> None:
     """ggml asserts that this type comes with importance weights."""
     import numpy as np
 
+    from tenth.core.ggml import storage_type
     from tenth.runtime import llama as native
 
     weights, out = np.ones((1, 256), np.float32), np.empty(1000, np.uint8)
     native.library().ggml_quantize_chunk(
-        native.type_id("IQ2_XS"), weights.ctypes.data, out.ctypes.data, 0, 1, 256, None
+        storage_type("IQ2_XS").number, weights.ctypes.data, out.ctypes.data, 0, 1, 256, None
     )
 
 

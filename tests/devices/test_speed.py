@@ -10,7 +10,7 @@ from profiles import TOASTER, toaster
 from reference import naive_speed
 
 from tenth.core.errors import InputError
-from tenth.core.ggml import TYPES, bits_per_weight
+from tenth.core.ggml import WEIGHT_TYPES, storage_type
 from tenth.core.records import Runtime
 from tenth.devices import catalogue, speed
 from tenth.models import arch
@@ -91,7 +91,7 @@ def test_every_type_has_a_time_on_every_backend_of_every_device() -> None:
     for device in catalogue.known(own=False):
         for backend in device.backends:
             rates = speed.rates(device, backend)
-            assert set(rates.decode) == {*TYPES, "F32"}
+            assert set(rates.decode) == {*WEIGHT_TYPES, "F32"}
             assert all(0 < each < 1e-8 for each in rates.decode.values())
             assert all(0 < each < 1e-6 for each in rates.prefill.values())
 
@@ -99,9 +99,13 @@ def test_every_type_has_a_time_on_every_backend_of_every_device() -> None:
 def test_below_4_bits_a_byte_is_slower_on_arm() -> None:
     """Measured on two phones (docs/log.md): fewer bits must not look faster than they are."""
     rates = speed.rates(catalogue.load("galaxy-s23"))
-    for low in (name for name in TYPES if bits_per_weight(name) < 4):
+    for low in (name for name in WEIGHT_TYPES if storage_type(name).bits_per_weight < 4):
         assert rates.decode[low] > 1.5 * rates.decode["Q4_0"], low
-    by_weight = {name: each * bits_per_weight(name) for name, each in rates.decode.items() if name in TYPES}
+    by_weight = {
+        name: each * storage_type(name).bits_per_weight
+        for name, each in rates.decode.items()
+        if name in WEIGHT_TYPES
+    }
     assert by_weight["IQ2_S"] > by_weight["Q4_0"]
 
 
@@ -175,5 +179,7 @@ def test_the_rule_meets_what_x86_was_measured_to_do(kind: str) -> None:
     table = speed.classes()["x86-cpu"].decode
     known = [name for name in speed.classes()["arm-cpu"].decode if name != kind]
     source, by_weight = speed.stand_in(kind, known)
-    guess = table[source] * (bits_per_weight(kind) / bits_per_weight(source) if by_weight else 1)
+    guess = table[source] * (
+        storage_type(kind).bits_per_weight / storage_type(source).bits_per_weight if by_weight else 1
+    )
     assert 0.5 < guess / table[kind] < 2

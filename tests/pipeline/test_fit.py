@@ -19,7 +19,7 @@ from commands import Shell
 from gguf import GGUFReader
 
 from tenth.cli.console import ConsoleReporter
-from tenth.core.ggml import block
+from tenth.core.ggml import storage_type
 from tenth.core.records import Budget, Plan, Scorecard
 from tenth.pipeline import candidates, effort, fit
 
@@ -157,13 +157,13 @@ def test_the_file_is_stored_as_the_plan_says(either: Fitted) -> None:
     assert {name: stored[name][0] for name in types} == types
     assert {kind for name, (kind, _) in stored.items() if name not in types} == {"F32"}
     for name, kind in types.items():
-        assert stored[name][1][0] % block(kind)[0] == 0
+        assert stored[name][1][0] % storage_type(kind).weights == 0
 
 
 def test_types_of_256_weights_are_not_used_where_rows_do_not_hold_them(llama: Fitted, odd: Fitted) -> None:
     """In so small a model as llama they do not pay either: test_plan.py says where they do."""
     assert llama.plan.bits_per_weight < 12
-    assert {block(kind)[0] for kind in odd.plan.types.values()} <= {1, 32}
+    assert {storage_type(kind).weights for kind in odd.plan.types.values()} <= {1, 32}
 
 
 def test_plan_decides_as_fit_did_from_what_it_measured(either: Fitted) -> None:

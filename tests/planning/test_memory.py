@@ -141,14 +141,6 @@ def test_vocabulary_is_paid_for() -> None:
     assert parts.output == 4 * 151_936
 
 
-def test_repackable() -> None:
-    assert memory.repackable("Q4_0", 64, 64, "x86_64")
-    assert not memory.repackable("Q4_0", 60, 64, "x86_64")  # rows not divisible by 8
-    assert not memory.repackable("Q6_K", 64, 256, "x86_64")
-    assert memory.repackable("Q6_K", 64, 256, "arm64")
-    assert not memory.repackable("Q4_0", 64, 64, "aarch64")
-
-
 def test_possible_runtimes() -> None:
     config, _ = _model(128, 256, 2, 4, 2, 300)  # heads of 32
     found = memory.possible_runtimes(config, "llama", 1024)

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from reference.naive_plan import every_decision
 
 from tenth.core.errors import BudgetError
-from tenth.core.ggml import block
+from tenth.core.ggml import storage_type
 from tenth.core.records import Runtime, TensorSpec
 from tenth.models import arch
 from tenth.planning import memory
@@ -193,7 +193,7 @@ def test_types_whose_kernels_want_scratch_are_used_where_that_pays(bits: int, bl
     weights = sum(spec.count for spec in problem.specs if spec.linear)
     found = decide(problem, smallest.total - smallest.weights + weights * bits // 8)
     inner = {spec.name for spec in problem.specs if spec.layer is not None}
-    assert {block(kind)[0] for name, kind in found.types.items() if name in inner} == blocks
+    assert {storage_type(kind).weights for name, kind in found.types.items() if name in inner} == blocks
 
 
 def test_every_tensor_gets_the_cheaper_of_equal_bits_and_no_type_that_was_not_priced() -> None:
@@ -229,7 +229,7 @@ def test_cache_types_are_weighed_against_bits() -> None:
 
 
 def test_repacked_copy_counts_only_when_on() -> None:
-    packs = [kind for kind in ("Q4_0", "Q4_K", "IQ4_NL") if memory.repackable(kind, 512, 512)]
+    packs = [kind for kind in ("Q4_0", "Q4_K", "IQ4_NL") if storage_type(kind).repackable(512, 512)]
     if not packs:
         pytest.skip("this processor has no interleaved kernels")
     problem = llama()

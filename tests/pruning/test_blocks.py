@@ -17,7 +17,7 @@ from transformers import AutoModelForCausalLM
 from tenth.calibration import fisher
 from tenth.calibration.layerwise import LayerwiseModel
 from tenth.core.errors import InputError
-from tenth.core.ggml import holds
+from tenth.core.ggml import storage_type
 from tenth.core.records import Runtime
 from tenth.models.checkpoint import Checkpoint, open_checkpoint
 from tenth.models.edit import keep_layers, replaced, take, uniform
@@ -347,9 +347,13 @@ def test_plans_price_every_matrix(tmp_path: Path) -> None:
     assert not any(name.startswith("blk.2.attn") for name in linear)
     sensitivities = default_sensitivity.sensitivities(list(linear.values()))
     assert sensitivities.keys() == linear.keys()
-    assert all(holds(kind, linear[name].columns) for name, found in sensitivities.items() for kind in found)
+    assert all(
+        storage_type(kind).holds(linear[name].columns)
+        for name, found in sensitivities.items()
+        for kind in found
+    )
     types = recipes.types("Q4_K_M", list(linear.values()), 2)
-    assert all(holds(kind, linear[name].columns) for name, kind in types.items())
+    assert all(storage_type(kind).holds(linear[name].columns) for name, kind in types.items())
 
 
 @pytest.mark.parametrize("variant", ["tied", "head_dim"])

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from tenth.core.ggml import KV_TYPES, TYPES, holds
+from tenth.core.ggml import KV_TYPES, WEIGHT_TYPES, storage_type
 from tenth.core.records import TensorSpec
 from tenth.models import arch
 from tenth.quantization import default_sensitivity
@@ -40,7 +40,9 @@ def test_every_matrix_is_priced_for_every_type(family: str) -> None:
     assert set(table) == {spec.name for spec in tensors if spec.linear}
     for spec in tensors:
         if spec.linear:
-            assert set(table[spec.name]) == {kind for kind in TYPES if holds(kind, spec.columns)}
+            assert set(table[spec.name]) == {
+                kind for kind in WEIGHT_TYPES if storage_type(kind).holds(spec.columns)
+            }
             assert all(
                 predicted_kl > 0
                 for kind, predicted_kl in table[spec.name].items()

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tenth.core.errors import InputError
-from tenth.core.ggml import TYPES, activation_block, bits_per_weight, block, holds
+from tenth.core.ggml import WEIGHT_TYPES, storage_type
 from tenth.core.records import TensorSpec
 from tenth.quantization.encode import LARGEST, Rounding, quantise
 from tenth.runtime.llama import dequantize
@@ -59,19 +59,19 @@ def decodes_alike(blocks: np.ndarray, kind: str, columns: int) -> np.ndarray:
     return ours
 
 
-@pytest.mark.parametrize("kind", TYPES)
+@pytest.mark.parametrize("kind", WEIGHT_TYPES)
 def test_every_type_takes_every_row(kind: str) -> None:
     for rows in ROWS.values():
         for importance in IMPORTANCE.values():
             blocks = quantise(rows, kind, importance)
             assert blocks.dtype == np.uint8
-            assert blocks.shape == (2, COLUMNS * bits_per_weight(kind) / 8)
+            assert blocks.shape == (2, COLUMNS * storage_type(kind).bits_per_weight / 8)
             decodes_alike(blocks, kind, COLUMNS)
 
 
 @settings(max_examples=60, deadline=None)
 @given(
-    kind=st.sampled_from(TYPES),
+    kind=st.sampled_from(WEIGHT_TYPES),
     seed=st.integers(0, 1 << 32),
     exponents=st.tuples(st.integers(-44, 4), st.integers(-44, 4)),
     share=st.floats(0, 1),
@@ -116,7 +116,7 @@ def test_scale_of_importance_does_not_count() -> None:
         )
 
 
-@pytest.mark.parametrize("kind", TYPES)
+@pytest.mark.parametrize("kind", WEIGHT_TYPES)
 def test_refuses_what_ggml_would_abort_on(kind: str) -> None:
     bad_values = [np.nan, np.inf, -np.inf]
     if kind != "BF16":
@@ -126,9 +126,9 @@ def test_refuses_what_ggml_would_abort_on(kind: str) -> None:
         rows[1, 17] = bad
         with pytest.raises(InputError, match=kind):
             quantise(rows, kind)
-    if block(kind)[0] > 1:
+    if storage_type(kind).weights > 1:
         with pytest.raises(InputError, match="blocks"):
-            quantise(BASE[:, : block(kind)[0] + 16], kind)
+            quantise(BASE[:, : storage_type(kind).weights + 16], kind)
     with pytest.raises(InputError, match="importance"):
         quantise(BASE, kind, np.ones(COLUMNS - 1))
 
@@ -139,15 +139,13 @@ def test_bf16_holds_what_float32_holds() -> None:
 
 
 def test_unknown_type() -> None:
-    with pytest.raises(InputError, match="Q4_K"):
-        block("Q4_Z")
     with pytest.raises(InputError, match="Q9_9"):
         quantise(BASE, "Q9_9")
 
 
 @settings(max_examples=25, deadline=None)
 @given(
-    kind=st.sampled_from(TYPES),
+    kind=st.sampled_from(WEIGHT_TYPES),
     rows=st.integers(1, 9),
     threads=st.integers(1, 12),
     weighted=st.booleans(),
@@ -165,21 +163,3 @@ def test_rounding_is_quantise_for_any_number_of_threads(
     other = rng.random(COLUMNS)
     found = Rounding(importance.__getitem__, threads).weighted(weight, kind, other)
     np.testing.assert_array_equal(found, quantise(weight, kind, other))
-
-
-def test_types_are_ordered_and_have_a_decoder() -> None:
-    bits = [bits_per_weight(kind) for kind in TYPES]
-    assert bits == sorted(bits)
-    assert len(set(TYPES)) == len(TYPES)
-    assert bits[0] == 1.5625
-    assert bits[-1] == 16
-    assert holds("Q4_K", 512)
-    assert not holds("Q4_K", 96)
-    assert holds("Q4_0", 96)
-    assert holds("F16", 5)
-
-
-def test_activation_blocks_are_those_of_ggml() -> None:
-    assert activation_block("Q4_K") == activation_block("IQ4_XS") == activation_block("TQ2_0") == 256
-    assert activation_block("IQ4_NL") == activation_block("MXFP4") == activation_block("Q8_0") == 32
-    assert activation_block("F16") is activation_block("BF16") is activation_block("F32") is None

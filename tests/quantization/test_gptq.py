@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from reference import naive_feedback as naive
 
 from tenth.core.errors import InputError
-from tenth.core.ggml import block
+from tenth.core.ggml import storage_type
 from tenth.quantization import gptq
 from tenth.quantization.encode import LARGEST, quantise
 from tenth.quantization.grids import GRIDS, Grid
@@ -33,7 +33,7 @@ def encoder(kind: str) -> gptq.Encode:
 
 
 def columns_of(kind: str) -> int:
-    return WIDE if block(kind)[0] == 256 else NARROW
+    return WIDE if storage_type(kind).weights == 256 else NARROW
 
 
 @cache
@@ -299,7 +299,7 @@ def survives(kind: str, rows: Array, gram: Array, rounds: int = 1) -> None:
     h = gptq.damped(torch.from_numpy(gram.astype(np.float32)))
     blocks = gptq.round_rows(weight, h, grid, encoder(kind), rounds)
     assert blocks.dtype == np.uint8
-    assert blocks.shape == (len(rows), columns * block(kind)[1] // block(kind)[0])
+    assert blocks.shape == (len(rows), columns * storage_type(kind).bytes // storage_type(kind).weights)
     assert np.isfinite(dequantize(blocks, kind, columns)).all()
     costs = gptq.loss(weight, h, grid, blocks)
     assert torch.isfinite(costs).all()
@@ -315,7 +315,7 @@ def survives(kind: str, rows: Array, gram: Array, rounds: int = 1) -> None:
     columns=st.sampled_from([32, 96, 256]),
 )
 def test_takes_any_rows_and_any_gram_matrix(kind: str, rows: list[str], gram: str, columns: int) -> None:
-    if block(kind)[0] == 256:
+    if storage_type(kind).weights == 256:
         columns = 256
     given = np.concatenate([BAD_ROWS[name] for name in rows])[:, :columns]
     survives(kind, given, BAD_GRAMS[gram][:columns, :columns])
@@ -323,7 +323,7 @@ def test_takes_any_rows_and_any_gram_matrix(kind: str, rows: list[str], gram: st
 
 @pytest.mark.parametrize("kind", TYPES)
 def test_zero_stays_zero(kind: str) -> None:
-    columns = max(64, block(kind)[0])
+    columns = max(64, storage_type(kind).weights)
     gram = BAD_GRAMS["correlated"][:columns, :columns]
     h = gptq.damped(torch.from_numpy(gram).float())
     found = gptq.round_rows(torch.zeros(3, columns), h, GRIDS[kind], encoder(kind), 1)
@@ -333,7 +333,7 @@ def test_zero_stays_zero(kind: str) -> None:
 @pytest.mark.parametrize("kind", TYPES)
 def test_blocks_of_zeros_among_others(kind: str) -> None:
     """As in matrices that were pruned, or the embeddings of tokens that never occur."""
-    columns = max(128, block(kind)[0])
+    columns = max(128, storage_type(kind).weights)
     rows = np.random.default_rng(2).standard_normal((3, columns))
     rows[0, :64] = rows[2] = 0
     survives(kind, rows, np.eye(columns))

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tenth.core.errors import InputError
-from tenth.core.ggml import TYPES, block
+from tenth.core.ggml import WEIGHT_TYPES, storage_type
 from tenth.quantization.encode import quantise
 from tenth.quantization.grids import GRIDS, Grid
 from tenth.runtime.llama import dequantize
@@ -76,7 +76,7 @@ def distance(x: torch.Tensor, points: torch.Tensor, weight: torch.Tensor) -> tor
 
 
 def test_every_block_type_has_a_grid() -> None:
-    assert set(GRIDS) == set(TYPES) - {"F16", "BF16"}
+    assert set(GRIDS) == set(WEIGHT_TYPES) - {"F16", "BF16"}
 
 
 @every
@@ -86,7 +86,7 @@ def test_tables_cover_the_block_once(grid: Grid) -> None:
         return
     tables = [np.unique(table) for table in (grid.codes, grid.supers, grid.subs, grid.lows)]
     assert tables[0].size == grid.codes.size
-    assert np.array_equal(np.sort(np.concatenate(tables)), np.arange(8 * block(grid.name)[1]))
+    assert np.array_equal(np.sort(np.concatenate(tables)), np.arange(8 * storage_type(grid.name).bytes))
 
 
 @every
@@ -194,7 +194,7 @@ def test_super_scales(grid: Grid) -> None:
     blocks = encoded(grid.name)
     values = grid.super_scales(blocks)
     assert values.dtype == np.float32
-    assert values.shape[:2] == (len(blocks), COLUMNS // block(grid.name)[0])
+    assert values.shape[:2] == (len(blocks), COLUMNS // storage_type(grid.name).weights)
     assert np.array_equal(grid.with_super_scales(blocks, values), blocks)
     twice = grid.with_super_scales(blocks, 2 * values)
     assert np.array_equal(grid.unpack(twice), grid.unpack(blocks))

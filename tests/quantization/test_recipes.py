@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from tenth.core.ggml import TYPES, holds
+from tenth.core.ggml import WEIGHT_TYPES, storage_type
 from tenth.core.records import TensorSpec
 from tenth.models import arch
 from tenth.models.formats.gguf import ALIGNMENT, storage, tensor_bytes
@@ -70,8 +70,8 @@ def test_every_matrix_gets_a_type_that_holds_it(recipe: str, gqa: int, changes: 
     tensors = specs(**changes)
     chosen = types(recipe, tensors, gqa)
     assert set(chosen) == {spec.name for spec in tensors if spec.linear}
-    assert set(chosen.values()) <= set(TYPES)
-    assert all(holds(chosen[spec.name], spec.columns) for spec in tensors if spec.linear)
+    assert set(chosen.values()) <= set(WEIGHT_TYPES)
+    assert all(storage_type(chosen[spec.name]).holds(spec.columns) for spec in tensors if spec.linear)
 
 
 def test_fallbacks_where_rows_are_no_multiple_of_256() -> None:

@@ -15,7 +15,7 @@ from tiny import make_model
 
 from tenth.calibration import fisher
 from tenth.calibration.fisher import SiteStats, Stats
-from tenth.core.ggml import TYPES, activation_block, holds
+from tenth.core.ggml import WEIGHT_TYPES, storage_type
 from tenth.models.checkpoint import open_checkpoint
 from tenth.quantization import sensitivity
 from tenth.quantization.encode import quantise
@@ -35,7 +35,7 @@ def stats_of(rows: int, columns: int, seed: int = 0, spread: float = 1.0) -> Sit
 def naive(weight: np.ndarray, stats: SiteStats, kind: str) -> float:
     """The predicted KL of a whole tensor, element by element."""
     decoded = dequantize(quantise(weight, kind, stats.cols), kind, weight.shape[1])
-    total, block = sum(float(r) for r in stats.rows), activation_block(kind)
+    total, block = sum(float(r) for r in stats.rows), storage_type(kind).activation_block
     predicted_kl = 0.0
     for i, row in enumerate(weight):
         for j, value in enumerate(row):
@@ -52,16 +52,16 @@ def naive(weight: np.ndarray, stats: SiteStats, kind: str) -> float:
 def test_whole_tensor_is_the_double_loop() -> None:
     weight = np.random.default_rng(1).standard_normal((6, 256)).astype(np.float32)
     stats = stats_of(6, 256)
-    found = sensitivity.sensitivity(weight, np.arange(6), np.ones(6), stats, TYPES)
-    assert set(found) == set(TYPES)
+    found = sensitivity.sensitivity(weight, np.arange(6), np.ones(6), stats, WEIGHT_TYPES)
+    assert set(found) == set(WEIGHT_TYPES)
     for kind in ("IQ1_S", "IQ2_XXS", "IQ3_S", "Q4_0", "Q4_K", "IQ4_NL", "Q8_0", "F16", "BF16"):
         assert found[kind] == pytest.approx(naive(weight, stats, kind), rel=1e-4)
 
 
 def test_types_that_do_not_hold_the_rows_are_left_out() -> None:
     weight = np.random.default_rng(1).standard_normal((6, 96)).astype(np.float32)
-    found = sensitivity.sensitivity(weight, np.arange(6), np.ones(6), stats_of(6, 96), TYPES)
-    assert set(found) == {kind for kind in TYPES if holds(kind, 96)}
+    found = sensitivity.sensitivity(weight, np.arange(6), np.ones(6), stats_of(6, 96), WEIGHT_TYPES)
+    assert set(found) == {kind for kind in WEIGHT_TYPES if storage_type(kind).holds(96)}
 
 
 def test_what_has_no_gradient_costs_nothing() -> None:
@@ -168,7 +168,7 @@ def test_run_prices_every_matrix_and_reports_weights(priced: Any, tmp_path: Path
     for spec in linear:
         weight = checkpoint.tensors[spec.source].load()
         assert found[spec.name] == sensitivity.sensitivity(
-            weight, np.arange(len(weight)), np.ones(len(weight), np.float32), stats[spec.source], TYPES
+            weight, np.arange(len(weight)), np.ones(len(weight), np.float32), stats[spec.source], WEIGHT_TYPES
         )
         assert found[spec.name]["IQ1_S"] > found[spec.name]["Q4_K"] > found[spec.name]["F16"] >= 0
     assert [event["done"] for event in events] == list(np.cumsum([spec.count for spec in linear]))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator
 
-from tenth.core.ggml import holds
+from tenth.core.ggml import storage_type
 from tenth.planning import memory
 from tenth.planning.plan import Decision, Problem
 
@@ -13,7 +13,7 @@ from tenth.planning.plan import Decision, Problem
 def every_decision(problem: Problem) -> Iterator[Decision]:
     """All types for all tensors, all runtimes with and without repacking, with exact memory."""
     linear = [spec for spec in problem.specs if spec.linear]
-    choices = [[t for t in problem.sensitivities[s.name] if holds(t, s.columns)] for s in linear]
+    choices = [[t for t in problem.sensitivities[s.name] if storage_type(t).holds(s.columns)] for s in linear]
     for runtime in memory.possible_runtimes(
         problem.config, problem.gguf_arch, problem.context, problem.threads
     ):

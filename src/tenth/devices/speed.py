@@ -24,17 +24,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib import resources
-from typing import Literal
 
 from pydantic import Field, TypeAdapter
 
 from tenth.core.errors import InputError
-from tenth.core.ggml import TYPES, bits_per_weight, block
+from tenth.core.ggml import WEIGHT_TYPES, storage_type
 from tenth.core.records import Interval, Record, TensorSpec
 from tenth.devices.profile import Device
-from tenth.models.formats.gguf import tensor_bytes
+from tenth.models.formats.gguf import storage, tensor_bytes
 
-PLAIN = ("F16", "BF16", "F32")
 # Low and high end as factors of the prediction: a device measured with this type, and one known by its class
 # only.
 KNOWN = {"cpu": (0.75, 1.25), "hexagon": (0.7, 1.3)}
@@ -82,13 +80,6 @@ def classes() -> dict[str, Kernels]:
     return TypeAdapter(dict[str, Kernels]).validate_json(text)
 
 
-def family(kind: str) -> Literal["plain", "scalar", "codebook"]:
-    """The family of a type's kernels: floats, codes that are numbers, codes that are looked up."""
-    if kind in PLAIN:
-        return "plain"
-    return "codebook" if kind.startswith("IQ") or kind == "MXFP4" else "scalar"
-
-
 def stand_in(
     kind: str, measured: Sequence[str], slowest: Mapping[str, float] | None = None
 ) -> tuple[str, bool]:
@@ -98,17 +89,19 @@ def stand_in(
     """
     if kind in measured:
         return kind, False
-    if family(kind) == "plain":
-        return max(measured, key=lambda name: (name == "Q8_0", bits_per_weight(name))), False
-    codes = [name for name in measured if family(name) != "plain"] or list(measured)
-    own = [name for name in codes if family(name) == family(kind)]
+    kernels = storage_type(kind).kernels
+    if kernels == "float":
+        return max(measured, key=lambda name: (name == "Q8_0", storage_type(name).bits_per_weight)), False
+    codes = [name for name in measured if storage_type(name).kernels != "float"] or list(measured)
+    own = [name for name in codes if storage_type(name).kernels == kernels]
     if not own and slowest:
-        low = [name for name in codes if bits_per_weight(name) <= 4.5] or codes
+        low = [name for name in codes if storage_type(name).bits_per_weight <= 4.5] or codes
         return max(low, key=lambda name: slowest[name]), True
 
     def far(name: str) -> tuple[float, bool, str]:
         """Distance in bits; of two at the same, the one whose blocks have as many weights."""
-        return abs(bits_per_weight(name) - bits_per_weight(kind)), block(name)[0] != block(kind)[0], name
+        one, other = storage_type(name), storage_type(kind)
+        return abs(one.bits_per_weight - other.bits_per_weight), one.weights != other.weights, name
 
     return min(own or codes, key=far), True
 
@@ -161,10 +154,11 @@ def _complete(
     scale = math.exp(sum(math.log(own[n] / ratios[n]) for n in both) / len(both)) if both else base
     known = {name: 1 / (scale * ratio) for name, ratio in ratios.items()}
     known |= {name: 1 / value for name, value in own.items()}
-    size = {name: 1.0 if per_weight else block(name)[1] / block(name)[0] for name in (*TYPES, "F32")}
+    every = [storage_type(name) for name in (*WEIGHT_TYPES, "F32")]
+    size = {kind.name: 1.0 if per_weight else kind.bytes / kind.weights for kind in every}
     slowest = {name: value * size[name] for name, value in known.items()}
     result = {}
-    for name in (*TYPES, "F32"):
+    for name in (*WEIGHT_TYPES, "F32"):
         source, by_weight = stand_in(name, sorted(known), slowest)
         result[name] = known[source] * (size[source] / size[name] if by_weight else 1.0)
     return result
@@ -174,7 +168,7 @@ def read_bytes(specs: Sequence[TensorSpec], types: Mapping[str, str]) -> dict[st
     """Bytes of weights that one decoded token reads, by ggml type."""
     found: dict[str, float] = {}
     for spec in multiplied(specs):
-        kind = types.get(spec.name, "F32") if spec.linear else "F32"
+        kind = storage(spec, types)
         found[kind] = found.get(kind, 0.0) + tensor_bytes(spec, kind)
     return found
 

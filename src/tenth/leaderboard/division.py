@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 
 from tenth.core import jobs
+from tenth.core.ggml import FLOATS
 from tenth.leaderboard.records import Division, Probe
-from tenth.models.formats.gguf import PLAIN
 from tenth.models.formats.inspect import Header, Stored, read_header
 
 # Of a tensor with the original's. A sign alone for each of Gaussian weights still gives sqrt(2 / pi) = 0.80.
@@ -23,7 +23,7 @@ def stored(division: Division, header: Header) -> str:
     """Why the tensors' types do not belong there; "" where they do."""
     if division != "structure":
         return ""
-    wrong = [tensor for tensor in header.tensors.values() if tensor.type not in PLAIN]
+    wrong = [tensor for tensor in header.tensors.values() if tensor.type not in FLOATS]
     if not wrong:
         return ""
     return (

@@ -18,6 +18,7 @@ from typing import Literal
 from pydantic import ValidationError
 
 from tenth.core.errors import InputError
+from tenth.core.ggml import FLOATS
 from tenth.core.records import MB
 from tenth.leaderboard.records import DIVISIONS, SCRATCH, Division, Manifest, Settings
 
@@ -212,7 +213,7 @@ def make(
         raise InputError(
             f"{bundle} holds no Hugging Face folder; fit it with --format hf, or submit its GGUF"
         )
-    quantised = any(kind not in ("F32", "F16", "BF16") for kind in plan.types.values())
+    quantised = any(kind not in FLOATS for kind in plan.types.values())
     usual: Division = "bits" if plan.structure is None else "open"
     if folder or not quantised:
         usual = "structure" if plan.structure else "open"

@@ -16,7 +16,7 @@ from typing import Any
 
 from tenth import __version__
 from tenth.core.errors import BudgetError, InputError
-from tenth.core.ggml import bits_per_weight
+from tenth.core.ggml import storage_type
 from tenth.core.progress import Reporter
 from tenth.core.records import Budget, Candidate, Plan, Requirements, Scorecard, Structure
 from tenth.core.store import default_work, sha256
@@ -213,7 +213,7 @@ def _plan(
     problem: Problem, decision: Decision, device: Device | None, requirements: Requirements, **analysis: Any
 ) -> Plan:
     chosen = [spec for spec in problem.specs if spec.linear]
-    bits = sum(bits_per_weight(decision.types[spec.name]) * spec.count for spec in chosen)
+    bits = sum(storage_type(decision.types[spec.name]).bits_per_weight * spec.count for spec in chosen)
     return Plan(
         parameters=sum(spec.count for spec in problem.specs),
         runtime=decision.runtime,

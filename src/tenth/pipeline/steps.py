@@ -21,7 +21,7 @@ from tenth.measurement.memory import prove
 from tenth.measurement.quality import quality
 from tenth.measurement.speed import speed
 from tenth.models.checkpoint import Checkpoint
-from tenth.models.formats.gguf import tensor_bytes
+from tenth.models.formats.gguf import storage, tensor_bytes
 from tenth.pipeline.effort import BATCH, Effort
 from tenth.planning.plan import Decision, Problem
 from tenth.pruning.shape import PruningCosts
@@ -336,7 +336,7 @@ class Stages:
             "calibration": str(calibration) if calibration else None,
             "rounded": [str(folder) for folder in rounded],
         }
-        total = sum(tensor_bytes(spec, types.get(spec.name, "F32")) for spec in self.checkpoint.specs())
+        total = sum(tensor_bytes(spec, storage(spec, types)) for spec in self.checkpoint.specs())
         self._child(label, "tenth.quantization.write:run", given, total=total)
         return path
 

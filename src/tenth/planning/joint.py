@@ -24,7 +24,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from tenth.core.errors import BudgetError
-from tenth.core.ggml import holds
+from tenth.core.ggml import storage_type
 from tenth.core.records import MB, Runtime, Shape, TensorSpec
 from tenth.devices.speed import multiplied
 from tenth.models.checkpoint import Checkpoint
@@ -197,7 +197,11 @@ class _Parts:
     def _types(self, spec: TensorSpec) -> list[tuple[int, float]]:
         """A variable for each type of a matrix, with the factor 1."""
         sensitivities = self._problem.sensitivities[spec.name]
-        size = {kind: float(tensor_bytes(spec, kind)) for kind in sensitivities if holds(kind, spec.columns)}
+        size = {
+            kind: float(tensor_bytes(spec, kind))
+            for kind in sensitivities
+            if storage_type(kind).holds(spec.columns)
+        }
         # Where a limit says otherwise, types that are large for their predicted KL may be the quick ones.
         kinds = {
             kind: self._variable(sensitivities[kind], False, size[kind])

@@ -25,21 +25,21 @@ mixtures, batches of 8 to 512, repacking, quantised caches, flash attention off)
 
 from __future__ import annotations
 
-import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
 from typing import Any
 
 from pydantic import Field
 
-from tenth.core.ggml import KV_TYPES
+from tenth.core.ggml import FLOATS, KV_TYPES, StorageType, storage_type
 from tenth.core.records import MemoryParts, Record, Runtime, TensorSpec
+from tenth.models.formats.gguf import storage, tensor_bytes
 from tenth.runtime.llama import cores
 
 _ALIGN = 32
 _KV_PAD = 256
 _TILE = 64  # queries and keys of a flash-attention tile (ggml-cpu/common.h)
+_ACTIVATION_BYTES = {256: 292, 32: 36}  # of a block of Q8_K; of Q8_1, which Q8_0 (34) stays below
 _TILED_SLOT = 512 * 1024  # scratch per thread of the tiled K- and I-quant product (ggml-cpu/tiled)
 _THREAD = 64 * 1024  # touched stack of an OpenMP thread
 
@@ -108,48 +108,8 @@ def _windows(config: Mapping[str, Any], gguf_arch: str, layers: int) -> tuple[in
     return tuple(window if (i + 1) % period else 0 for i in range(layers))
 
 
-@cache
-def _block(type_name: str) -> tuple[int, int]:
-    """(weights, bytes) of a block."""
-    from gguf import GGML_QUANT_SIZES, GGMLQuantizationType
-
-    return GGML_QUANT_SIZES[GGMLQuantizationType[type_name.upper()]]
-
-
-def _row(type_name: str, columns: int) -> int:
-    weights, size = _block(type_name)
-    return -(-columns // weights) * size
-
-
 def _pad(value: int, to: int) -> int:
     return -(-value // to) * to
-
-
-def _stored(spec: TensorSpec, types: Mapping[str, str]) -> str:
-    return types.get(spec.name, "F32") if spec.linear else "F32"
-
-
-def _bytes(spec: TensorSpec, type_name: str) -> int:
-    return spec.count // spec.columns * _row(type_name, spec.columns)
-
-
-# Type -> rows must be a multiple of this to be interleaved (ggml-cpu/repack.cpp).
-_REPACK_AVX2 = {"Q4_0": 8, "Q4_K": 8, "IQ4_NL": 8, "MXFP4": 8}
-_REPACK_DOTPROD = {"Q4_0": 4, "Q4_K": 8, "Q5_K": 8, "Q6_K": 8, "IQ4_NL": 4, "MXFP4": 4, "Q8_0": 4}
-
-
-def repackable(type_name: str, rows: int, columns: int, machine: str | None = None) -> bool:
-    """Whether llama.cpp would keep an interleaved copy of such a matrix.
-
-    machine: "x86_64" (the wheel has AVX2 kernels), "arm64" (Apple's, with dot products) or "aarch64" (the
-    Linux wheel's baseline has none); default: this machine. Columns need whole blocks only.
-    """
-    machine = machine or platform.machine()
-    if machine in ("x86_64", "AMD64"):
-        step = _REPACK_AVX2.get(type_name.upper())
-    else:
-        step = _REPACK_DOTPROD.get(type_name.upper()) if machine == "arm64" else None
-    return step is not None and rows % step == 0 and columns % _block(type_name)[0] == 0
 
 
 def memory(
@@ -168,7 +128,7 @@ def memory(
     """
     constants = constants or Constants()
     shape = _Shape.of(config, gguf_arch)
-    weights = sum(_pad(_bytes(spec, _stored(spec, types)), _ALIGN) for spec in specs)
+    weights = sum(_pad(tensor_bytes(spec, storage(spec, types)), _ALIGN) for spec in specs)
     kv = _kv(shape, runtime)
     compute = round(_compute(shape, specs, types, runtime) * constants.compute_factor)
     output = 4 * shape.vocab
@@ -206,8 +166,8 @@ def _repacked(specs: Sequence[TensorSpec], types: Mapping[str, str]) -> int:
     total = 0
     for spec in specs:
         multiplied = spec.linear and (spec.name != "token_embd.weight" or tied)
-        if multiplied and repackable(_stored(spec, types), spec.shape[0], spec.columns):
-            total += _pad(_bytes(spec, _stored(spec, types)), _ALIGN)
+        if multiplied and storage_type(storage(spec, types)).repackable(spec.shape[0], spec.columns):
+            total += _pad(tensor_bytes(spec, storage(spec, types)), _ALIGN)
     return total
 
 
@@ -224,7 +184,8 @@ def _kv(shape: _Shape, runtime: Runtime) -> int:
     for window, heads in zip(shape.windows, shape.own_kv, strict=True):
         # Without flash attention V is transposed, and then as wide as that of the widest block.
         values = heads if runtime.flash_attention else shape.kv_heads
-        row = _row(runtime.type_k, heads * shape.head) + _row(runtime.type_v, values * shape.head)
+        row = storage_type(runtime.type_k).row_bytes(heads * shape.head)
+        row += storage_type(runtime.type_v).row_bytes(values * shape.head)
         total += cells(runtime, window) * row
     return total
 
@@ -235,7 +196,7 @@ def kv_read(config: Mapping[str, Any], gguf_arch: str, runtime: Runtime, depth: 
     found: dict[str, float] = {}
     for window, heads in zip(shape.windows, shape.own_kv, strict=True):
         for kind in (runtime.type_k, runtime.type_v):
-            read = float(min(depth, window or depth) * _row(kind, heads * shape.head))
+            read = float(min(depth, window or depth) * storage_type(kind).row_bytes(heads * shape.head))
             found[kind.upper()] = found.get(kind.upper(), 0.0) + read
     return found
 
@@ -273,9 +234,8 @@ def _rotation(shape: _Shape, runtime: Runtime) -> int:
     side = 64
     while shape.head % (2 * side) == 0:
         side *= 2
-    plain = ("f32", "f16", "bf16")
-    keys = 4 * side * side if runtime.type_k.lower() not in plain else 0
-    return keys + (4 * 64 * 64 if runtime.type_v.lower() not in plain else 0)
+    keys = 4 * side * side if runtime.type_k.upper() not in FLOATS else 0
+    return keys + (4 * 64 * 64 if runtime.type_v.upper() not in FLOATS else 0)
 
 
 def _work(
@@ -287,24 +247,17 @@ def _work(
     largest = 4 * tile * threads if runtime.flash_attention else 0
     for spec in specs:
         if spec.linear and spec.layer is not None:
-            kind = _stored(spec, types)
+            kind = storage_type(storage(spec, types))
             activations = batch * _activation_row(kind, spec.columns)
-            largest = max(largest, activations + (_TILED_SLOT * threads if tiled(kind) else 0))
+            largest = max(largest, activations + (_TILED_SLOT * threads if kind.tiled else 0))
     return largest
 
 
-def tiled(kind: str) -> bool:
-    """Whether products with weights of this type take the tiled kernels, which want scratch."""
-    return "_K" in kind or (kind.startswith("IQ") and kind != "IQ4_NL")
-
-
-def _activation_row(kind: str, columns: int) -> int:
+def _activation_row(kind: StorageType, columns: int) -> int:
     """Bytes of a row of activations converted for a product with weights of this type."""
-    if kind in ("F32", "F16", "BF16"):
-        return 0 if kind == "F32" else 2 * columns
-    if tiled(kind) or kind.startswith("TQ"):
-        return columns // 256 * 292  # Q8_K
-    return columns // 32 * 36  # Q8_0 (34 bytes) or Q8_1
+    if kind.activation_block is None:
+        return 0 if kind.name == "F32" else 2 * columns
+    return columns // kind.activation_block * _ACTIVATION_BYTES[kind.activation_block]
 
 
 def corrected(constants: Constants, predicted: MemoryParts, parts: Mapping[str, int]) -> Constants:
@@ -343,7 +296,7 @@ def possible_runtimes(
     is on throughout. Pairs other than f16+f16 leave the tiled kernel, which makes long prefills slower.
     """
     head = _Shape.of(config, gguf_arch).head
-    kinds = [kind for kind in KV_TYPES if head % _block(kind)[0] == 0]
+    kinds = [kind for kind in KV_TYPES if storage_type(kind).holds(head)]
     batches = sorted({min(batch, context) for batch in UBATCHES})
     return [
         Runtime(n_ctx=context, n_ubatch=batch, type_k=k, type_v=v, threads=threads)

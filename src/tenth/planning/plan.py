@@ -26,7 +26,7 @@ from typing import Any, Literal, TypeVar
 import numpy as np
 
 from tenth.core.errors import BudgetError
-from tenth.core.ggml import bits_per_weight, holds
+from tenth.core.ggml import storage_type
 from tenth.core.records import MB, MemoryParts, Runtime, TensorSpec
 from tenth.devices.speed import multiplied
 from tenth.models.formats.gguf import ALIGNMENT, tensor_bytes
@@ -118,14 +118,18 @@ def decide(problem: Problem, budget: int) -> Decision:
 def kernels(problem: Problem) -> list[Problem]:
     """The problem, and the one without the types of blocks whose kernels want scratch, if it has others.
 
-    What a file without them saves (cost.tiled) is in that one's `coefficients` only.
+    What a file without them saves (tiled) is in that one's `coefficients` only.
     """
     scratch = {spec.name for spec in problem.specs if spec.layer is not None}
     sensitivities = {
-        name: {kind: x for kind, x in table.items() if not (name in scratch and cost.tiled(kind))}
+        name: {kind: x for kind, x in table.items() if not (name in scratch and storage_type(kind).tiled)}
         for name, table in problem.sensitivities.items()
     }
-    held = (any(holds(kind, s.columns) for kind in sensitivities[s.name]) for s in problem.specs if s.linear)
+    held = (
+        any(storage_type(kind).holds(s.columns) for kind in sensitivities[s.name])
+        for s in problem.specs
+        if s.linear
+    )
     return (
         [problem, replace(problem, sensitivities=sensitivities)]
         if sensitivities != problem.sensitivities and all(held)
@@ -207,7 +211,7 @@ def coefficients(problem: Problem) -> Tables:
         for name in _efficient(spec, problem.sensitivities[spec.name], costs):
             options.append((number, name))
             size.append(_stored(spec, name) * problem.constants.weights_factor)
-            packed = spec.name in read and cost.repackable(name, spec.shape[0], spec.columns)
+            packed = spec.name in read and storage_type(name).repackable(spec.shape[0], spec.columns)
             copy.append(size[-1] * problem.constants.repacked_factor if packed else 0.0)
             predicted_kl.append(problem.sensitivities[spec.name][name])
             for row, each in zip(spent, costs, strict=True):
@@ -243,8 +247,8 @@ def coefficients(problem: Problem) -> Tables:
 
 def _typical(spec: TensorSpec, sensitivities: Mapping[str, float]) -> str:
     """A type whose kernels need what those of most others do."""
-    kind = "Q4_K" if any(cost.tiled(kind) for kind in sensitivities) else "Q8_0"
-    return kind if holds(kind, spec.columns) else "F16"
+    kind = "Q4_K" if any(storage_type(kind).tiled for kind in sensitivities) else "Q8_0"
+    return kind if storage_type(kind).holds(spec.columns) else "F16"
 
 
 def prefill_slowness(n_ubatch: int, repack: bool) -> float:
@@ -295,12 +299,12 @@ def _efficient(spec: TensorSpec, sensitivities: Mapping[str, float], costs: Sequ
     """Types that no other one beats in bytes, predicted KL and every cost, by bytes."""
     amounts = {
         name: (
-            bits_per_weight(name),
+            storage_type(name).bits_per_weight,
             sensitivities[name],
-            *(bits_per_weight(name) * each.per_byte[name] for each in costs),
+            *(storage_type(name).bits_per_weight * each.per_byte[name] for each in costs),
         )
-        for name in sorted(sensitivities, key=lambda n: (bits_per_weight(n), sensitivities[n]))
-        if holds(name, spec.columns)
+        for name in sorted(sensitivities, key=lambda n: (storage_type(n).bits_per_weight, sensitivities[n]))
+        if storage_type(name).holds(spec.columns)
     }
     return list(_not_beaten(amounts))
 

@@ -19,7 +19,7 @@ from importlib import resources
 
 from pydantic import Field
 
-from tenth.core.ggml import holds
+from tenth.core.ggml import storage_type
 from tenth.core.records import Record, TensorSpec
 from tenth.quantization.sensitivity import Sensitivities
 
@@ -58,7 +58,7 @@ def sensitivities(specs: Sequence[TensorSpec]) -> Sensitivities:
         spec.name: {
             name: defaults.predicted_kl * weight(spec) / total * ratio
             for name, ratio in defaults.ratio.items()
-            if holds(name, spec.columns)
+            if storage_type(name).holds(spec.columns)
         }
         for spec in linear
     }

@@ -18,7 +18,7 @@ from functools import cache
 import numpy as np
 
 from tenth.core.errors import InputError
-from tenth.core.ggml import block, holds
+from tenth.core.ggml import storage_type
 from tenth.core.records import TensorSpec
 from tenth.runtime import llama
 
@@ -36,10 +36,9 @@ def quantise(rows: np.ndarray, type_name: str, importance: np.ndarray | None = N
     """
     rows = np.ascontiguousarray(rows, np.float32)
     count, columns = rows.shape
-    if not holds(type_name, columns):
-        raise InputError(
-            f"rows of {columns} do not divide into {type_name}'s blocks of {block(type_name)[0]}"
-        )
+    kind = storage_type(type_name)
+    if not kind.holds(columns):
+        raise InputError(f"rows of {columns} do not divide into {type_name}'s blocks of {kind.weights}")
     largest = float(np.abs(rows).max(initial=0.0))
     if not np.isfinite(largest):
         raise InputError(f"a weight to be stored as {type_name} is NaN or infinite")
@@ -48,13 +47,12 @@ def quantise(rows: np.ndarray, type_name: str, importance: np.ndarray | None = N
             f"a weight of {largest:.3g} is beyond the half-precision scales of {type_name}"
             f" (up to {LARGEST:g}); give a checkpoint without such outliers"
         )
-    lib, number = llama.library(), llama.type_id(type_name)
-    if importance is None and lib.ggml_quantize_requires_imatrix(number):
+    if importance is None and kind.needs_importance:
         importance = np.ones(columns, np.float32)
     weights = None if importance is None else _usable(importance, columns)
-    out = np.zeros((count, lib.ggml_row_size(number, columns)), np.uint8)
-    lib.ggml_quantize_chunk(
-        number,
+    out = np.zeros((count, kind.row_bytes(columns)), np.uint8)
+    llama.library().ggml_quantize_chunk(
+        kind.number,
         rows.ctypes.data,
         out.ctypes.data,
         0,

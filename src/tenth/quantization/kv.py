@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from tenth.core.divergence import divergence, log_softmax
-from tenth.core.ggml import KV_TYPES, holds
+from tenth.core.ggml import KV_TYPES, storage_type
 from tenth.runtime.llama import Session
 
 PROBE = "Q8_0"
@@ -23,7 +23,7 @@ PROBE = "Q8_0"
 
 def probe_type(columns: int) -> str:
     """How the probe stores a row of that many weights."""
-    return PROBE if holds(PROBE, columns) else "F16"
+    return PROBE if storage_type(PROBE).holds(columns) else "F16"
 
 
 def run(
@@ -35,7 +35,7 @@ def run(
     head: size of an attention head; types whose blocks do not divide it are left out.
     """
     texts = np.load(tokens, allow_pickle=False)[:windows]
-    kinds = [kind for kind in KV_TYPES if kind != "f16" and holds(kind.upper(), head)]
+    kinds = [kind for kind in KV_TYPES if kind != "f16" and storage_type(kind).holds(head)]
     runs = [(side, kind) for kind in kinds for side in "kv"]
     total = len(runs) + 1
     original = _logprobs(gguf, texts, "f16", "f16", threads)

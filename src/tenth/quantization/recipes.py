@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from tenth.core.ggml import holds
+from tenth.core.ggml import storage_type
 from tenth.core.records import TensorSpec
 
 # Rule: (layer, layers, query heads per key-value head) -> type, or None for the base type.
@@ -166,7 +166,7 @@ def types(recipe: str, specs: Sequence[TensorSpec], gqa: int, importance: bool =
 def _output(recipe: str, base: str, columns: int) -> str:
     if base == "F16":
         return base
-    if not holds(base, columns):
+    if not storage_type(base).holds(columns):
         return "Q8_0"
     if recipe in (*_SMALL, "IQ3_XXS"):
         return "Q5_K"
@@ -182,7 +182,7 @@ def _embedding(recipe: str, base: str) -> str:
 
 
 def _held(name: str, columns: int) -> str:
-    if holds(name, columns):
+    if storage_type(name).holds(columns):
         return name
     fallback = _FALLBACK.get(name, "F16")
-    return fallback if holds(fallback, columns) else "F16"
+    return fallback if storage_type(fallback).holds(columns) else "F16"

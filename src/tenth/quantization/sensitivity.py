@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from tenth.calibration.fisher import SiteStats, Stats
-from tenth.core.ggml import TYPES, activation_block, holds
+from tenth.core.ggml import WEIGHT_TYPES, storage_type
 from tenth.core.records import TensorSpec
 from tenth.models.checkpoint import open_checkpoint
 from tenth.models.formats.hf import LazyTensor
@@ -68,9 +68,10 @@ def sensitivity(
     plain = 0.5 * float(sample.grad2 @ (weight * weight) @ stats.square)
     sensitivities = {}
     for name in types:
-        if holds(name, weight.shape[1]):
+        kind = storage_type(name)
+        if kind.holds(weight.shape[1]):
             error = dequantize(quantise(weight, name, stats.cols), name, weight.shape[1]) - weight
-            block = activation_block(name)
+            block = kind.activation_block
             rounding = noise[block] if block else PLAIN_NOISE.get(name, 0.0) * plain
             sensitivities[name] = sample.predicted_kl(error) + rounding
     return sensitivities
@@ -82,7 +83,7 @@ def run(
     calibration: str,
     destination: str,
     threads: int,
-    types: Sequence[str] = TYPES,
+    types: Sequence[str] = WEIGHT_TYPES,
 ) -> dict[str, Any]:
     """In a child process: price every linear tensor of the model folder; resumes by tensor.
 

@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 
+from tenth.core.ggml import STORAGE_TYPES
 from tenth.core.records import MB, Plan, Scorecard
 
 PARTS = ("weights", "repacked", "kv", "compute", "output", "base")
@@ -45,13 +46,8 @@ def megabytes(size: float) -> str:
 
 def bits_of(type_name: str) -> float | None:
     """Bits per weight of a ggml type, scales included; None for a name that ggml does not know."""
-    import gguf
-
-    kind = gguf.GGMLQuantizationType.__members__.get(type_name.upper())
-    if kind is None:
-        return None
-    block, size = gguf.GGML_QUANT_SIZES[kind]
-    return float(size * 8 / block)
+    kind = STORAGE_TYPES.get(type_name.upper())
+    return kind.bits_per_weight if kind else None
 
 
 def bits_text(bits: float | None) -> str:

@@ -27,8 +27,9 @@ from types import TracebackType
 import numpy as np
 
 from tenth.core.errors import InputError, NativeError
+from tenth.core.ggml import storage_type
 from tenth.core.records import Runtime
-from tenth.runtime.llama_h import CONTEXT_DEFAULTS, LOG, MODEL_DEFAULTS, SIGNATURES, TYPES, Batch
+from tenth.runtime.llama_h import CONTEXT_DEFAULTS, LOG, MODEL_DEFAULTS, SIGNATURES, Batch
 
 PINNED = "2026.10.11549"
 _ADVICE = f"install it with: pip install xllamacpp=={PINNED} (Linux or macOS; on Windows use WSL)"
@@ -108,8 +109,8 @@ def library() -> ctypes.CDLL:
     """The checked library; loaded once per process.
 
     Its functions have their argument types declared (`SIGNATURES`): besides those a `Session` uses, the
-    encoders ``ggml_quantize_chunk`` and ``ggml_quantize_requires_imatrix`` (ask it first: the former aborts
-    the process when it lacks an importance matrix), ``ggml_row_size``, ``ggml_get_type_traits``.
+    encoder ``ggml_quantize_chunk`` (it aborts the process where a type needs an importance matrix and gets
+    none) and ``ggml_get_type_traits``.
     Raises NativeError, with what to install, for a missing or different wheel.
     """
     path = _locate()
@@ -135,35 +136,19 @@ def build() -> str:
     return f"llama.cpp b{PINNED.rsplit('.', 1)[1]} ({' '.join(features)})"
 
 
-@functools.cache
-def type_ids() -> dict[str, int]:
-    """ggml type name in upper case ("Q4_K") -> its number."""
-    lib = library()
-    known = [i for i in range(TYPES) if lib.ggml_get_type_traits(i).contents.blck_size > 0]
-    return {lib.ggml_type_name(i).decode().upper(): i for i in known}
-
-
-def type_id(name: str) -> int:
-    """The number of a ggml type, by its name in any case. Raises InputError for an unknown one."""
-    try:
-        return type_ids()[name.upper()]
-    except KeyError:
-        raise InputError(f"unknown ggml type {name!r}; known: {', '.join(sorted(type_ids()))}") from None
-
-
 def dequantize(data: np.ndarray, type_name: str, columns: int) -> np.ndarray:
     """Decode rows with ggml's own routine.
 
     data: uint8 [rows, row bytes]; returns float32 [rows, columns]. Raises InputError where sizes disagree.
     """
-    lib, number = library(), type_id(type_name)
-    traits = lib.ggml_get_type_traits(number).contents
+    kind = storage_type(type_name)
     data = np.ascontiguousarray(data, np.uint8)
-    if columns % traits.blck_size or data.shape[-1] != lib.ggml_row_size(number, columns):
+    if not kind.holds(columns) or data.shape[-1] != kind.row_bytes(columns):
         raise InputError(f"rows of {data.shape[-1]} bytes are not rows of {columns} weights in {type_name}")
     rows = data.reshape(-1, data.shape[-1])
-    if type_name.upper() == "F32":
+    if kind.name == "F32":
         return rows.view(np.float32).copy()
+    traits = library().ggml_get_type_traits(kind.number).contents
     if not traits.to_float:
         raise InputError(f"ggml has no decoder for type {type_name}")
     out = np.empty((rows.shape[0], columns), np.float32)
@@ -253,7 +238,7 @@ class Session:
         params.n_ubatch = min(n_ubatch, params.n_batch)
         params.n_outputs_max = outputs
         params.n_threads = params.n_threads_batch = threads
-        params.type_k, params.type_v = type_id(type_k), type_id(type_v)
+        params.type_k, params.type_v = storage_type(type_k).number, storage_type(type_v).number
         params.flash_attn_type = int(flash_attention)
         params.swa_full = swa_full
         with contextlib.ExitStack() as stack, _journal.capture() as lines:

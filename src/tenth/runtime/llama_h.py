@@ -118,7 +118,6 @@ class TypeTraits(ctypes.Structure):
 SIGNATURES: dict[str, tuple[object, ...]] = {
     "llama_backend_init": (None,),
     "llama_log_set": (None, LOG, _ptr),
-    "llama_version": (ctypes.c_char_p,),
     "llama_print_system_info": (ctypes.c_char_p,),
     "llama_model_default_params": (ModelParams,),
     "llama_context_default_params": (ContextParams,),
@@ -139,12 +138,7 @@ SIGNATURES: dict[str, tuple[object, ...]] = {
     "llama_memory_seq_rm": (_bool, _ptr, _i32, _i32, _i32),
     "llama_decode": (_i32, _ptr, Batch),
     "llama_get_logits": (_ptr, _ptr),
-    "ggml_type_name": (ctypes.c_char_p, _i32),
-    "ggml_blck_size": (ctypes.c_int64, _i32),
-    "ggml_row_size": (ctypes.c_size_t, _i32, ctypes.c_int64),
     "ggml_get_type_traits": (ctypes.POINTER(TypeTraits), _i32),
-    "ggml_quantize_init": (None, _i32),
-    "ggml_quantize_requires_imatrix": (_bool, _i32),
     # type, float32 source, destination, first element, rows, columns, importance of each column or null
     "ggml_quantize_chunk": (
         ctypes.c_size_t,
@@ -197,4 +191,3 @@ CONTEXT_DEFAULTS: dict[str, object] = {
     "n_samplers": 0,
     "ctx_other": None,
 }
-TYPES = 43  # GGML_TYPE_COUNT

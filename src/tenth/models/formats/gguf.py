@@ -21,9 +21,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
-from gguf import GGML_QUANT_SIZES, GGMLQuantizationType, LlamaFileType
 
 from tenth.core.errors import InputError, unwritten
+from tenth.core.ggml import storage_type
 from tenth.core.records import TensorSpec
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 ALIGNMENT = 32
 CHUNK_BYTES = 64_000_000  # of float32 rows in memory at a time
 QUANTIZATION_VERSION = 2  # of ggml's block formats
-PLAIN = ("F32", "F16", "BF16")
+UNKNOWN_FILE_TYPE = 1024  # LLAMA_FTYPE_GUESSED
 
 Encode = Callable[[TensorSpec, str, np.ndarray, int], np.ndarray]
 
@@ -46,15 +46,12 @@ def tensor_bytes(spec: TensorSpec, type_name: str) -> int:
 
 def row_bytes(spec: TensorSpec, type_name: str) -> int:
     """Bytes of one row."""
-    try:
-        block, size = GGML_QUANT_SIZES[GGMLQuantizationType[type_name]]
-    except KeyError:
-        raise InputError(f"{spec.name}: {type_name!r} is no ggml type") from None
-    if spec.columns % block:
+    kind = storage_type(type_name)
+    if not kind.holds(spec.columns):
         raise InputError(
-            f"{spec.name}: rows of {spec.columns} do not divide into {type_name}'s blocks of {block}"
+            f"{spec.name}: rows of {spec.columns} do not divide into {type_name}'s blocks of {kind.weights}"
         )
-    return int(spec.columns // block * size)
+    return kind.row_bytes(spec.columns)
 
 
 def storage(spec: TensorSpec, types: Mapping[str, str]) -> str:
@@ -93,7 +90,7 @@ def file_layout(
     offsets, position = [], 0
     for name, shape, type_name, size in infos:
         sides = struct.pack(f"<I{len(shape)}Q", len(shape), *reversed(shape))
-        header.append(_string(name) + sides + struct.pack("<IQ", GGMLQuantizationType[type_name], position))
+        header.append(_string(name) + sides + struct.pack("<IQ", storage_type(type_name).number, position))
         offsets.append(position)
         position += _padded(size)
     raw = b"".join(header)
@@ -291,5 +288,5 @@ def _file_type(specs: Iterable[TensorSpec], types: Mapping[str, str]) -> int:
         if spec.linear:
             weights[storage(spec, types)] += spec.count
     name = max(sorted(weights), key=lambda n: weights[n])
-    label = {"F32": "ALL_F32", "Q3_K": "MOSTLY_Q3_K_M", "Q4_K": "MOSTLY_Q4_K_M", "Q5_K": "MOSTLY_Q5_K_M"}
-    return int(getattr(LlamaFileType, label.get(name, f"MOSTLY_{name}"), LlamaFileType.GUESSED))
+    number = storage_type(name).file_type
+    return UNKNOWN_FILE_TYPE if number is None else number

@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from gguf import GGML_QUANT_SIZES, GGMLQuantizationType
 
 from tenth.core.errors import InputError
+from tenth.core.ggml import BY_NUMBER
 
 HEADER_LIMIT = 64 << 20  # bytes; the largest published vocabularies take 20 MB
 KEYS, TENSORS = 4096, 65_536
@@ -199,14 +199,12 @@ def _tensor(cursor: _Cursor) -> _Info:
     if not all(shape) or math.prod(shape) > WEIGHTS:
         raise cursor.wrong(f"tensor {name!r:.80} has the absurd shape {list(shape)}")
     number = cursor.number("<I")
-    try:
-        kind = GGMLQuantizationType(number)
-        block, size = GGML_QUANT_SIZES[kind]
-    except (ValueError, KeyError):
-        raise cursor.wrong(f"tensor {name!r:.80} is of the unknown type {number}") from None
-    if shape[-1] % block:
+    kind = BY_NUMBER.get(number)
+    if kind is None:
+        raise cursor.wrong(f"tensor {name!r:.80} is of the unknown type {number}")
+    if not kind.holds(shape[-1]):
         raise cursor.wrong(f"tensor {name!r:.80}: rows of {shape[-1]} are no whole blocks of {kind.name}")
-    return name, shape, kind.name, math.prod(shape) // block * size, cursor.number("<Q")
+    return name, shape, kind.name, kind.row_bytes(math.prod(shape)), cursor.number("<Q")
 
 
 def _placed(cursor: _Cursor, infos: list[_Info], start: int, alignment: int, size: int) -> dict[str, Stored]:

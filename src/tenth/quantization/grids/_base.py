@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from tenth.core.errors import InputError
-from tenth.core.ggml import block
+from tenth.core.ggml import storage_type
 
 
 def bits(start: int, *axes: tuple[int, int], width: int) -> np.ndarray:
@@ -73,12 +73,12 @@ class Grid(ABC):
     @property
     def group(self) -> int:
         """Weights that share one scale and offset."""
-        return block(self.name)[0] // max(len(self.subs), len(self.lows))
+        return storage_type(self.name).weights // max(len(self.subs), len(self.lows))
 
     @property
     def vector(self) -> int:
         """Weights coded together."""
-        return block(self.name)[0] // len(self.codes)
+        return storage_type(self.name).weights // len(self.codes)
 
     def scales(self, blocks: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
         """Scale and offset of each group, float32 [rows, columns / group]; the offset None where the type has
@@ -135,7 +135,7 @@ class Grid(ABC):
 
     def _blocks(self, blocks: np.ndarray) -> np.ndarray:
         """[rows, blocks per row, block bytes]."""
-        size = block(self.name)[1]
+        size = storage_type(self.name).bytes
         return blocks.reshape(len(blocks), blocks.shape[1] // size, size)
 
     def _read(self, rows: np.ndarray) -> np.ndarray:
