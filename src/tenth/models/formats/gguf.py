@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 import numpy as np
 
 from tenth.core.errors import InputError, unwritten
-from tenth.core.ggml import storage_type
+from tenth.core.ggml import STORAGE_TYPES, storage_type
 from tenth.core.records import TensorSpec
 
 if TYPE_CHECKING:
@@ -46,7 +46,9 @@ def tensor_bytes(spec: TensorSpec, type_name: str) -> int:
 
 def row_bytes(spec: TensorSpec, type_name: str) -> int:
     """Bytes of one row."""
-    kind = storage_type(type_name)
+    kind = STORAGE_TYPES.get(type_name)
+    if kind is None:
+        raise InputError(f"{spec.name}: {type_name!r} is no ggml type")
     if not kind.holds(spec.columns):
         raise InputError(
             f"{spec.name}: rows of {spec.columns} do not divide into {type_name}'s blocks of {kind.weights}"
