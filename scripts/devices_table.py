@@ -15,15 +15,14 @@ from pathlib import Path
 from typing import Any
 
 from tenth.core.errors import BudgetError
-from tenth.core.records import MB, Estimate, Requirements
+from tenth.core.format import figure, megabytes, number, written_estimate
+from tenth.core.records import Requirements
 from tenth.devices import catalogue, energy, speed
 from tenth.devices.profile import Device
 from tenth.models import arch
 from tenth.planning import forecast, memory
 from tenth.planning.plan import Problem, decide
 from tenth.quantization import default_sensitivity
-from tenth.report.figures import brief, number
-from tenth.report.tables import figure
 
 PAGE = Path(__file__).parent.parent / "docs" / "devices.md"
 CONTEXT, THREADS = 2048, 4
@@ -106,16 +105,17 @@ def cell(question: Problem, device: Device, share: float) -> str:
     try:
         decision = decide(asked, budget)
     except BudgetError as error:
-        return f"nothing fits: smallest is {error.smallest['total'] / MB:,.0f} MB"
+        return f"nothing fits: smallest is {megabytes(error.smallest['total'])} MB"
     linear = [spec for spec in question.specs if spec.linear]
     bits = 8 * decision.memory.weights / sum(spec.count for spec in linear)
-    found: dict[str, Estimate] = {
-        each.name: each for each in forecast.estimates(asked, decision, device, WANTED)
+    found = {
+        each.name: written_estimate(each).brief
+        for each in forecast.estimates(asked, decision, device, WANTED)
     }
-    hours = f"{brief(found['battery'])} h" if "battery" in found else "mains"
+    hours = f"{found['battery']} h" if "battery" in found else "mains"
     return (
         f"{bits:.2f} bits, predicted KL {figure(float(f'{decision.predicted_kl:.2g}'))};"
-        f" {brief(found['decode'])} tokens/s; {brief(found['joules'])} J; {hours}"
+        f" {found['decode']} tokens/s; {found['joules']} J; {hours}"
     )
 
 
@@ -128,7 +128,7 @@ def page(known: Sequence[Device]) -> str:
         parts.append("| device | budget | " + " | ".join(MODELS) + " |\n|---|---|" + "---|" * len(MODELS))
         for device in known:
             cells = [cell(question, device, share) for question in questions.values()]
-            budget = f"{device.bytes * share / MB:,.0f} MB"
+            budget = f"{megabytes(device.bytes * share)} MB"
             parts.append(f"| {device.name} | {budget} | " + " | ".join(cells) + " |")
         parts.append("")
     parts.append(PROFILES)
@@ -150,7 +150,7 @@ def profile_row(device: Device) -> str:
         " | ".join(
             [
                 f"| {device.name}",
-                shown(f"{limit.value / MB:,.0f} MB", limit.estimated) if limit else "none",
+                shown(f"{megabytes(limit.value)} MB", limit.estimated) if limit else "none",
                 shown(f"{device.bandwidth.spec.value / 1e9:.1f}", device.bandwidth.spec.estimated),
                 shown(f"{1e-9 / rates.decode['Q4_0']:.1f}", not rates.measured),
                 shown(f"{power.decode.value:g}", power.decode.estimated) if power else "not known",

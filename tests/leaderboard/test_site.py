@@ -217,7 +217,7 @@ def test_a_page_says_all_that_travels_with_a_figure(tmp_path: Path) -> None:
         "± 0.02",
         "32 passages of 2048 bytes",
         "29.1",
-        "of 30.0 MB allowed",
+        "of 30 MB allowed",
         "estimated",
         "Arc Easy",
         "40.0 %",
@@ -519,7 +519,7 @@ def test_filters_leave_what_was_asked_for(browser: Browser, drawn: Path) -> None
         page.get_by_label("Status").select_option("disqualified")
         assert set(visit.shown()) == {"constant", "too-large", "corrupt"}
         page.get_by_label("Status").select_option("")
-        page.get_by_label("Device").select_option(label="a-server, 60.0 MB, 2,048 tokens")
+        page.get_by_label("Device").select_option(label="a-server, 60 MB, 2,048 tokens")
         assert visit.shown() == ["Q8_0", "Q6_K"]
         assert page.locator("section.pictures:visible").count() == 1
         page.get_by_label("Device").select_option("")

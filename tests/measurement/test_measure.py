@@ -25,6 +25,7 @@ from tenth.core.records import Estimate, Forecast, Measurement, Requirements, Ru
 from tenth.measurement import depth, measure
 from tenth.measurement.check import sample
 from tenth.measurement.measure import Options, usual_depths
+from tenth.report import page
 from tenth.runtime.bundle import read_measurements
 
 QUICK = Options(depths=(0, 128), repeats=2, counter="none")
@@ -98,9 +99,9 @@ def test_a_whole_measurement_with_an_energy_counter(tmp_path: Path, recorded: Sa
     assert (
         read_measurements(folder, Scorecard.model_validate_json((folder / "scorecard.json").read_text()))
     ) == {"this device": found}
-    page = (folder / "report.html").read_text()
+    drawn = page.write(folder).read_text()
     for heading in ("On this device", "writing speed over time", "counter rapl"):
-        assert heading in page
+        assert heading in drawn
 
 
 def test_the_command_prints_one_object_and_a_table(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -152,10 +153,10 @@ def test_without_a_counter_an_estimate_stands_in_or_nothing(folder: Path) -> Non
     reading = found.reading("energy_decode")
     assert reading is not None
     assert (reading.value, reading.unit, reading.kind) == (0.3, "J/token", "estimated")
-    assert reading.conditions == "for toaster, not measured: 5 W; 0.2 to 0.5 J/token"
+    assert reading.conditions == "for toaster, not measured: 5 W; 0.20 to 0.50 J/token"
     assert found.reading("energy_prefill") is None, "not made up where the plan has none"
     assert found.energy.startswith("estimated for toaster")
-    assert "for toaster, not measured" in (folder.parent / "planned" / "report.html").read_text()
+    assert "for toaster, not measured" in page.write(folder.parent / "planned").read_text()
 
 
 @pytest.mark.parametrize(
@@ -207,7 +208,7 @@ def test_answers_that_are_not_the_recorded_ones_do_not_count(tmp_path: Path, rec
 
 
 def test_a_fast_wrong_run_does_not_count(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    call = measure.worker.call
+    call = measure.jobs.call
 
     def wrong(function: str, *rest: object, **named: object) -> object:
         found = call(function, *rest, **named)  # type: ignore[arg-type]
@@ -215,7 +216,7 @@ def test_a_fast_wrong_run_does_not_count(folder: Path, monkeypatch: pytest.Monke
             found["scored"] = [[at, (token + 7) % 300, nats] for at, token, nats in found["scored"]]
         return found
 
-    monkeypatch.setattr(measure.worker, "call", wrong)
+    monkeypatch.setattr(measure.jobs, "call", wrong)
     with pytest.raises(NativeError, match="the answers of the timed run are not the file's"):
         measure.measure(folder, QUICK, ConsoleReporter())
     assert not (folder / "measure.json").exists()

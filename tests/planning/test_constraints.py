@@ -14,6 +14,7 @@ from reference.naive_plan import every_decision
 from test_plan import ROWS, llama, problems
 
 from tenth.core.errors import BudgetError, InputError
+from tenth.core.format import megabytes
 from tenth.core.records import Requirements
 from tenth.devices import catalogue, speed
 from tenth.planning import forecast
@@ -100,7 +101,7 @@ def test_what_cannot_be_is_one_line_with_the_best_that_can() -> None:
     with pytest.raises(BudgetError) as caught:
         decide(forecast.asked(problem, S23, Requirements(min_speed=2 * best)), budget)
     said = str(caught.value)
-    assert f"no plan within {budget / 1e6:.1f} MB has {2 * best:g} tokens/s" in said
+    assert f"no plan within {megabytes(budget)} MB has {2 * best:g} tokens/s" in said
     assert f"the best that can be had is {best:.3g} tokens/s" in said
     assert "\n" not in said
     decide(forecast.asked(problem, S23, Requirements(min_speed=0.99 * best)), budget)

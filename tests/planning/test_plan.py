@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from reference.naive_plan import every_decision
 
 from tenth.core.errors import BudgetError
+from tenth.core.format import megabytes
 from tenth.core.ggml import storage_type
 from tenth.core.records import Runtime, TensorSpec
 from tenth.models import arch
@@ -138,7 +139,7 @@ def test_one_byte_less_than_the_smallest_is_refused_part_by_part() -> None:
         "context of 2048",
         "weights",
         "base",
-        f"{smallest.total / 1e6:.1f} MB",
+        f"{megabytes(smallest.total)} MB",
         "--share",
         "sibling",
     ):

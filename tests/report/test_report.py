@@ -9,6 +9,7 @@ import gguf
 import pytest
 
 from tenth.core.errors import InputError
+from tenth.core.format import bits_text, figure, megabytes, written
 from tenth.core.records import (
     Bench,
     Budget,
@@ -29,8 +30,7 @@ from tenth.core.records import (
 from tenth.report import page as report
 from tenth.report import pictures, scatter
 from tenth.report.curves import curve
-from tenth.report.pictures import Point, megabytes
-from tenth.report.tables import figure, shown
+from tenth.report.pictures import Point
 
 HOSTILE = "<script>alert('x')</script>\"&"
 VOID = {"meta", "br", "hr", "img", "input", "link"}
@@ -191,13 +191,18 @@ def allowed(plan: Plan, card: Scorecard) -> set[str]:
     texts |= {megabytes(size) for size in sizes}
     for reading in every:
         scale = 100 if reading.name == "top1" else 1
-        texts |= {shown(reading)[0], figure(reading.value), f"{reading.value:.3g}", f"{reading.value:.4g}"}
+        texts |= {
+            written(reading).value,
+            figure(reading.value),
+            f"{reading.value:.3g}",
+            f"{reading.value:.4g}",
+        }
         texts |= {str(reading.count), str(reading.version)}
         texts |= set(NUMBER.findall(reading.conditions))
         if reading.spread is not None:
             texts.add(f"{scale * reading.spread:.2g}")
     for kind in plan.types.values():
-        texts.add(pictures.bits_text(pictures.bits_of(kind)))
+        texts.add(bits_text(pictures.bits_of(kind)))
         texts.add(str(list(plan.types.values()).count(kind)))
     texts |= {str(pictures.split_name(name)[0]) for name in plan.types}
     kls = [candidate.value("kl") or 0.0 for candidate in card.candidates]
@@ -231,11 +236,11 @@ def test_every_reading_is_on_the_page_with_its_company() -> None:
         "measured",
         "metric version 3",
         "47 windows of 513 tokens",
-        "38.6",
-        "39.0",
+        "38.60",
+        "38.99",
         "namespace without interfaces",
         "cgroup v1",
-        "31.5 MB",
+        "31.46 MB",
         "a note",
         "pixel-8",
     ):
@@ -266,7 +271,6 @@ def test_hostile_names_are_escaped() -> None:
     card = card.model_copy(update={"candidates": candidates, "notes": [HOSTILE], "proof": proof, **fields})
     plan = make_plan(
         model=HOSTILE,
-        speed_note=HOSTILE,
         budget=Budget(memory=1, context=1, device=HOSTILE),
         types={HOSTILE: HOSTILE, f"blk.0.{HOSTILE}": "Q4_K"},
         runtime=Runtime(n_ctx=1, n_ubatch=1, type_k=HOSTILE),
@@ -287,7 +291,7 @@ def test_a_better_file_is_said_to_be_better() -> None:
         "0.0121 nats per token, against 0.0211 for Q4_K_S, the best stock recipe that fits: 43% less"
         in found.text
     )
-    assert "fits ref into 40.1 MB: it was seen to peak at 39.0 MB" in report.verdict(make_plan(), card)
+    assert "fits ref into 40.12 MB: it was seen to peak at 38.99 MB" in report.verdict(make_plan(), card)
 
 
 def test_a_worse_file_is_said_to_be_worse() -> None:
@@ -338,7 +342,7 @@ def test_an_artifact_over_its_budget_is_said_not_to_fit() -> None:
     card = make_card(0.0121, 0.0211)
     card = card.model_copy(update={"proof": card.proof.model_copy(update={"peak": 41_000_000})})
     page = report.render(make_plan(), card)
-    assert "does NOT fit into 40.1 MB" in Reader(page).said.replace("\xa0", " ")
+    assert "does NOT fit into 40.12 MB" in Reader(page).said.replace("\xa0", " ")
     assert 'class="lead bad"' in page
 
 
@@ -370,7 +374,7 @@ def test_bits_are_ggmls(kind: str) -> None:
 
 def test_no_bits_for_a_type_that_ggml_lacks() -> None:
     assert pictures.bits_of("Q99") is None
-    assert pictures.bits_text(None) == "?"
+    assert bits_text(None) == "?"
 
 
 def test_what_was_removed_is_drawn_block_by_block() -> None:

@@ -16,33 +16,17 @@ from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn,
 from rich.table import Table
 from rich.text import Text
 
-from tenth.report.figures import figures
+from tenth.core.format import duration, figure, megabytes, written, written_estimate
+from tenth.core.metrics import MEMORY, METRICS, metric
+from tenth.core.records import Bench, Forecast, Measurement, Plan, Reading, Scorecard, reading_of
 
 if TYPE_CHECKING:
-    from tenth.core.records import Bench, Candidate, Forecast, Measurement, Plan, Reading, Scorecard
     from tenth.core.statistics import Interval
     from tenth.devices.profile import Device
     from tenth.evaluation.results import Evaluation
 
-MB = 1_000_000
 QUIET_SECONDS = 10.0  # between two lines of one step when stderr is not a terminal
-PARTS = ("weights", "repacked", "kv", "compute", "output", "base")
-
-
-def megabytes(size: float) -> str:
-    """Bytes as decimal megabytes with two decimals below 100 MB: "38.47 MB"."""
-    value = size / MB
-    return f"{value:,.2f} MB" if value < 100 else f"{value:,.1f} MB"
-
-
-def seconds(span: float) -> str:
-    """A time span for people: "8 s", "3 min 20 s", "2 h 5 min"."""
-    whole = round(span)
-    if whole < 60:
-        return f"{whole} s"
-    if whole < 3600:
-        return f"{whole // 60} min {whole % 60} s"
-    return f"{whole // 3600} h {whole % 3600 // 60} min"
+COMPARED = ("kl", "top1", "perplexity")  # columns of the table after a fit
 
 
 def clean(text: str) -> str:
@@ -68,10 +52,6 @@ class ConsoleReporter:
     def say(self, message: str) -> None:
         """Print one line."""
         self.console.print(Text(clean(message)))
-
-    def warn(self, message: str) -> None:
-        """Print one line that stands out."""
-        self.console.print(Text(clean(message), style="bold red"))
 
     @contextmanager
     def step(self, name: str, total: float, unit: str = "") -> Iterator[Callable[[float], None]]:
@@ -111,21 +91,23 @@ class ConsoleReporter:
             if now - spoken < QUIET_SECONDS or not 0 < done < total:
                 return
             spoken = now
-            left = seconds((now - started) * (total - done) / done)
+            left = duration((now - started) * (total - done) / done)
             self.say(f"{name}: {_amount(done, total, unit)}, {left} left")
 
         self.say(name)
         yield advance_to
-        self.say(f"{name}: done in {seconds(time.monotonic() - started)}")
+        self.say(f"{name}: done in {duration(time.monotonic() - started)}")
 
     def parts(self, title: str, parts: Mapping[str, int], rows: Iterable[tuple[str, int]] = ()) -> None:
         """A small table of bytes by part, with further rows (a total, a budget) in bold below."""
         self.say(title)
         table = Table(show_header=False, box=None, padding=(0, 2))
         for name, size in parts.items():
-            table.add_row(clean(name), Text(megabytes(size), justify="right"))
+            title = MEMORY.get(name, clean(name))
+            table.add_row(title, Text(f"{megabytes(size)} MB", justify="right"))
         for name, size in rows:
-            table.add_row(Text(name, style="bold"), Text(megabytes(size), justify="right", style="bold"))
+            size_text = Text(f"{megabytes(size)} MB", justify="right", style="bold")
+            table.add_row(Text(name, style="bold"), size_text)
         self.console.print(table)
 
     def smallest(self, parts: Mapping[str, int]) -> None:
@@ -138,8 +120,9 @@ class ConsoleReporter:
         """The plan in a few lines: bits, types, runtime settings and memory by part."""
         runtime = plan.runtime
         self.say(
-            f"{plan.model}: {plan.bits_per_weight:.2f} bits per weight, file {megabytes(plan.file_bytes)}, "
-            f"predicted KL {plan.predicted_kl:.4g} nats per token ({plan.sensitivity_source})"
+            f"{plan.model}: {plan.bits_per_weight:.2f} bits per weight,"
+            f" file {megabytes(plan.file_bytes)} MB,"
+            f" predicted KL {figure(plan.predicted_kl)} nats per token ({plan.sensitivity_source})"
         )
         counts: dict[str, int] = {}
         for kind in plan.types.values():
@@ -154,7 +137,7 @@ class ConsoleReporter:
         if plan.sensitivity_source == "default":
             self.say("These sensitivities are another model's; tenth fit measures those of this one.")
         rows = [("total, predicted", plan.memory.total), ("budget", plan.budget.memory)]
-        self.parts("memory:", {name: getattr(plan.memory, name) for name in PARTS}, rows)
+        self.parts("memory:", plan.memory.model_dump(), rows)
         if plan.forecast:
             self.forecast(plan.forecast)
 
@@ -162,10 +145,10 @@ class ConsoleReporter:
         """What the plan will do on its device, with the range of every figure."""
         self.say(f"on {forecast.device}, not measured there (value, range):")
         table = Table(show_header=False, box=None, padding=(0, 2))
-        for name, value, low, high, unit, basis in figures(forecast):
-            table.add_row(
-                name, Text(value, justify="right"), f"{low} to {high}" if low else "", unit, clean(basis)
-            )
+        for each in forecast.estimates:
+            value, between, unit = written_estimate(each)
+            basis = clean(f"{each.kind}: {each.conditions}")
+            table.add_row(metric(each.name).title, Text(value, justify="right"), between, unit, basis)
         self.console.print(table)
         self.say(f"memory rule: {forecast.platform}")
         self.say(f"what binds: {' and '.join(forecast.binding) or 'nothing; more would not make it better'}")
@@ -178,7 +161,7 @@ class ConsoleReporter:
         for device in found:
             watts = f"{device.power.decode.value:.3g} W" if device.power else "?"
             charge = f"{device.battery.value / 1e3:.0f} kJ" if device.battery else "mains"
-            memory, share = f"{device.bytes / 1e9:.1f} GB", f"{int(device.bytes * part) / MB:,.0f} MB"
+            memory, share = f"{device.bytes / 1e9:.1f} GB", f"{megabytes(int(device.bytes * part))} MB"
             speed = f"{device.bandwidth.spec.value / 1e9:.0f} GB/s"
             mark = ["(memory estimated)"] if device.estimated else []
             table.append([device.name, device.title, memory, share, speed, watts, charge, *mark])
@@ -194,44 +177,38 @@ class ConsoleReporter:
         self.console.print(Text(clean(verdict), style="bold"))
         memory = Table(box=None, show_header=False, padding=(0, 2))
         for name, size in (("budget", proof.budget), ("peak, predicted", proof.predicted)):
-            memory.add_row(name, Text(megabytes(size), justify="right"), "")
+            memory.add_row(name, Text(f"{megabytes(size)} MB", justify="right"), "")
         off = f"{proof.error:+.1%} against the prediction; {clean(proof.limit)}"
-        memory.add_row("peak, measured", Text(megabytes(proof.peak), justify="right"), Text(off))
+        peak = Text(f"{megabytes(proof.peak)} MB", justify="right")
+        memory.add_row("peak, measured", peak, Text(off))
         self.console.print(memory)
         table = Table(padding=(0, 1))
-        for heading in ("", "file", "fits", "KL", "same top token", "perplexity"):
+        for heading in ("", "file, MB", "fits", *map(_column, COMPARED)):
             table.add_column(heading, justify="left" if heading in ("", "fits") else "right")
-        original = next((r for r in card.original if r.name == "perplexity"), None)
-        table.add_row("original", "", "", "", "", _spread(original))
+        table.add_row("original", "", "", *_compared(card.original))
         for candidate in card.candidates:
-            table.add_row(*_candidate_row(candidate))
+            fits = "yes" if candidate.fits else "no"
+            row = (megabytes(candidate.file_bytes), fits, *_compared(candidate.readings))
+            table.add_row(Text(clean(candidate.name)), *row)
         self.console.print(table)
         for file in files:
             self.say(file)
 
     def measurement(self, measured: Measurement | Bench) -> None:
         """After a measurement: speeds by depth, then the other readings, then what makes them count."""
-        from tenth.core.records import Measurement
-        from tenth.report.tables import figure, shown, word
-
         table = Table(padding=(0, 1))
         for heading in ("depth", "decode, tokens/s", "TPOT, ms", "prefill, tokens/s"):
             table.add_column(heading, justify="right")
         for depth in measured.depths:
-            seconds_per_token = 1000 / depth.decode.value
-            cells = (
-                f"{depth.depth:,}",
-                _spread(depth.decode),
-                figure(seconds_per_token),
-                _spread(depth.prefill),
-            )
-            table.add_row(*cells)
+            milliseconds = figure(1000 / depth.decode.value)
+            prefill = written(depth.prefill).with_spread if depth.prefill else ""
+            table.add_row(f"{depth.depth:,}", written(depth.decode).with_spread, milliseconds, prefill)
         self.console.print(table)
         rest = Table(box=None, show_header=False, padding=(0, 2))
         for reading in measured.readings:
-            value, unit = shown(reading)
+            value, unit, _ = written(reading)
             mark = "" if reading.kind == "measured" else f" ({reading.kind})"
-            rest.add_row(word(reading.name), Text(value, justify="right"), f"{unit}{mark}")
+            rest.add_row(metric(reading.name).title, Text(value, justify="right"), f"{unit}{mark}")
         self.console.print(rest)
         checks: list[str] = []
         if isinstance(measured, Measurement):
@@ -279,31 +256,20 @@ def _percent(value: Interval) -> str:
     return f"{100 * value.value:.1f} [{100 * value.low:.1f}, {100 * value.high:.1f}]"
 
 
-def _candidate_row(candidate: Candidate) -> list[str | Text]:
-    readings = {reading.name: reading for reading in candidate.readings}
-    top1 = readings.get("top1")
-    return [
-        Text(clean(candidate.name)),
-        megabytes(candidate.file_bytes),
-        "yes" if candidate.fits else "no",
-        _spread(readings.get("kl")),
-        "" if top1 is None else f"{top1.value:.1%}",
-        _spread(readings.get("perplexity")),
-    ]
+def _compared(readings: Sequence[Reading]) -> list[str]:
+    """The cells of `COMPARED`."""
+    found = [reading_of(readings, name) for name in COMPARED]
+    return [written(reading).with_spread if reading else "" for reading in found]
 
 
-def _spread(reading: Reading | None) -> str:
-    if reading is None:
-        return ""
-    from tenth.report.tables import rough
-
-    spread = "" if reading.spread is None else f" ± {rough(reading.spread)}"
-    return f"{reading.value:.4g}{spread}"
+def _column(name: str) -> str:
+    """A heading with its unit: "KL, nats/token"."""
+    return ", ".join(filter(None, (METRICS[name].heading, METRICS[name].shown_unit)))
 
 
 def _amount(done: float, total: float, unit: str) -> str:
     if unit == "B":
-        return f"{done / MB:.1f} of {megabytes(total)}"
+        return f"{megabytes(done)} of {megabytes(total)} MB"
     if total <= 1 or not float(total).is_integer():
         return f"{done / total:.0%}" if total else ""
     return f"{int(done):,} of {int(total):,} {unit}".rstrip()

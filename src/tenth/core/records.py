@@ -6,6 +6,7 @@ says otherwise.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, TypeVar
@@ -226,7 +227,6 @@ class Plan(Record):
     bits_per_weight: float
     predicted_kl: float  # predicted KL to the original, nats per token
     sensitivity_source: Literal["measured", "default"]
-    speed_note: str = ""
     forecast: Forecast | None = None  # where a device was named
     structure: Structure | None = None  # where something was removed
 
@@ -261,6 +261,11 @@ class Reading(Record):
     version: int = 1
 
 
+def reading_of(readings: Sequence[Reading], name: str) -> Reading | None:
+    """The reading of that name, or None."""
+    return next((each for each in readings if each.name == name), None)
+
+
 class Candidate(Record):
     """One file measured under the same conditions: ours, or a baseline."""
 
@@ -270,9 +275,14 @@ class Candidate(Record):
     memory: MemoryParts
     readings: list[Reading]
 
-    def value(self, name: str) -> float | None:
+    def reading(self, name: str) -> Reading | None:
         """The reading of that name, or None."""
-        return next((r.value for r in self.readings if r.name == name), None)
+        return reading_of(self.readings, name)
+
+    def value(self, name: str) -> float | None:
+        """The value of that reading, or None."""
+        reading = self.reading(name)
+        return None if reading is None else reading.value
 
 
 class Proof(Record):
@@ -357,7 +367,7 @@ class Measurement(Record):
 
     def reading(self, name: str) -> Reading | None:
         """The reading of that name, or None."""
-        return next((r for r in self.readings if r.name == name), None)
+        return reading_of(self.readings, name)
 
 
 class Bench(Record):

@@ -28,8 +28,8 @@ import torch
 
 from tenth.calibration.layerwise import LayerwiseModel
 from tenth.core.errors import InputError
+from tenth.core.format import megabytes
 from tenth.core.jobs import Emit
-from tenth.core.records import MB
 from tenth.core.store import write_text
 from tenth.distillation.blockwise import reconstruct
 from tenth.distillation.lora import adapt
@@ -247,8 +247,8 @@ def means(
     needed = 4 * weights + 16 * low if rank else 16 * weights
     if needed > room:
         raise InputError(
-            f"healing {student.checkpoint.path.name} needs {(needed + memory - room) / MB:,.0f} MB"
-            f" of memory{f' with adapters of rank {rank}' if rank else ''}; {memory / MB:,.0f} MB are free"
+            f"healing {student.checkpoint.path.name} needs {megabytes(needed + memory - room)} MB"
+            f" of memory{f' with adapters of rank {rank}' if rank else ''}; {megabytes(memory)} MB are free"
         )
     live = needed + 4 * others <= room
     left = room - needed - 4 * others * live

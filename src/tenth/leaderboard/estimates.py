@@ -5,6 +5,7 @@ The same figures as those of a plan (devices/speed.py, devices/energy.py), for a
 
 from __future__ import annotations
 
+from tenth.core.metrics import reading
 from tenth.core.records import Interval, Reading, Runtime
 from tenth.devices import energy, speed
 from tenth.devices.profile import Device
@@ -31,18 +32,17 @@ def expected(header: Header, runtime: Runtime, kv: int, device: Device) -> list[
     how = "measured bandwidths of the device" if known else "bandwidths of its class of kernels"
     state = f"{device.name}, cpu, after {depth} tokens"
     return [
-        _reading("device_decode", decode, "tokens/s", f"{state}; {how}", known),
-        _reading("device_joules", joules, "J/token", f"{state}; the whole device while decoding", False),
+        _reading("device_decode", decode, f"{state}; {how}", known),
+        _reading("device_joules", joules, f"{state}; the whole device while decoding", False),
     ]
 
 
-def _reading(name: str, found: Interval, unit: str, conditions: str, known: bool) -> Reading:
+def _reading(name: str, found: Interval, conditions: str, known: bool) -> Reading:
     span = f"to be found between {found.low:.3g} and {found.high:.3g}; spread: half of that"
-    return Reading(
-        name=name,
-        value=found.value,
-        unit=unit,
-        kind="predicted" if known else "estimated",
+    return reading(
+        name,
+        found.value,
+        f"{conditions}; {span}",
         spread=(found.high - found.low) / 2,
-        conditions=f"{conditions}; {span}",
+        kind="predicted" if known else "estimated",
     )

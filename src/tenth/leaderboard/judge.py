@@ -20,7 +20,9 @@ from typing import Any
 from tenth import __version__
 from tenth.core import jobs
 from tenth.core.errors import InputError, NativeError, TenthError
-from tenth.core.records import MB, Reading, Record, Runtime
+from tenth.core.format import megabytes
+from tenth.core.metrics import reading, repeated
+from tenth.core.records import Reading, Record, Runtime
 from tenth.core.store import atomic, write_text
 from tenth.devices import catalogue, machine
 from tenth.evaluation import evaluate
@@ -142,14 +144,14 @@ class Case:
         if submission.trouble:
             raise Disqualified(submission.trouble)
         budget = task.conditions.budget
-        self._read("size", submission.bytes, "B", "all files of the artifact")
+        self.readings.append(reading("size", submission.bytes, "all files of the artifact"))
         gguf = self._gguf()
         self.note("read the header")
         header = read_header(gguf)
         if header.weights > budget:
             raise Disqualified(
-                f"over the budget: its weights alone are {header.weights / MB:.2f} MB,"
-                f" {task.conditions.device} allows {budget / MB:.2f} MB"
+                f"over the budget: its weights alone are {megabytes(header.weights)} MB,"
+                f" {task.conditions.device} allows {megabytes(budget)} MB"
             )
         if int(header.keys.get("split.count", 0) or 0) > 1:
             raise Disqualified("it is one part of a split GGUF; give a whole one")
@@ -167,21 +169,10 @@ class Case:
         with self.log.open("a", encoding="utf-8", errors="replace") as file:
             file.write(f"judge, {time.monotonic() - self._begin:.1f} s: {' '.join(line.split())}\n")
 
-    def _read(self, name: str, value: float, unit: str, conditions: str) -> None:
-        self.readings.append(Reading(name=name, value=value, unit=unit, conditions=conditions))
-
-    def _mean(self, name: str, values: Sequence[float], unit: str, conditions: str) -> None:
+    def _mean(self, name: str, values: Sequence[float], conditions: str) -> None:
         spread = statistics.stdev(values) / math.sqrt(len(values)) if len(values) > 1 else None
-        self.readings.append(
-            Reading(
-                name=name,
-                value=statistics.fmean(values),
-                unit=unit,
-                spread=spread,
-                count=len(values),
-                conditions=f"{conditions}; spread: standard error over passages",
-            )
-        )
+        how = f"{conditions}; spread: standard error over passages"
+        self.readings.append(reading(name, statistics.fmean(values), how, spread=spread, count=len(values)))
 
     def _call(
         self,
@@ -249,17 +240,13 @@ class Case:
         patience = min(self.task.seconds, 300 + header.size / _SLOWEST + 2 * runtime.n_ctx)
         proof = prove(gguf, runtime, budget, header.weights, self.log, None, patience, strict=True)
         self.isolation.note(f"memory of the proof: {proof.limit}; network: {proof.network}")
-        self._read(
-            "peak",
-            proof.peak,
-            "B",
-            f"{runtime.n_ctx} tokens of context, above the interpreter's {proof.interpreter / MB:.1f} MB;"
-            f" {proof.limit}",
-        )
+        above = f"above the interpreter's {megabytes(proof.interpreter)} MB"
+        how = f"{runtime.n_ctx} tokens of context, {above}; {proof.limit}"
+        self.readings.append(reading("peak", proof.peak, how))
         if not proof.fits:
             raise Disqualified(
-                f"over the budget: it held {proof.peak / MB:.2f} MB or more at full context,"
-                f" {self.task.conditions.device} allows {budget / MB:.2f} MB"
+                f"over the budget: it held {megabytes(proof.peak)} MB or more at full context,"
+                f" {self.task.conditions.device} allows {megabytes(budget)} MB"
             )
         return int(proof.parts.get("kv", 0))
 
@@ -288,15 +275,15 @@ class Case:
         state = (
             f"KV {runtime.type_k}/{runtime.type_v}, {len(found['bits'])} passages of {text_chunk.BYTES} bytes"
         )
-        self._mean("bits_per_byte", found["bits"], "bits/byte", f"{state}, {found['tokens']} tokens")
+        self._mean("bits_per_byte", found["bits"], f"{state}, {found['tokens']} tokens")
         self.text_chunks = found["bits"]
         if original:
-            self._mean("bits_per_byte_original", original.bits, "bits/byte", "the same text; nothing rounded")
+            self._mean("bits_per_byte_original", original.bits, "the same text; nothing rounded")
             lost = [mine - theirs for mine, theirs in zip(found["bits"], original.bits, strict=True)]
-            self._mean("bits_lost", lost, "bits/byte", f"more than {original.name}, passage by passage")
-        for name, unit in (("kl", "nats/token"), ("top1", "share")):
+            self._mean("bits_lost", lost, f"more than {original.name}, passage by passage")
+        for name in ("kl", "top1"):
             if name in found:
-                self._mean(name, found[name], unit, f"{state}; against {original.name if original else ''}")
+                self._mean(name, found[name], f"{state}; against {original.name if original else ''}")
         return found
 
     def _timed(self, gguf: Path, header: Header, runtime: Runtime, judged: dict[str, Any]) -> None:
@@ -318,19 +305,10 @@ class Case:
             )
         busy = "" if load is None else f", load {load:g} before"
         where = f"{machine.processor()}, {self.task.threads or llama.cores()} threads{busy}"
-        for name, unit in (("load", "s"), ("prefill", "tokens/s"), ("decode", "tokens/s")):
-            values = found[name]
-            if values:
-                self.readings.append(
-                    Reading(
-                        name=name,
-                        value=statistics.median(values),
-                        unit=unit,
-                        count=len(values),
-                        spread=(max(values) - min(values)) / 2,
-                        conditions=f"{where}; warm file; median, half range",
-                    )
-                )
+        how = f"{where}; warm file; median, half range"
+        self.readings += [
+            repeated(name, found[name], how) for name in ("load", "prefill", "decode") if found[name]
+        ]
         self._ask(probes.compare_timed(found["scored"], judged["timed"]))
 
     def _tasks(self, gguf: Path, header: Header, runtime: Runtime) -> None:

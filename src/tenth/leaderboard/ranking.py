@@ -14,10 +14,10 @@ from typing import Literal
 
 import numpy as np
 
+from tenth.core.format import megabytes
 from tenth.core.records import Reading
 from tenth.core.statistics import Z
 from tenth.leaderboard.records import DIVISIONS, QUALITY, Division, Verdict
-from tenth.report.pictures import megabytes
 
 State = Literal["ranked", "earlier", "disqualified", "again"]
 

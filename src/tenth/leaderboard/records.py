@@ -13,7 +13,7 @@ from typing import Literal
 from pydantic import Field, TypeAdapter, model_validator
 
 from tenth.core.errors import InputError
-from tenth.core.records import Reading, Record, read_record
+from tenth.core.records import Reading, Record, read_record, reading_of
 from tenth.core.statistics import Comparison, Interval
 
 RULES = 1  # raised with whatever changes a figure or an admission; older verdicts are judged again
@@ -138,25 +138,8 @@ class Verdict(Record):
         return self.rules == RULES
 
     def reading(self, name: str) -> Reading | None:
-        """The reading of that name, or None. Names: `READINGS`."""
-        return next((r for r in self.readings if r.name == name), None)
-
-
-# name -> what it is. Units and conditions are the readings' own; a disqualified one may lack any of them.
-READINGS = {
-    "bits_per_byte": "quality on raw bytes; less is better",
-    "bits_per_byte_original": "the original's",
-    "bits_lost": "bits per byte more than the original's, paired by passage",
-    "kl": "KL divergence from the original, nats per token; only with the same tokenizer",
-    "top1": "share of tokens where both have the same favourite",
-    "size": "bytes of all files that it needs",
-    "peak": "highest resident memory at full context",
-    "decode": "tokens/s on the judge's machine",
-    "prefill": "tokens/s of a prompt on the judge's machine",
-    "load": "seconds to open the file",
-    "device_decode": "tokens/s expected on the device",
-    "device_joules": "joules per token expected on the device",
-}
+        """The reading of that name, or None. A disqualified verdict may lack any of them."""
+        return reading_of(self.readings, name)
 
 
 def identity(submission: str, artifact: str, manifest_hash: str, conditions: Conditions) -> str:

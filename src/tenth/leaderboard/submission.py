@@ -18,8 +18,8 @@ from typing import Literal
 from pydantic import ValidationError
 
 from tenth.core.errors import InputError
+from tenth.core.format import megabytes
 from tenth.core.ggml import FLOATS
-from tenth.core.records import MB
 from tenth.leaderboard.records import DIVISIONS, SCRATCH, Division, Manifest, Settings
 
 MANIFEST = "submission.toml"
@@ -113,7 +113,9 @@ def open_submission(folder: Path, budget: int) -> Submission:
         files, total = _listed(folder)
         seen = replace(seen, files=tuple(files), bytes=total)
         if total > budget + _BESIDE_WEIGHTS:
-            raise InputError(f"over the budget: its files are {total / MB:.2f} MB, of {budget / MB:.2f} MB")
+            raise InputError(
+                f"over the budget: its files are {megabytes(total)} MB, of {megabytes(budget)} MB"
+            )
         seen = replace(seen, artifact=_digest(files), manifest=read_manifest(raw))
         return replace(seen, form=_form(files))
     except InputError as error:

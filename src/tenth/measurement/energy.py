@@ -7,12 +7,13 @@ not matter.
 
 from __future__ import annotations
 
-import statistics
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from tenth.core import metrics
+from tenth.core.format import written_estimate
 from tenth.core.records import Plan, Reading
 from tenth.measurement.counters import Meter, Source
 
@@ -67,18 +68,18 @@ class Ledger:
         source, rest = self.meter.source, self.idle.joules / self.idle.seconds
         state = f"counter {source.name}: {source.scope}; one value in {source.period:g} s"
         lasted = f"{state}; {self.idle.seconds:.0f} s with nothing loaded"
-        found = [Reading(name="power_idle", value=rest, unit="W", conditions=lasted)]
+        found = [metrics.reading("power_idle", rest, lasted)]
         for name, spans in self.spans.items():
             long = sum(span.seconds for span in spans)
             detail = (
                 f"{sum(span.tokens for span in spans)} tokens in {long:.0f} s; {state}; median, half range"
             )
-            for reading, unit, values in (
-                (f"power_{name}", "W", [s.joules / s.seconds for s in spans]),
-                (f"energy_{name}", "J/token", [s.joules / s.tokens for s in spans]),
-                (f"energy_{name}_net", "J/token", [(s.joules - rest * s.seconds) / s.tokens for s in spans]),
+            for reading, values in (
+                (f"power_{name}", [s.joules / s.seconds for s in spans]),
+                (f"energy_{name}", [s.joules / s.tokens for s in spans]),
+                (f"energy_{name}_net", [(s.joules - rest * s.seconds) / s.tokens for s in spans]),
             ):
-                found.append(of(reading, values, unit, detail))
+                found.append(metrics.repeated(reading, values, detail))
         return found
 
 
@@ -90,26 +91,12 @@ def planned(plan: Plan) -> list[Reading]:
     forecast = plan.forecast
     found = {name: forecast.estimate(of) for name, of in names.items()} if forecast else {}
     return [
-        Reading(
-            name=name,
-            value=each.value,
-            unit=each.unit,
+        metrics.reading(
+            name,
+            each.value,
+            f"for {forecast.device}, not measured: {each.conditions}; {written_estimate(each).range} J/token",
             kind="estimated",
-            conditions=f"for {forecast.device}, not measured: {each.conditions}; {each.low:.2g} to"
-            f" {each.high:.2g} J/token",
         )
         for name, each in found.items()
         if forecast and each
     ]
-
-
-def of(name: str, values: list[float], unit: str, conditions: str) -> Reading:
-    """The median of repeated runs, with half their range where there are several."""
-    return Reading(
-        name=name,
-        value=statistics.median(values),
-        unit=unit,
-        spread=(max(values) - min(values)) / 2 if len(values) > 1 else None,
-        count=len(values),
-        conditions=conditions,
-    )

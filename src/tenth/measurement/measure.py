@@ -21,8 +21,10 @@ from typing import Any
 from tenth import __version__
 from tenth.core import divergence, jobs
 from tenth.core.errors import InputError, NativeError, OutputError
+from tenth.core.format import megabytes
+from tenth.core.metrics import reading, repeated
 from tenth.core.progress import Reporter
-from tenth.core.records import MB, Depth, Machine, Measurement, Offline, Plan, Reading, Sample, Scorecard
+from tenth.core.records import Depth, Machine, Measurement, Offline, Plan, Reading, Sample, Scorecard
 from tenth.core.store import write_text
 from tenth.devices import machine
 from tenth.measurement import check, counters, depth, energy, offline
@@ -212,38 +214,34 @@ def _offline(
 
 
 def _readings(found: dict[str, Any], plan: Plan) -> list[Reading]:
-    repeated = "median, half range"
+    runs = "median, half range"
     prompt = f"{found['prompt_tokens']} tokens of prompt"
     cold = "after dropping the file from the page cache, where the system allows that"
-    above = f"above the {found['interpreter'] / MB:.1f} MB of the measuring interpreter"
+    above = f"above the {megabytes(found['interpreter'])} MB of the measuring interpreter"
     state = f"n_ubatch {plan.runtime.n_ubatch}, KV {plan.runtime.type_k}/{plan.runtime.type_v}"
     readings = [
-        energy.of("load", found["load"], "s", f"open the file and make the context; {repeated}"),
-        energy.of("load_cold", [found["load_cold"]], "s", cold),
-        energy.of("ttft", found["ttft"], "s", f"text to first token, {prompt}; {state}; {repeated}"),
-        energy.of("ttft_cold", [found["ttft_cold"]], "s", f"{prompt}; {cold}"),
+        repeated("load", found["load"], f"open the file and make the context; {runs}"),
+        reading("load_cold", found["load_cold"], cold),
+        repeated("ttft", found["ttft"], f"text to first token, {prompt}; {state}; {runs}"),
+        reading("ttft_cold", found["ttft_cold"], f"{prompt}; {cold}"),
     ]
-    for name, key, of in (
-        ("peak", "peak", "all resident memory"),
-        ("peak_file_backed", "peak_file_backed", "pages of files: weights and code"),
-        ("peak_anonymous", "peak_anonymous", "all else: KV cache, buffers, vocabulary"),
-    ):
-        deepest = (
-            f"{plan.runtime.n_ctx} tokens of context; {above}; {plan.memory.total / MB:.2f} MB predicted"
-        )
-        condition = deepest if name == "peak" else above
-        readings.append(Reading(name=name, value=found[key], unit="B", conditions=f"{of}; {condition}"))
+    held = f"{plan.runtime.n_ctx} tokens of context; {above}; {megabytes(plan.memory.total)} MB predicted"
+    memory = {
+        "peak": f"all resident memory; {held}",
+        "peak_file_backed": f"pages of files: weights and code; {above}",
+        "peak_anonymous": f"all else: KV cache, buffers, vocabulary; {above}",
+    }
+    readings += [reading(name, found[name], detail) for name, detail in memory.items()]
     faults = f"after the cold first answer ({found['cold_faults']}); pages read from storage while running"
-    readings.append(Reading(name="major_faults", value=found["faults"], unit="pages", conditions=faults))
+    readings.append(reading("major_faults", found["faults"], faults))
     if "sustained" in found:
         long = found["sustained"]
         window = f"{long['window']:.0f} s of {long['tokens']} tokens without a pause, 0 to {depth.ROUND} deep"
-        for name, value, unit, of in (
-            ("decode_first", long["first"], "tokens/s", f"first {window}"),
-            ("decode_last", long["last"], "tokens/s", f"last {window}"),
-            ("kept", long["last"] / long["first"] if long["first"] else 0.0, "share", "last over first"),
-        ):
-            readings.append(Reading(name=name, value=value, unit=unit, conditions=of))
+        readings += [
+            reading("decode_first", long["first"], f"first {window}"),
+            reading("decode_last", long["last"], f"last {window}"),
+            reading("kept", long["last"] / long["first"] if long["first"] else 0.0, "last over first"),
+        ]
     return readings
 
 
@@ -252,23 +250,19 @@ def _by_depth(found: dict[str, Any]) -> list[Depth]:
     for row in found["depths"]:
         at, tokens = row["depth"], found["decode"]
         detail = f"{tokens} tokens, one by one, after {at}; median, half range"
-        decode = energy.of("decode", row["decode"], "tokens/s", detail)
+        decode = repeated("decode", row["decode"], detail)
         prefill = None
         if row["prefill"]:
             detail = f"{row['prefill_tokens']} tokens after {at + tokens}; median, half range"
-            prefill = energy.of("prefill", row["prefill"], "tokens/s", detail)
+            prefill = repeated("prefill", row["prefill"], detail)
         depths.append(Depth(depth=at, decode=decode, prefill=prefill))
     return depths
 
 
 def _connections(seen: Offline) -> Reading:
     blind = f"; not seen: {seen.blind}" if seen.blind else ""
-    return Reading(
-        name="connections",
-        value=seen.connections,
-        unit="attempts",
-        conditions=f"loading and answering; {seen.network}; {seen.method}{blind}",
-    )
+    how = f"loading and answering; {seen.network}; {seen.method}{blind}"
+    return reading("connections", seen.connections, how)
 
 
 def _energy(source: counters.Source | None, asked: str, plan: Plan) -> str:

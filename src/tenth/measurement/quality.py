@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tenth.core import jobs
+from tenth.core import jobs, metrics
 from tenth.core.divergence import divergence, log_softmax
 from tenth.core.errors import InputError, NativeError
 from tenth.core.records import Reading, Runtime
@@ -215,27 +215,12 @@ def _nll_figures(nll: np.ndarray, size: float) -> dict[str, Any]:
     }
 
 
-_UNITS = {
-    "kl": "nats/token",
-    "kl_median": "nats/token",
-    "kl_p99": "nats/token",
-    "top1": "share",
-    "perplexity": "per token",
-    "bits_per_byte": "bits/byte",
-}
+_FIGURES = ("kl", "kl_median", "kl_p99", "top1", "perplexity", "bits_per_byte")
 
 
 def _readings(figures: dict[str, Any], conditions: str) -> list[Reading]:
-    count = figures["windows"]
     return [
-        Reading(
-            name=name,
-            value=figures[name][0],
-            unit=unit,
-            spread=figures[name][1],
-            count=count,
-            conditions=conditions,
-        )
-        for name, unit in _UNITS.items()
+        metrics.reading(name, figures[name][0], conditions, spread=figures[name][1], count=figures["windows"])
+        for name in _FIGURES
         if name in figures
     ]

@@ -6,12 +6,11 @@ repeated runs, with half their range as the spread.
 
 from __future__ import annotations
 
-import statistics
 import time
 from pathlib import Path
 from typing import Any
 
-from tenth.core import jobs
+from tenth.core import jobs, metrics
 from tenth.core.records import Reading, Runtime
 
 _PREFILL, _DECODE = 256, 32  # tokens, at most
@@ -33,24 +32,12 @@ def speed(gguf: Path, runtime: Runtime, repeats: int = 3, log: Path | None = Non
     state = (
         f"{runs['machine']}, {threads} threads, n_ubatch {runtime.n_ubatch}, warm file; median, half range"
     )
-    readings = []
-    for name, unit, detail in (
-        ("load", "s", "open the file and make the context"),
-        ("prefill", "tokens/s", f"{runs['prefill_tokens']} tokens"),
-        ("decode", "tokens/s", f"{runs['decode_tokens']} tokens after {runs['prefill_tokens']}"),
-    ):
-        values = runs[name]
-        readings.append(
-            Reading(
-                name=name,
-                value=statistics.median(values),
-                unit=unit,
-                spread=(max(values) - min(values)) / 2,
-                count=len(values),
-                conditions=f"{detail}; {state}",
-            )
-        )
-    return readings
+    details = {
+        "load": "open the file and make the context",
+        "prefill": f"{runs['prefill_tokens']} tokens",
+        "decode": f"{runs['decode_tokens']} tokens after {runs['prefill_tokens']}",
+    }
+    return [metrics.repeated(name, runs[name], f"{detail}; {state}") for name, detail in details.items()]
 
 
 def run(emit: jobs.Emit, path: str, runtime: dict[str, Any], repeats: int, threads: int) -> dict[str, Any]:

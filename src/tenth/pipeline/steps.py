@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from tenth.core import jobs
+from tenth.core.format import megabytes
 from tenth.core.jobs import Job
 from tenth.core.progress import Reporter
 from tenth.core.records import MB, Candidate, Proof, Reading, Runtime, Shape
@@ -298,7 +299,7 @@ class Stages:
         needed, free = BYTES_PER_WEIGHT * weights, _free_memory()
         if self._device["device"] == "cpu" and needed > free:
             self.reporter.say(
-                f"scales are not trained: that needs {needed / MB:,.0f} MB, {free / MB:,.0f} MB are free"
+                f"scales are not trained: that needs {megabytes(needed)} MB, {megabytes(free)} MB are free"
             )
             return list(rounded)
         given = {

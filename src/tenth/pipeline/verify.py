@@ -20,7 +20,8 @@ from typing import Literal
 from pydantic import Field
 
 from tenth.core.errors import NativeError
-from tenth.core.records import MB, Budget, Proof, Record
+from tenth.core.format import megabytes
+from tenth.core.records import Budget, Proof, Record
 from tenth.core.store import write_text
 from tenth.pipeline.steps import Stages
 from tenth.planning.memory import Constants, corrected
@@ -161,12 +162,12 @@ def prove_until_it_fits(
         if correction.attempt >= ATTEMPTS:
             corrections.forget(correction)
             raise NativeError(
-                f"no plan was seen to fit {correction.memory / MB:.1f} MB in {ATTEMPTS} attempts:"
-                f" the last peaked at {proof.peak / MB:.1f} MB, predicted {proof.predicted / MB:.1f} MB"
+                f"no plan was seen to fit {megabytes(correction.memory)} MB in {ATTEMPTS} attempts:"
+                f" the last peaked at {megabytes(proof.peak)} MB, predicted {megabytes(proof.predicted)} MB"
             )
         stages.reporter.say(
-            f"peak {proof.peak / MB:.1f} MB, predicted {proof.predicted / MB:.1f} MB,"
-            f" budget {correction.memory / MB:.1f} MB: correcting the memory model and planning again"
+            f"peak {megabytes(proof.peak)} MB, predicted {megabytes(proof.predicted)} MB,"
+            f" budget {megabytes(correction.memory)} MB: correcting the memory model and planning again"
         )
         correction = correction.after(decision, proof)
         corrections.keep(correction)

@@ -7,12 +7,14 @@ ends of their intervals.
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any, Literal
+from typing import Any
 
 from pydantic import ValidationError
 
 from tenth.core.errors import BudgetError, InputError
-from tenth.core.records import MB, Estimate, Forecast, Interval, Requirements, Trade
+from tenth.core.format import megabytes
+from tenth.core.metrics import estimate
+from tenth.core.records import Estimate, Forecast, Interval, Requirements, Trade
 from tenth.devices import energy, speed
 from tenth.devices.profile import RULES, Device
 from tenth.planning.constraints import Cost, Limit
@@ -165,12 +167,12 @@ def forecast(
 def _platform(device: Device, decision: Decision) -> str:
     rule, limit = device.memory, device.memory.limit
     charged = rule.charged(decision.memory)
-    said = f"{RULES[rule.rule][1]}; here {charged / MB:,.0f} MB"
+    said = f"{RULES[rule.rule][1]}; here {megabytes(charged)} MB"
     if limit is None:
         return f"{said}, with no limit of its own"
     known = "about " if limit.estimated else ""
     over = ": too much" if charged > limit.value else ""
-    return f"{said} of {known}{limit.value / MB:,.0f} MB that one app may have{over}"
+    return f"{said} of {known}{megabytes(limit.value)} MB that one app may have{over}"
 
 
 def estimates(
@@ -187,30 +189,19 @@ def estimates(
     how = f"{requirements.backend}, after {depth:,} tokens, {'measured' if own else 'class'} bandwidths"
     out: list[Estimate] = []
 
-    def add(name: str, of: Interval, unit: str, conditions: str, known: bool = own) -> None:
-        out.append(
-            Estimate(
-                name=name,
-                value=of.value,
-                low=of.low,
-                high=of.high,
-                unit=unit,
-                kind="predicted" if known else "estimated",
-                conditions=conditions,
-            )
-        )
+    def add(name: str, of: Interval, conditions: str, known: bool = own) -> None:
+        out.append(estimate(name, of, conditions, known=known))
 
-    add("decode", decode, "tokens/s", how)
+    add("decode", decode, how)
     kept = rates.sustained
     if kept is not None:
-        add("decode_sustained", decode.times(kept), "tokens/s", f"after ten minutes: {kept:.0%}", known=False)
+        add("decode_sustained", decode.times(kept), f"after ten minutes: {kept:.0%}", known=False)
     slow = prefill_slowness(decision.runtime.n_ubatch, decision.runtime.repack)
     prompt = speed.prefill(rates, specs, types, slow)
     if prompt:
         add(
             "prefill",
             prompt,
-            "tokens/s",
             f"{requirements.backend}, batches of {decision.runtime.n_ubatch}",
             known=speed.prefill_known(rates, speed.prompt_weights(specs, types)),
         )
@@ -219,14 +210,11 @@ def estimates(
         add(
             f"decode_{other}",
             speed.decode(there, read),
-            "tokens/s",
             f"the same file on {other}",
             known=speed.decode_known(there, read),
         )
     load = decision.memory.weights / device.storage.value
-    add(
-        "load", Interval(value=load, low=load / 2, high=load * 2), "s", "file over storage speed", known=False
-    )
+    add("load", Interval(value=load, low=load / 2, high=load * 2), "file over storage speed", known=False)
     out += _power(problem, device, requirements, decode, sum(read.values()), rates.sustained, prompt)
     return out
 
@@ -241,23 +229,11 @@ def _power(
     prompt: Interval | None,
 ) -> list[Estimate]:
     power = device.power
-    kind: Literal["predicted", "estimated"] = (
-        "predicted" if power and not power.decode.estimated else "estimated"
-    )
+    known = power is not None and not power.decode.estimated
     out: list[Estimate] = []
 
-    def add(name: str, of: Interval, unit: str, conditions: str) -> None:
-        out.append(
-            Estimate(
-                name=name,
-                value=of.value,
-                low=of.low,
-                high=of.high,
-                unit=unit,
-                kind=kind,
-                conditions=conditions,
-            )
-        )
+    def add(name: str, of: Interval, conditions: str) -> None:
+        out.append(estimate(name, of, conditions, known=known))
 
     def exact(value: float) -> Interval:
         return Interval(value=value, low=value, high=value)
@@ -268,32 +244,29 @@ def _power(
         per_byte, factor = energy.PER_BYTE[device.kind]
         basis = f"{per_byte * 1e12:.0f} pJ per byte read, as a {device.kind}; x/÷ {factor:g}"
     joules = energy.per_token(device, decode, read, kept)
-    add("joules", joules, "J/token", basis)
+    add("joules", joules, basis)
     weights = sum(spec.count for spec in speed.multiplied(problem.specs))
     memory = device.bandwidth.kind
     floor = energy.floor(read, weights, memory)
-    add("joules_floor", exact(floor), "J/token", f"DRAM ({memory or 'kind unknown'}) and arithmetic alone")
+    add("joules_floor", exact(floor), f"DRAM ({memory or 'kind unknown'}) and arithmetic alone")
     if power and prompt:
         reading = energy.per_token(device, prompt, read, kept)
-        add(
-            "joules_prefill", reading, "J/token", f"{power.decode.value:g} W over the sustained prefill speed"
-        )
+        add("joules_prefill", reading, f"{power.decode.value:g} W over the sustained prefill speed")
     seconds_per_token, sustained = requirements.min_speed or CHAT_SPEED, decode.value * (kept or 1.0)
     hours = energy.battery_hours(device, joules, sustained, seconds_per_token)
     if hours and device.battery:
         charge = f"{100 * energy.USABLE:.0f} % of {device.battery.value / 1e3:.1f} kJ"
-        add("battery", hours, "h", f"at {min(seconds_per_token, sustained):.3g} tokens/s, {charge}")
+        add("battery", hours, f"at {min(seconds_per_token, sustained):.3g} tokens/s, {charge}")
     share = joules.times(energy.share_of_charge(1.0))
-    add("answer", share, "share", f"{energy.ANSWER} tokens, of a charge of {energy.CHARGE / 1e3:.0f} kJ")
+    add("answer", share, f"{energy.ANSWER} tokens, of a charge of {energy.CHARGE / 1e3:.0f} kJ")
     if requirements.grid:
         grid = f"{requirements.grid:g} g/kWh"
         each = energy.grams(energy.ANSWER, requirements.grid)
-        add("co2", joules.times(each), "g", f"{energy.ANSWER} tokens at {grid}")
+        add("co2", joules.times(each), f"{energy.ANSWER} tokens at {grid}")
         cloud = energy.grams(energy.CLOUD_PROMPT, requirements.grid)
         add(
             "co2_cloud",
             exact(cloud),
-            "g",
             f"0.24 Wh, a median prompt of a large service (Google, 2025), at {grid}",
         )
     return out

@@ -26,8 +26,9 @@ from typing import Any, Literal, TypeVar
 import numpy as np
 
 from tenth.core.errors import BudgetError
+from tenth.core.format import megabytes
 from tenth.core.ggml import storage_type
-from tenth.core.records import MB, MemoryParts, Runtime, TensorSpec
+from tenth.core.records import MemoryParts, Runtime, TensorSpec
 from tenth.devices.speed import multiplied
 from tenth.models.formats.gguf import ALIGNMENT, tensor_bytes
 from tenth.planning import memory as cost
@@ -364,20 +365,20 @@ def _parts(memory: MemoryParts) -> dict[str, int]:
 def _unreachable(problem: Problem, smallest: Decision, budget: int) -> str:
     """One line: what is needed, and what would help."""
     memory = smallest.memory
-    parts = ", ".join(f"{name} {size / MB:.1f}" for name, size in memory.model_dump().items() if size)
+    parts = ", ".join(f"{name} {megabytes(size)}" for name, size in memory.model_dump().items() if size)
     helps = []
     if memory.kv > 0.05 * memory.total and problem.context > 256:
         helps.append("a shorter --context")
     helps += ["a larger --share or --memory", "a smaller sibling of this model"]
     return (
-        f"nothing fits {budget / MB:.1f} MB at a context of {problem.context}: the smallest needs"
-        f" {memory.total / MB:.1f} MB ({parts}); what would help: {', '.join(helps)}"
+        f"nothing fits {megabytes(budget)} MB at a context of {problem.context}: the smallest needs"
+        f" {megabytes(memory.total)} MB ({parts}); what would help: {', '.join(helps)}"
     )
 
 
 def _too_slow(problem: Problem, budget: int) -> str:
     """One line: what was asked, and the best that can be had."""
-    within = f"within {budget / MB:.1f} MB"
+    within = f"within {megabytes(budget)} MB"
     for limit in problem.limits:
         best = least_cost(problem, budget, limit.cost)
         if best > limit.most:

@@ -17,9 +17,10 @@ from typing import Any
 
 from tenth import __version__
 from tenth.core.errors import DeviceError, InputError
+from tenth.core.metrics import reading, repeated
 from tenth.core.records import Bench, Depth, Plan, Reading, Record, Runtime
 from tenth.measurement.counters import Unavailable, battery
-from tenth.measurement.energy import of, planned
+from tenth.measurement.energy import planned
 from tenth.remote._base import Folder
 
 PROGRAMS = ("llama-bench", "llama-cli", "llama-completion")
@@ -222,11 +223,8 @@ def _by_depth(runs: Sequence[_Run], prefill: int, decode: int) -> list[Depth]:
             "prefill": [r for r in runs if r.n_depth == at and r.n_prompt],
         }
         of_each: dict[str, Any] = {
-            name: of(
-                name,
-                some[0].samples_ts,
-                "tokens/s",
-                f"llama-bench, {count} tokens after {at}; median, half range",
+            name: repeated(
+                name, some[0].samples_ts, f"llama-bench, {count} tokens after {at}; median, half range"
             )
             for (name, some), count in zip(speeds.items(), (decode, prefill), strict=True)
             if some
@@ -252,11 +250,7 @@ def _parse_timings(text: str, device: str) -> Depth:
     except ValueError:
         raise DeviceError(f"llama-cli on {device} printed no timings; its log is beside the bundle") from None
     said = "llama-cli, one run after a short prompt"
-    return Depth(
-        depth=0,
-        decode=of("decode", [decode], "tokens/s", said),
-        prefill=of("prefill", [prefill], "tokens/s", said),
-    )
+    return Depth(depth=0, decode=reading("decode", decode, said), prefill=reading("prefill", prefill, said))
 
 
 def _memory(there: Folder, program: str) -> list[Reading]:
@@ -269,11 +263,7 @@ def _memory(there: Folder, program: str) -> list[Reading]:
     said = (
         f"resident memory of {program}, seen every 0.2 s; its contexts are those of the tests, not the plan's"
     )
-    return [
-        Reading(name=name, value=largest[key], unit="B", conditions=said)
-        for key, name in names.items()
-        if key in largest
-    ]
+    return [reading(name, largest[key], said) for key, name in names.items() if key in largest]
 
 
 def plugged(dumpsys: str) -> str:
@@ -310,6 +300,6 @@ def _energy(
     power = statistics.median(watts)
     said = f"the whole phone's fuel gauge, median of {len(watts)} looks; {repeats * decode} tokens and a load"
     return f"counter battery: the whole phone, at its battery ({len(set(samples))} values)", [
-        Reading(name="power_decode", value=power, unit="W", count=len(watts), conditions=said),
-        Reading(name="energy_decode", value=power / speed, unit="J/token", count=len(watts), conditions=said),
+        reading("power_decode", power, said, count=len(watts)),
+        reading("energy_decode", power / speed, said, count=len(watts)),
     ]

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from tenth.core.errors import DeviceError, InputError
+from tenth.core.format import megabytes
 from tenth.core.progress import Reporter
 from tenth.core.records import MB, Bench, Measurement
 from tenth.core.store import atomic
@@ -137,8 +138,8 @@ def measure(
         _send(there, files, python, facts, reporter)
         if facts.memory and facts.memory < found.plan.memory.total:
             reporter.say(
-                f"{target.address} has {facts.memory / MB:.0f} MB of memory to give, the bundle wants"
-                f" {found.plan.memory.total / MB:.0f} MB: its pages will be dropped and read again"
+                f"{target.address} has {megabytes(facts.memory)} MB of memory to give, the bundle wants"
+                f" {megabytes(found.plan.memory.total)} MB: its pages will be dropped and read again"
             )
         if python:
             answer = run_there(there, verb, reporter)
@@ -250,8 +251,8 @@ def _send(there: Folder, files: Mapping[str, Path], python: str, facts: Facts, r
     if facts.space < size + SLACK:
         name = there.device.name
         raise DeviceError(
-            f"{name} has {facts.space / MB:.0f} MB free in {Path(there.path).parent}, and"
-            f" {(size + SLACK) / MB:.0f} MB are needed; free some, or name another folder: {name}:FOLDER"
+            f"{name} has {megabytes(facts.space)} MB free in {Path(there.path).parent}, and"
+            f" {megabytes(size + SLACK)} MB are needed; free some, or name another folder: {name}:FOLDER"
         )
     with (
         reporter.step(f"push to {there.device.name}", size, "B") as advance,

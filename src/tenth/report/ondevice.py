@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from html import escape
 
+from tenth.core.metrics import metric
 from tenth.core.records import Bench, Depth, Measurement, Plan, Reading
 from tenth.report import tables
 from tenth.report.curves import Spot, curve
@@ -33,7 +34,7 @@ def section(device: str, measured: Measurement | Bench, plan: Plan) -> str:
         else ""
     )
     rows = "".join(
-        tables.reading_row(reading, f"{tables.word(reading.name)}, {depth.depth:,} deep")
+        tables.reading_row(reading, f"{metric(reading.name).title}, {depth.depth:,} deep")
         for depth in measured.depths
         for reading in (depth.decode, depth.prefill)
         if reading

@@ -12,21 +12,21 @@ from html import escape
 from importlib import resources
 from pathlib import Path
 
+from tenth.core import metrics
 from tenth.core.errors import OutputError
+from tenth.core.format import bits_text, figure, megabytes, written, written_estimate
 from tenth.core.records import Candidate, Plan, Scorecard
 from tenth.quantization.recipes import BASES
 from tenth.report import ondevice, pareto, pictures, removed, scatter, tables
-from tenth.report.figures import figures
-from tenth.report.pictures import Point, megabytes
+from tenth.report.pictures import Point
 from tenth.report.scatter import drawable
-from tenth.report.tables import PART_WORDS, figure, reading_of, shown, spread, word
 from tenth.runtime.bundle import Measured, read_bundle, read_measurements
 
 WIDE, NARROW = 880, 350
 
 
 @dataclass(frozen=True)
-class Verdict:
+class QualityVerdict:
     """The quality sentence and its tone: "good", "even" or "bad"."""
 
     text: str
@@ -59,10 +59,10 @@ def _beside(card: Scorecard, stock: bool) -> list[Candidate]:
     return [c for c in card.candidates[1:] if (c.name in BASES) == stock]
 
 
-def quality_verdict(card: Scorecard) -> Verdict:
+def quality_verdict(card: Scorecard) -> QualityVerdict:
     """How far ours is from the original, against the best stock recipe that fits and tenth's other files."""
     found = _against_stock(card)
-    return Verdict(found.text + _kept(card), found.tone)
+    return QualityVerdict(found.text + _kept(card), found.tone)
 
 
 def _kept(card: Scorecard) -> str:
@@ -75,33 +75,37 @@ def _kept(card: Scorecard) -> str:
     return f" It was kept for its {figure(ours)} bits per byte of held-out text, against {said}."
 
 
-def _against_stock(card: Scorecard) -> Verdict:
+def _against_stock(card: Scorecard) -> QualityVerdict:
     """Worse is called worse.
 
     Two KL values are called equal when they differ by less than twice the root of their summed squared
     standard errors; both come from the same text, so that this errs towards "no clear difference".
     """
-    ours = reading_of(card.candidates[0], "kl") if card.candidates else None
+    ours = card.candidates[0].reading("kl") if card.candidates else None
     if ours is None:
-        return Verdict("Its distance to the original was not measured.", "even")
+        return QualityVerdict("Its distance to the original was not measured.", "even")
     start = f"Its KL divergence from the original is {figure(ours.value)} nats per token"
     rival = best_rival(card)
-    theirs = reading_of(rival, "kl") if rival else None
+    theirs = rival.reading("kl") if rival else None
     if rival is None or theirs is None:
         tried = ", ".join(c.name for c in _beside(card, stock=True) if not c.fits)
         if tried:
-            return Verdict(f"{start}; none of the stock recipes tried fits this budget ({tried}).", "good")
-        return Verdict(
+            return QualityVerdict(
+                f"{start}; none of the stock recipes tried fits this budget ({tried}).", "good"
+            )
+        return QualityVerdict(
             f"{start}; no stock recipe was measured beside it, so nothing is compared with one.", "even"
         )
     against = f"{start}, against {figure(theirs.value)} for {rival.name}, the best stock recipe that fits"
     noise = 2 * ((ours.spread or 0.0) ** 2 + (theirs.spread or 0.0) ** 2) ** 0.5
     if abs(ours.value - theirs.value) <= noise or theirs.value == ours.value:
-        return Verdict(f"{against}: no clear difference, it is within the error of the measurement.", "even")
+        return QualityVerdict(
+            f"{against}: no clear difference, it is within the error of the measurement.", "even"
+        )
     change = abs(ours.value / theirs.value - 1) if theirs.value > 0 else float("inf")
     if ours.value < theirs.value:
-        return Verdict(f"{against}: {change:.0%} less.", "good")
-    return Verdict(f"{against}: {change:.0%} MORE, so {rival.name} is the better choice here.", "bad")
+        return QualityVerdict(f"{against}: {change:.0%} less.", "good")
+    return QualityVerdict(f"{against}: {change:.0%} MORE, so {rival.name} is the better choice here.", "bad")
 
 
 def render(
@@ -175,17 +179,17 @@ def _tiles(plan: Plan, card: Scorecard) -> str:
         ("peak memory, measured", megabytes(proof.peak), "MB", f"of {megabytes(proof.budget)} MB allowed")
     ]
     ours = card.candidates[0] if card.candidates else None
-    kl = reading_of(ours, "kl") if ours else None
+    kl = ours.reading("kl") if ours else None
     if kl is not None:
-        than = f"{spread(kl)} over {kl.count:,} windows of text" if kl.count > 1 else spread(kl)
-        tiles.append(("KL to the original", f"{kl.value:.3g}", "nats/token", than))
+        value, unit, spread = written(kl)
+        than = f"{spread} over {kl.count:,} windows of text" if kl.count > 1 else spread
+        tiles.append((metrics.metric("kl").title, value, unit, than))
     size = ours.file_bytes if ours else plan.file_bytes
     tiles.append(("file", megabytes(size), "MB", f"{plan.bits_per_weight:.2f} bits per weight"))
-    for reading in ours.readings if ours else []:
-        if reading.name.startswith("decode"):
-            value, unit = shown(reading)
-            tiles.append((word(reading.name), value, unit, f"{spread(reading)} on the measuring machine"))
-            break
+    decode = ours.reading("decode") if ours else None
+    if decode is not None:
+        value, unit, spread = written(decode)
+        tiles.append((metrics.metric("decode").title, value, unit, f"{spread} on the measuring machine"))
     cells = "".join(
         f'<li><span class="what">{escape(what)}</span>'
         f'<span class="value">{value} <small>{escape(unit)}</small></span>'
@@ -203,7 +207,7 @@ def _memory_section(plan: Plan, card: Scorecard) -> str:
     proof = card.proof
     keys = [
         (f"--{name}", word, getattr(plan.memory, name))
-        for name, word in PART_WORDS.items()
+        for name, word in metrics.MEMORY.items()
         if getattr(plan.memory, name)
     ]
     keys.append(("--anonymous", "anonymous, measured", proof.peak_anonymous))
@@ -230,7 +234,7 @@ def _bits_section(plan: Plan) -> str:
     ranked = sorted(counts, key=lambda kind: pictures.bits_of(kind) or 0.0)
     legend = "".join(
         f'<li><i style="background:{pictures.cell_colour(pictures.bits_of(kind))[0]}"></i>{escape(kind)} '
-        f"<b>{pictures.bits_text(pictures.bits_of(kind))}</b> "
+        f"<b>{bits_text(pictures.bits_of(kind))}</b> "
         f"<span>bits, {_matrices(counts[kind])}</span></li>"
         for kind in ranked
     )
@@ -254,7 +258,7 @@ def _quality_section(card: Scorecard, extra: Sequence[Point]) -> str:
     points = [point for point in extra if point.name not in named]
     exact = []
     for place, candidate in enumerate(card.candidates):
-        kl = reading_of(candidate, "kl")
+        kl = candidate.reading("kl")
         if kl is None:
             continue
         if not drawable(kl.value):
@@ -269,7 +273,7 @@ def _quality_section(card: Scorecard, extra: Sequence[Point]) -> str:
     ]
     if any(not point.fits for point in points):
         remarks.append("A hollow mark does not fit the budget.")
-    remarks += [f"{c.name} has no measured KL." for c in card.candidates if reading_of(c, "kl") is None]
+    remarks += [f"{c.name} has no measured KL." for c in card.candidates if c.reading("kl") is None]
     note = f'<p class="why" style="margin:12px 0 0">{escape(" ".join(remarks))}</p>' if remarks else ""
     return (
         '<section><h2>Quality against size</h2><p class="why">Each mark is a file as llama.cpp runs it. KL '
@@ -286,11 +290,11 @@ def _device_section(plan: Plan) -> str:
     if found is None:
         return ""
     rows = "".join(
-        f'<tr><th scope="row">{escape(name)}</th>'
-        f'<td class="n">{value} <span class="unit">{escape(unit)}</span></td>'
-        f'<td class="n spread">{f"{low} to {high}" if low else ""}</td>'
-        f'<td class="conditions">{escape(basis)}</td></tr>'
-        for name, value, low, high, unit, basis in figures(found)
+        f'<tr><th scope="row">{escape(metrics.metric(each.name).title)}</th>'
+        f'<td class="n">{text.value} <span class="unit">{escape(text.unit)}</span></td>'
+        f'<td class="n spread">{text.range}</td>'
+        f'<td class="conditions">{each.kind}: {escape(each.conditions)}</td></tr>'
+        for each, text in ((each, written_estimate(each)) for each in found.estimates)
     )
     binds = " and ".join(found.binding)
     felt = f"What binds: {binds}." if binds else "Nothing binds: more would not make it better."
@@ -316,7 +320,7 @@ def _device_section(plan: Plan) -> str:
 
 def _method(plan: Plan, card: Scorecard) -> str:
     proof, runtime = card.proof, plan.runtime
-    kl = reading_of(card.candidates[0], "kl") if card.candidates else None
+    kl = card.candidates[0].reading("kl") if card.candidates else None
     attempts = (
         "the first plan was seen to fit"
         if proof.attempts == 1
@@ -360,7 +364,6 @@ def _method(plan: Plan, card: Scorecard) -> str:
             f"{_on(runtime.flash_attention)}, repacking {_on(runtime.repack)}",
         ),
         ("Machine", f"{card.machine}; {card.runtime}"),
-        ("Speed", plan.speed_note),
     ]
     items = "".join(f"<dt>{name}</dt><dd>{escape(text)}</dd>" for name, text in rows if text)
     return (

@@ -10,9 +10,9 @@ import math
 from collections.abc import Callable, Sequence
 from html import escape
 
+from tenth.core.format import megabytes, number
 from tenth.core.records import Forecast, Plan, Trade
-from tenth.report.figures import number
-from tenth.report.pictures import LETTER, megabytes, svg
+from tenth.report.pictures import LETTER, svg
 from tenth.report.scatter import log_axis
 
 Place = Callable[[float], float]  # of a value on an axis

@@ -13,8 +13,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 
+from tenth.core.format import bits_text, megabytes
 from tenth.core.ggml import STORAGE_TYPES
-from tenth.core.records import MB, Plan, Scorecard
+from tenth.core.records import Plan, Scorecard
 
 PARTS = ("weights", "repacked", "kv", "compute", "output", "base")
 # ColorBrewer YlGnBu, few bits to many.
@@ -36,23 +37,10 @@ class Point:
     fits: bool = True
 
 
-def megabytes(size: float) -> str:
-    """Decimal megabytes without the unit: three to four figures."""
-    value = size / MB
-    if value < 10:
-        return f"{value:.2f}"
-    return f"{value:.1f}" if value < 1000 else f"{value:,.0f}"
-
-
 def bits_of(type_name: str) -> float | None:
     """Bits per weight of a ggml type, scales included; None for a name that ggml does not know."""
     kind = STORAGE_TYPES.get(type_name.upper())
     return kind.bits_per_weight if kind else None
-
-
-def bits_text(bits: float | None) -> str:
-    """Bits with at most two decimals: "4.5", "6.56"."""
-    return "?" if bits is None else f"{bits:.2f}".rstrip("0").rstrip(".")
 
 
 def cell_colour(bits: float | None) -> tuple[str, bool]:

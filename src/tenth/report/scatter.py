@@ -6,8 +6,9 @@ import math
 from collections.abc import Sequence
 from html import escape
 
+from tenth.core.format import megabytes
 from tenth.core.records import MB
-from tenth.report.pictures import LETTER, Point, megabytes, svg
+from tenth.report.pictures import LETTER, Point, svg
 
 Box = tuple[float, float, float, float]  # left, top, right, bottom
 DENSE = (1, 1.2, 1.5, 2, 2.5, 3, 4, 5, 6, 7, 8, 9)  # factors of ticks

@@ -89,8 +89,11 @@ def line(verdict: Verdict) -> str:
     """A verdict in a line."""
     if verdict.reason:
         return f"out     {verdict.submission}: {verdict.reason}"
-    said = [f"{r.name} {r.value:.4g} {r.unit}" for r in verdict.readings if r.name in _SHOWN]
-    return f"ranked  {verdict.submission}: {', '.join(said)}"
+    from tenth.core.format import written
+    from tenth.core.metrics import metric
+
+    figures = [f"{metric(r.name).title} {written(r).with_unit}" for r in verdict.readings if r.name in _SHOWN]
+    return f"ranked  {verdict.submission}: {', '.join(figures)}"
 
 
 _SHOWN = ("bits_per_byte", "kl", "peak", "decode", "device_decode", "device_joules")

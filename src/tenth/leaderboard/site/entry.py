@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from html import escape
 
+from tenth.core.format import figure, megabytes, number, written
+from tenth.core.metrics import metric
 from tenth.core.statistics import Interval
 from tenth.leaderboard.ranking import Row
 from tenth.leaderboard.records import DIVISIONS, QUALITY, Probe, TaskScore, Verdict
 from tenth.leaderboard.site.frame import clean, figured, frame, said, span, tile
 from tenth.leaderboard.site.index import STATES
-from tenth.report.figures import number
-from tenth.report.pictures import megabytes
-from tenth.report.tables import figure, reading_row, reading_table, spread
+from tenth.report.tables import reading_row, reading_table
 
 WIDE, NARROW = 880, 350
 LABELS = 250.0  # pixels of a task's name, where it stands beside
@@ -63,21 +63,21 @@ def _tiles(row: Row) -> str:
     tiles = []
     quality, original = row.reading(QUALITY), row.reading(QUALITY + "_original")
     if quality:
-        than = f"{spread(quality)}" + (f", the original {figure(original.value)}" if original else "")
-        tiles.append(tile("bits per byte of text", figure(quality.value), "", than.strip(", ")))
+        value, _, spread = written(quality)
+        than = spread + (f", the original {figure(original.value)}" if original else "")
+        tiles.append(tile(metric(QUALITY).title, value, "", than.strip(", ")))
     peak = row.reading("peak")
     if peak:
         than = f"of {megabytes(row.setting.budget)} MB allowed"
-        tiles.append(tile("peak memory", megabytes(peak.value), "MB", than))
+        tiles.append(tile(metric("peak").title, megabytes(peak.value), "MB", than))
     speed = row.reading("device_decode") or row.reading("decode")
     if speed:
-        where = "on the device" if speed.name == "device_decode" else "on the judge's machine"
-        value = figured(speed, mark=False)
-        tiles.append(tile("decoding", value, escape(clean(speed.unit, 20)), f"{where}, {speed.kind}"))
+        value, title = figured(speed, mark=False), metric(speed.name).title
+        tiles.append(tile(title, value, escape(clean(speed.unit, 20)), speed.kind))
     energy = row.reading("device_joules")
     if energy:
-        than = f"on the device, {energy.kind}"
-        tiles.append(tile("energy of a token", number(energy.value), escape(clean(energy.unit, 20)), than))
+        title = metric(energy.name).title
+        tiles.append(tile(title, number(energy.value), escape(clean(energy.unit, 20)), energy.kind))
     return f'<ul class="tiles">{"".join(tiles)}</ul>' if tiles else ""
 
 

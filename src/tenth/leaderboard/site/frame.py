@@ -13,9 +13,8 @@ from functools import cache
 from html import escape
 from importlib import resources
 
+from tenth.core.format import number, written
 from tenth.core.records import Reading
-from tenth.report.figures import number
-from tenth.report.tables import shown, spread
 
 GENERATOR = "tenth leaderboard"
 _FORMATS = {"Cc", "Cf", "Cs", "Co", "Zl", "Zp"}  # control, direction, surrogate, private, line separators
@@ -54,8 +53,9 @@ def figured(reading: Reading | None, *, mark: bool = True) -> str:
     if reading.kind != "measured":
         kind = f' <span class="kind">{escape(reading.kind)}</span>' if mark else ""
         return f"{number(reading.value)}{kind}"
-    error = f' <span class="spread">{spread(reading)}</span>' if reading.spread is not None else ""
-    return f"{shown(reading)[0]}{error}"
+    value, _, spread = written(reading)
+    error = f' <span class="spread">{spread}</span>' if spread else ""
+    return f"{value}{error}"
 
 
 def tile(what: str, value: str, unit: str, than: str) -> str:

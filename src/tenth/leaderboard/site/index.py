@@ -9,11 +9,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
 
+from tenth.core.format import written
+from tenth.core.metrics import METRICS, Metric
 from tenth.leaderboard.ranking import Row, Setting
 from tenth.leaderboard.records import DIVISIONS, QUALITY, Division
 from tenth.leaderboard.site import pareto
 from tenth.leaderboard.site.frame import clean, figured, frame, said, span, tile
-from tenth.report.tables import figure, spread
 
 WIDE, NARROW = 1080, 350
 PAGES = "s/"  # folder of the submissions' pages
@@ -24,24 +25,16 @@ STATES = {
     "disqualified": "disqualified",
 }
 REASON = 220  # most letters of a reason in the table
-# heading, unit, readings of which a row shows the first that the table has, +1 where more is better
-FIGURES = (
-    ("bits per byte", "", (QUALITY,), -1),
-    ("KL", "nats/token", ("kl",), -1),
-    ("memory", "MB", ("peak",), -1),
-    ("files", "MB", ("size",), -1),
-    ("speed", "tokens/s", ("device_decode", "decode"), 1),
-    ("energy", "J/token", ("device_joules",), -1),
-)
+# A column shows the first of its readings that the table has.
+FIGURES = ((QUALITY,), ("kl",), ("peak",), ("size",), ("device_decode", "decode"), ("device_joules",))
 
 
 @dataclass(frozen=True)
 class Column:
     """One of `FIGURES` as this table has it."""
 
-    word: str
+    metric: Metric
     unit: str  # and how all are known, where that is not by measurement
-    reading: str
     same: bool  # all are known in the same way
 
 
@@ -108,7 +101,7 @@ def _leaders(rows: Sequence[Row], labels: dict[Setting, str]) -> str:
         alone = devices.count(row.setting.device) == 1
         where = clean(row.setting.device, 60) if alone else labels[row.setting]
         what = f"{_dot(row.division)}<b>{row.division}</b> · {escape(where)}"
-        than = f"{figure(quality.value)} {spread(quality)} bits per byte; {tie}"
+        than = f"{written(quality).with_spread} bits per byte; {tie}"
         tiles.append(tile(what, name, "", than))
     return f'<ul class="tiles leaders">{"".join(tiles)}</ul>' if tiles else ""
 
@@ -168,9 +161,9 @@ def _picture(rows: Sequence[Row], setting: Setting, number: int, label: str, *, 
 def _table(rows: Sequence[Row], settings: Sequence[Setting], labels: dict[Setting, str]) -> str:
     if not rows:
         return ""
-    columns = [_column(rows, word, unit, names) for word, unit, names, _ in FIGURES]
+    columns = [_column(rows, names) for names in FIGURES]
     heads: list[tuple[str, str, int, str]] = [("place", "", -1, "n"), ("submission", "", -1, "")]
-    heads += [(c.word, c.unit, figure[3], "n") for c, figure in zip(columns, FIGURES, strict=True)]
+    heads += [(c.metric.heading, c.unit, c.metric.better, "n") for c in columns]
     heads += [("tasks kept", "", 1, "n"), ("judged", "", 1, "n")]
     head = "".join(
         f'<th scope="col" role="columnheader" class="{css}" '
@@ -200,11 +193,13 @@ def _table(rows: Sequence[Row], settings: Sequence[Setting], labels: dict[Settin
     )
 
 
-def _column(rows: Sequence[Row], word: str, unit: str, names: Sequence[str]) -> Column:
+def _column(rows: Sequence[Row], names: Sequence[str]) -> Column:
     name = next((n for n in names if any(row.reading(n) for row in rows)), names[0])
     kinds = {reading.kind for row in rows if (reading := row.reading(name))}
     known = next(iter(kinds)) if len(kinds) == 1 else "measured"
-    return Column(word, unit if known == "measured" else f"{unit}, {known}", name, len(kinds) < 2)
+    metric = METRICS[name]
+    how = "" if known == "measured" else known
+    return Column(metric, ", ".join(filter(None, (metric.shown_unit, how))), len(kinds) < 2)
 
 
 def _filters(rows: Sequence[Row], settings: Sequence[Setting], labels: dict[Setting, str]) -> str:
@@ -257,8 +252,8 @@ def _row(row: Row, setting: int, columns: Sequence[Column]) -> str:
         f"{f'<small>{under}</small>' if under else ''}{why}</th>",
     ]
     for column in columns:
-        reading = row.reading(column.reading)
-        label = f"{column.word}, {column.unit}" if column.unit else column.word
+        reading = row.reading(column.metric.name)
+        label = ", ".join(filter(None, (column.metric.heading, column.unit)))
         shown = figured(reading, mark=not column.same)
         cells.append(_cell(label, reading.value if reading else None, shown, "n"))
     kept, of = tasks_kept(row)

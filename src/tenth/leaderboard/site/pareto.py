@@ -11,13 +11,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
 
+from tenth.core.format import figure, scaled, spelled, written
+from tenth.core.metrics import METRICS, Metric
 from tenth.core.records import MB
 from tenth.leaderboard.ranking import Row, whiskers
 from tenth.leaderboard.records import QUALITY, Division
 from tenth.leaderboard.site.frame import clean, span
 from tenth.report.pictures import LETTER
 from tenth.report.scatter import Box, free_box, linear_axis, log_axis, overlap
-from tenth.report.tables import figure, shown
 
 LEFT, RIGHT, TOP, BOTTOM = 46.0, 14.0, 34.0, 46.0
 LABEL, LETTERS = 12.5, 24  # size and most letters of a label
@@ -30,31 +31,18 @@ class Against:
     """What quality is set against."""
 
     name: str
-    readings: tuple[str, ...]  # the first that every submission has
-    words: tuple[str, ...]  # of the axis, one for each reading
-    better: int  # -1: less, 1: more
-    unit: float = 1.0
+    readings: tuple[str, ...]
 
-    def pick(self, rows: Sequence[Row]) -> int | None:
+    def pick(self, rows: Sequence[Row]) -> Metric | None:
         """Which of the readings to draw: the one that most rows have; None where none has one."""
         counts = [sum(_value(row, name) is not None for row in rows) for name in self.readings]
-        return counts.index(max(counts)) if any(counts) else None
+        return METRICS[self.readings[counts.index(max(counts))]] if any(counts) else None
 
 
 AGAINST = (
-    Against("memory", ("peak",), ("peak memory, MB; less is better",), -1, MB),
-    Against(
-        "speed",
-        ("device_decode", "decode"),
-        (
-            "decoding on the device, tokens/s, estimated; more is better",
-            "decoding on the judge's machine, tokens/s; more is better",
-        ),
-        1,
-    ),
-    Against(
-        "energy", ("device_joules",), ("energy on the device, J per token, estimated; less is better",), -1
-    ),
+    Against("memory", ("peak",)),
+    Against("speed", ("device_decode", "decode")),
+    Against("energy", ("device_joules",)),
 )
 
 
@@ -93,10 +81,10 @@ def picture(rows: Sequence[Row], against: Against, budget: int, width: int, heig
 
     pages: folder of the submissions' pages, seen from this one.
     """
-    which = against.pick(rows)
-    if which is None:
+    metric = against.pick(rows)
+    if metric is None:
         return ""
-    name, floor = against.readings[which], height - BOTTOM
+    name, floor = metric.name, height - BOTTOM
     found = [
         (r, q, x)
         for r in rows
@@ -109,19 +97,21 @@ def picture(rows: Sequence[Row], against: Against, budget: int, width: int, heig
         for r, _, _ in found
         if (o := r.reading(QUALITY + "_original")) and _drawable(o.value)
     }
-    across = [x / against.unit for _, _, x in found]
+    across = [scaled(x, metric.unit) for _, _, x in found]
     limit = budget / MB if against.name == "memory" and budget / MB < 1.6 * max(across) else None
     x_of = Axis([*across, *([limit] if limit else [])], LEFT, width - RIGHT)
     y_of = Axis([*(q for _, q, _ in found), *(v for _, v in originals)], floor, TOP)
-    out = _frame(x_of, y_of, against.words[which], width, height)
+    words = f"{metric.title}, {spelled(metric.shown_unit)}{_how_known(rows, name)}"
+    words += f"; {'more' if metric.better > 0 else 'less'} is better"
+    out = _frame(x_of, y_of, words, width, height)
     if limit:
         out += _budget(limit, x_of(limit), floor)
     half = whiskers(rows)
-    spots = [Spot(r, q, half[r.verdict.id], x_of(x / against.unit), y_of(q)) for r, q, x in found]
+    spots = [Spot(r, q, half[r.verdict.id], x_of(scaled(x, metric.unit)), y_of(q)) for r, q, x in found]
     spots.sort(key=lambda spot: (spot.x, spot.y, spot.row.verdict.id))
     divisions = dict.fromkeys(spot.row.division for spot in spots if spot.row.division)
     for division in divisions:
-        out.append(_front([s for s in spots if s.row.division == division], division, against.better))
+        out.append(_front([s for s in spots if s.row.division == division], division, metric.better))
     taken: list[Box] = [(s.x - 9, s.y - 9, s.x + 9, s.y + 9) for s in spots]
     inside = (LEFT, 18.0, width - 2.0, floor)
     if len(originals) == 1:
@@ -135,11 +125,11 @@ def picture(rows: Sequence[Row], against: Against, budget: int, width: int, heig
 
 def absent(rows: Sequence[Row], against: Against) -> list[Row]:
     """Rows that the picture has no place for: they lack a figure, or it is none that can be drawn."""
-    which = against.pick(rows)
+    metric = against.pick(rows)
     return [
         row
         for row in rows
-        if which is None or _value(row, QUALITY) is None or _value(row, against.readings[which]) is None
+        if metric is None or _value(row, QUALITY) is None or _value(row, metric.name) is None
     ]
 
 
@@ -170,7 +160,13 @@ def shape(division: Division, x: float, y: float, size: float = 7.0) -> str:
 def shown_at(row: Row, name: str) -> str:
     """A reading in words: "33.4 MB"."""
     reading = row.reading(name)
-    return " ".join(shown(reading)) if reading else ""
+    return written(reading).with_unit if reading else ""
+
+
+def _how_known(rows: Sequence[Row], name: str) -> str:
+    """ ", estimated" where no row has it measured."""
+    kinds = {reading.kind for row in rows if (reading := row.reading(name))}
+    return f", {' or '.join(sorted(kinds))}" if "measured" not in kinds else ""
 
 
 def _value(row: Row, name: str) -> float | None:
