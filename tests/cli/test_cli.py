@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from commands import COMMAND
 from rich.console import Console
 
 from tenth import __version__
 from tenth.cli import app, commands
-from tenth.cli.commands._options import Asked
+from tenth.cli.commands._options import Target
 from tenth.cli.console import ConsoleReporter
 from tenth.core.errors import BudgetError, InputError, OutputError, TenthError
 from tenth.models import source
@@ -43,7 +44,7 @@ def model(tmp_path: Path) -> Path:
 
 def run(*words: str, stdin: str = "") -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-c", "from tenth.cli.app import main; main()", *words],
+        [*COMMAND, *words],
         input=stdin,
         capture_output=True,
         text=True,
@@ -162,7 +163,13 @@ def test_with_json_an_error_is_one_object_on_stdout() -> None:
             ["fit", "MODEL", "--memory", "1GB", "-o", "NEW", "--text", "nothing.txt"],
             "no text file 'nothing.txt'",
         ),
-        (["fit", "MODEL", "--memory", "1GB"], "Missing option"),
+        (["fit", "MODEL", "--memory", "1GB"], "--out requires an argument"),
+        (["fit", "--memory", "1GB", "-o", "NEW"], "MODELS requires an argument"),
+        (
+            ["fit", "MODEL", "-o", "NEW", "--effort", "some"],
+            '"some" for --effort. Choose from: "fast", "normal"',
+        ),
+        (["plan", "MODEL", "--memory", "1GB", "--context", "2.5"], "'2.5' is not a whole number"),
         (["fit", "MODEL", "--memory", "1GB", "-o", "NEW", "--windows", "0"], "windows"),
         (["chat", "MODEL"], "not a finished bundle"),
         (["serve", "MODEL"], "not a finished bundle"),
@@ -185,11 +192,11 @@ def test_mistakes(capsys: pytest.CaptureFixture[str], model: Path, words: list[s
 
 
 def test_the_context_is_2048_or_what_the_model_knows(model: Path) -> None:
-    assert Asked(memory="1GB").budget([model]).context == 512
+    assert Target(memory="1GB").budget([model]).context == 512
     (model / "config.json").write_text(json.dumps(CONFIG | {"max_position_embeddings": 8192}))
-    budget = Asked("pixel-8").budget([model])
+    budget = Target(device="pixel-8").budget([model])
     assert (budget.context, budget.memory, budget.device, budget.share) == (2048, 800_000_000, "pixel-8", 0.1)
-    assert Asked("pixel-8", "5%", context=8192).budget([model]).memory == 400_000_000
+    assert Target(device="pixel-8", share="5%", context=8192).budget([model]).memory == 400_000_000
 
 
 @pytest.mark.parametrize(
@@ -249,6 +256,37 @@ def test_ctrl_c_says_how_to_go_on(capsys: pytest.CaptureFixture[str]) -> None:
 def test_an_unforeseen_error_is_not_swallowed() -> None:
     with pytest.raises(ZeroDivisionError):
         app.guarded(failing(ZeroDivisionError()), as_json=False)
+
+
+@pytest.mark.parametrize("words", [["devices"], ["plan", "bundled", "--memory", "100MB"], ["fit", "--help"]])
+def test_a_reader_that_left_is_no_error(words: list[str]) -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    with os.fdopen(writer) as stdout:
+        done = subprocess.run(
+            [*COMMAND, *words], stdout=stdout, stderr=subprocess.PIPE, timeout=60, check=False
+        )
+    assert (done.returncode, done.stderr) == (1, b"")
+
+
+def test_no_verb_is_a_mistake_that_shows_the_verbs() -> None:
+    done = run()
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "  fit " in done.stderr
+
+
+def test_help_fits_a_narrow_terminal_and_one_without_unicode() -> None:
+    narrow = {"COLUMNS": "40", "PYTHONIOENCODING": "ascii"}
+    done = subprocess.run(
+        [*COMMAND, "fit", "--help"],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+        env=os.environ | narrow,
+    )
+    assert "--no-structure" in done.stdout
+    assert max(map(len, done.stdout.splitlines())) <= 40
 
 
 def test_models_are_folders_or_names(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:

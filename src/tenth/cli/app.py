@@ -2,46 +2,48 @@
 
 Heavy modules are imported inside the verbs, so that `tenth --help` answers at once. With --json, stdout
 carries one JSON object and nothing else; an error is {"error": {"kind", "message", ...}}.
-Exit status: 0 done, 2 an error that is explained in one line, 130 stopped by Ctrl-C.
+Exit status: 0 done, 1 stdout was closed, 2 an error that is explained in one line, 130 stopped by Ctrl-C.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Callable, Sequence
-from typing import Annotated, Any, NoReturn
+from typing import Any, NoReturn
 
-import typer
+from cyclopts import App, CycloptsError, Parameter
+from cyclopts.help import DefaultFormatter, PanelSpec
+from cyclopts.help.specs import DescriptionColumn, NameColumn
+from rich.box import Box
 
 from tenth import __version__
 from tenth.cli import commands
 from tenth.core.errors import BudgetError, InputError, TenthError
 
-STOPPED = 130  # exit status after Ctrl-C
-USAGE: type[Exception] = typer.BadParameter.__mro__[1]  # click's UsageError, which typer does not export
+SECTION = Box(" ── \n" + "    \n" * 7)  # a rule with the title, and nothing around the rest
 
-app = typer.Typer(
+app = App(
+    name="tenth",
     help="Fit a language model into a share of a device's memory, and prove that it fits.",
-    add_completion=False,
-    rich_markup_mode=None,
-    pretty_exceptions_enable=False,
-    no_args_is_help=True,
+    group_parameters="Options",
+    help_flags=("--help",),
+    help_format="plaintext",
+    help_formatter=DefaultFormatter(
+        panel_spec=PanelSpec(box=SECTION), column_specs=(NameColumn.copy(no_wrap=True), DescriptionColumn)
+    ),
+    version=__version__,
+    version_format="plaintext",
+    default_parameter=Parameter(negative_iterable=(), json_dict=False, json_list=False),
+    print_error=False,
+    exit_on_error=False,
+    suppress_keyboard_interrupt=False,
+    result_action="return_value",
 )
 
-
-@app.callback(invoke_without_command=True)
-def root(
-    version: Annotated[bool, typer.Option("--version", help="Print the version and leave.")] = False,
-) -> None:
-    """Options before the command."""
-    if version:
-        print(__version__)
-        raise typer.Exit
-
-
-for _name, _verb in commands.known().items():
-    app.command(_name)(_verb)
+for _place, (_name, _verb) in enumerate(commands.known().items()):
+    app.command(_verb, name=_name, sort_key=_place)
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
@@ -50,39 +52,37 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="replace")  # a model's name must not break a narrow terminal
-    command = typer.main.get_command(app)
-    sys.exit(
-        guarded(lambda: command.main(words, prog_name="tenth", standalone_mode=False), "--json" in words)
-    )
+
+    def run() -> int:
+        if not words:
+            app.help_print([], console=app.error_console)
+            return 2
+        status = app(words)
+        sys.stdout.flush()
+        return status or 0
+
+    sys.exit(guarded(run, "--json" in words))
 
 
-def guarded(run: Callable[[], Any], as_json: bool) -> int:
+def guarded(run: Callable[[], int], as_json: bool) -> int:
     """The exit status of `run`; a person's mistake becomes one line, any other exception passes through."""
     try:
-        status = run()
-        if status == STOPPED:  # what typer makes of a KeyboardInterrupt
-            raise KeyboardInterrupt
+        return run()
     except TenthError as error:
         _tell(error, as_json)
         return 2
-    except USAGE as error:
-        context = getattr(error, "ctx", None)
-        hint = f" (see: {context.command_path} --help)" if context else ""
-        message = str(getattr(error, "format_message", error.__str__)())
-        if context and type(error).__name__ == "NoArgsIsHelpError":
-            print(message, file=sys.stderr)
-        else:
-            _tell(InputError(f"{message}{hint}"), as_json)
+    except CycloptsError as error:
+        command = " ".join(("tenth", *(error.command_chain or ())))
+        _tell(InputError(f"{error} (see: {command} --help)"), as_json)
         return 2
-    except (KeyboardInterrupt, typer.Abort):
+    except KeyboardInterrupt:
         # A terminal has just shown ^C on the line of the progress bar.
         start = "\n" if sys.stderr.isatty() else ""
         print(f"{start}stopped; run the same command again to resume", file=sys.stderr)
-        return STOPPED
-    except BrokenPipeError:
-        sys.stderr.close()  # the reader left; nothing more to say
-        return 0
-    return status if isinstance(status, int) else 0
+        return 130
+    except BrokenPipeError:  # the reader left; what is still buffered goes nowhere
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
 
 
 def _tell(error: TenthError, as_json: bool) -> None:

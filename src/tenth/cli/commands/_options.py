@@ -1,16 +1,14 @@
-"""Options that several verbs take, and the group of them that says what a fit is for."""
+"""Options that several verbs take: every field of a record is an option, the text below it is its help."""
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields
-from enum import StrEnum
-from functools import wraps
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Literal
 
-import typer
+from cyclopts import Group, Parameter, Token
+from cyclopts.validators import Number
 
 from tenth.core.errors import InputError
 
@@ -19,91 +17,104 @@ if TYPE_CHECKING:
     from tenth.devices.profile import Device
 
 DEFAULT_CONTEXT = 2048
-Number = float | None  # as typed
-
-Model = Annotated[str, typer.Argument(help="A Hugging Face folder, a hub name, or the word: bundled.")]
-Models = Annotated[
-    list[str], typer.Argument(help="As MODEL; of several the best fit is taken.", metavar="MODEL...")
-]
-Out = Annotated[Path, typer.Argument(help="A folder made by tenth fit.")]
-Share = Annotated[str | None, typer.Option(help="Share of the device's memory; 10% unless told otherwise.")]
-Work = Annotated[
-    Path | None, typer.Option(help="Folder for intermediate results; a stopped run resumes there.")
-]
+DEFAULT_SHARE = "10%"
 TARGET = "user@host[:folder] by ssh, or adb:SERIAL"
-Port = Annotated[int | None, typer.Option("--port", "-p", min=1, max=65535, help="Port of its ssh server.")]
-LlamaCli = Annotated[
-    Path | None, typer.Option(help="llama.cpp for a device without Python: the program, or a build's folder.")
-]
-Json = Annotated[bool, typer.Option("--json", help="One JSON object on stdout; all else on stderr.")]
+FLAG = Parameter(negative=(), show_default=False)  # off unless given, without a --no- form
+NOT_NEGATIVE = Parameter(validator=Number(gte=0))
+AT_LEAST_ONE = Parameter(validator=Number(gte=1))
+PORT = Parameter(validator=Number(gte=1, lte=65535))
 
 
-class Prefer(StrEnum):
-    """What is worth more."""
-
-    quality = "quality"
-    speed = "speed"
+def options(title: str) -> Parameter:
+    """How a record is read: its fields are options of the verb itself, under this title of the help."""
+    return Parameter(name="*", group=Group.create_ordered(title))
 
 
-@dataclass(frozen=True)
-class Asked:
-    """The options of what a fit is for: a budget, and what the device must do within it."""
+def whole_number(_: type, tokens: Sequence[Token]) -> int:
+    """The number that was typed; "2.5" is a mistake, and is not rounded."""
+    try:
+        return int(tokens[0].value)
+    except ValueError:
+        raise ValueError(f"{tokens[0].value!r:.40} is not a whole number.") from None
 
-    device: Annotated[
-        str | None, typer.Option("--device", help="One of tenth devices, or a device file.toml.")
-    ] = None
+
+Whole = Annotated[int, Parameter(converter=whole_number)]
+Out = Annotated[Path, Parameter(help="A folder made by tenth fit.")]
+Share = Annotated[str | None, Parameter(help="Share of the device's memory; 10% unless told otherwise.")]
+Work = Annotated[Path | None, Parameter(help="Folder for intermediate results; a stopped run resumes there.")]
+Json = Annotated[bool, FLAG, Parameter(name="--json", help="One JSON object on stdout; all else on stderr.")]
+
+
+def names(text: str | None) -> tuple[str, ...]:
+    """ "piqa, arc_easy" -> ("piqa", "arc_easy")."""
+    return tuple(name.strip() for name in (text or "").split(",") if name.strip())
+
+
+@options("Device and budget")
+@dataclass(frozen=True, kw_only=True)
+class Target:
+    """What a fit is for: a budget, and what the device must do within it."""
+
+    device: str | None = None
+    """One of tenth devices, or a device file.toml."""
     share: Share = None
-    memory: Annotated[
-        str | None, typer.Option(help="The budget itself instead of a device, such as 800MB.")
-    ] = None
-    context: Annotated[
-        int | None, typer.Option(help="Tokens of context: 2048, or all of a shorter-sighted model.")
-    ] = None
-    min_speed: Annotated[Number, typer.Option(help="Least decoding speed on the device, tokens/s.")] = None
-    max_joules: Annotated[Number, typer.Option(help="Most joules per decoded token on the device.")] = None
-    battery_hours: Annotated[
-        Number, typer.Option(help="Hours that its battery must last at --min-speed, or at 10 tokens/s.")
-    ] = None
-    prefer: Annotated[
-        Prefer,
-        typer.Option(
-            help="speed gives up to half more predicted KL, or 0.005 nats, for fewer seconds per token."
-        ),
-    ] = Prefer.quality
-    backend: Annotated[str, typer.Option(help="Of the device: cpu, opencl, hexagon, metal or cuda.")] = "cpu"
-    grid: Annotated[Number, typer.Option(help="Grams of CO2 per kWh: adds an answer's CO2.")] = None
+    memory: str | None = None
+    """The budget itself instead of a device, such as 800MB."""
+    context: Whole | None = None
+    """Tokens of context: 2048, or all of a shorter-sighted model."""
+    min_speed: float | None = None
+    """Least decoding speed on the device, tokens/s."""
+    max_joules: float | None = None
+    """Most joules per decoded token on the device."""
+    battery_hours: float | None = None
+    """Hours that its battery must last at --min-speed, or at 10 tokens/s."""
+    prefer: Literal["quality", "speed"] = "quality"
+    """speed gives up to half more predicted KL, or 0.005 nats, for fewer seconds per token."""
+    backend: str = "cpu"
+    """Of the device: cpu, opencl, hexagon, metal or cuda."""
+    grid: float | None = None
+    """Grams of CO2 per kWh: adds an answer's CO2."""
+
+    def resolve(self, models: Sequence[str]) -> Request:
+        """What is asked of these models; a hub's config.json is fetched, and no weights.
+
+        InputError for a budget or a device that cannot be, before anything is fetched.
+        """
+        from tenth.models.source import resolve
+
+        self.amount()
+        device, requirements = self.requirements()
+        folders = [resolve(model, config_only=True) for model in models]
+        return Request(folders, self.budget(folders), device, requirements)
 
     def amount(self) -> tuple[int, str | None, float | None]:
         """(bytes, device, share); InputError unless exactly one of --device and --memory was given."""
         from tenth.devices import catalogue
 
-        if (self.device is None) == (self.memory is None):
+        if self.device is not None and self.memory is None:
+            device, share = catalogue.load(self.device), catalogue.parse_share(self.share or DEFAULT_SHARE)
+            return int(device.bytes * share), device.name, share
+        if self.memory is None or self.device is not None:
             raise InputError(
                 "give either --device NAME (see: tenth devices), of which a tenth is taken, or --memory 800MB"
                 + ("" if self.device is None else ", not both")
             )
-        if self.memory is not None:
-            if self.share is not None:
-                raise InputError(
-                    "--share is a share of a --device; with --memory the budget is already given"
-                )
-            return catalogue.parse_size(self.memory), None, None
-        assert self.device is not None
-        found, part = catalogue.load(self.device), catalogue.parse_share(self.share or "10%")
-        return int(found.bytes * part), found.name, part
+        if self.share is not None:
+            raise InputError("--share is a share of a --device; with --memory the budget is already given")
+        return catalogue.parse_size(self.memory), None, None
 
     def requirements(self) -> tuple[Device | None, Requirements]:
         """The device and what is asked of it; InputError where something is asked of none."""
         from tenth.devices import catalogue
         from tenth.planning import forecast
 
-        found = catalogue.load(self.device) if self.device else None
-        return found, forecast.requirements(
-            found,
+        device = catalogue.load(self.device) if self.device else None
+        return device, forecast.requirements(
+            device,
             min_speed=self.min_speed,
             max_joules=self.max_joules,
             battery_hours=self.battery_hours,
-            prefer=self.prefer.value,
+            prefer=self.prefer,
             backend=self.backend,
             grid=self.grid,
         )
@@ -113,7 +124,7 @@ class Asked:
         from tenth.core.records import Budget
         from tenth.models.checkpoint import open_config
 
-        size, name, part = self.amount()
+        size, device, share = self.amount()
         limits = [architecture.context_limit(config) for config, architecture in map(open_config, folders)]
         longest, reason = min(limits)
         context = min(DEFAULT_CONTEXT, longest) if self.context is None else self.context
@@ -122,28 +133,37 @@ class Asked:
         if context > longest:
             why = f"{reason} is {longest}" if reason.isidentifier() else reason
             raise InputError(f"--context {context} is more than this model can have: {why}")
-        return Budget(memory=size, context=context, device=name, share=part)
+        return Budget(memory=size, context=context, device=device, share=share)
 
 
-def spread(verb: Callable[..., None]) -> Callable[..., None]:
-    """The verb as typer reads it: its parameter `asked` becomes the options of `Asked`, in its place."""
-    hints = get_type_hints(Asked, include_extras=True)
-    options = [
-        inspect.Parameter(
-            field.name, inspect.Parameter.KEYWORD_ONLY, default=field.default, annotation=hints[field.name]
-        )
-        for field in fields(Asked)
-    ]
+@dataclass(frozen=True)
+class Request:
+    """A Target, and the models that it is for."""
 
-    @wraps(verb)
-    def run(**given: Any) -> None:
-        asked = Asked(**{option.name: given.pop(option.name) for option in options})
-        verb(asked=asked, **given)
+    folders: list[Path]
+    """Of every model; they may hold no more than config.json."""
+    budget: Budget
+    device: Device | None
+    requirements: Requirements
 
-    parameters: list[inspect.Parameter] = []
-    for parameter in inspect.signature(verb, eval_str=True).parameters.values():
-        own = parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY)
-        parameters += options if parameter.name == "asked" else [own]
-    run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
-    run.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
-    return run
+
+@options("Another device")
+@dataclass(frozen=True, kw_only=True)
+class Connection:
+    """How another device is reached, and with what it runs a model."""
+
+    port: Annotated[Whole | None, PORT, Parameter(alias="-p")] = None
+    """Port of its ssh server."""
+    llama_cli: Path | None = None
+    """llama.cpp for a device without Python: the program, or a build's folder."""
+
+
+@options("Items of a task")
+@dataclass(frozen=True, kw_only=True)
+class Items:
+    """Which items of a task are asked."""
+
+    limit: Annotated[Whole | None, AT_LEAST_ONE] = None
+    """Items of each task, the same ones for everyone; all by default."""
+    data: Path | None = None
+    """Folder of the tasks' JSONL files; the hub without it."""

@@ -7,19 +7,21 @@ import sys
 from collections.abc import Iterator
 from typing import Annotated
 
-import typer
+from cyclopts import Parameter
 
-from tenth.cli.commands._options import Json, Out
+from tenth.cli.commands._options import AT_LEAST_ONE, NOT_NEGATIVE, Json, Out, Whole
 
 PLACE = 40
 
 
 def chat(
     out: Out,
-    prompt: Annotated[str | None, typer.Option(help="Answer this and leave.")] = None,
-    max_tokens: Annotated[int, typer.Option(min=1, help="Longest answer, in tokens.")] = 512,
-    temperature: Annotated[float, typer.Option(min=0.0, help="0 always takes the likeliest token.")] = 0.7,
-    seed: Annotated[int, typer.Option(min=0, help="Seed of the draws.")] = 0,
+    /,
+    *,
+    prompt: Annotated[str | None, Parameter(help="Answer this and leave.")] = None,
+    max_tokens: Annotated[Whole, AT_LEAST_ONE, Parameter(help="Longest answer, in tokens.")] = 512,
+    temperature: Annotated[float, NOT_NEGATIVE, Parameter(help="0 always takes the likeliest token.")] = 0.7,
+    seed: Annotated[Whole, NOT_NEGATIVE, Parameter(help="Seed of the draws.")] = 0,
     as_json: Json = False,
 ) -> None:
     """Talk with a fitted model, offline. /quit, Ctrl-C or the end of the input leaves."""
@@ -30,9 +32,8 @@ def chat(
     bundle = open_bundle(out)
     messages = iter([prompt]) if prompt is not None else typed_lines()
     sampling = talking.Sampling(max_tokens, temperature, seed)
-    turns = talking.talk(
-        bundle, messages, no_write if as_json else write_now, ConsoleReporter().say, sampling
-    )
+    write = no_write if as_json else write_now
+    turns = talking.talk(bundle, messages, write, ConsoleReporter().say, sampling)
     if as_json:
         print(json.dumps({"turns": [{"user": user, "answer": answer} for user, answer in turns]}))
 

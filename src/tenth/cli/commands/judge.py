@@ -3,12 +3,24 @@
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-import typer
+from cyclopts import Parameter
+from cyclopts.validators import Number
 
-from tenth.cli.commands._options import Json, Share
+from tenth.cli.commands._options import (
+    AT_LEAST_ONE,
+    DEFAULT_SHARE,
+    NOT_NEGATIVE,
+    Items,
+    Json,
+    Share,
+    Whole,
+    names,
+    options,
+)
 from tenth.core.errors import NativeError
 
 if TYPE_CHECKING:
@@ -17,34 +29,63 @@ if TYPE_CHECKING:
 PLACE = 91
 
 
+@options("The rules")
+@dataclass(frozen=True, kw_only=True)
+class Rules:
+    """What every submission has to stay within."""
+
+    device: str
+    """One of tenth devices, or a device file.toml."""
+    share: Share = None
+    context: Annotated[Whole, Parameter(validator=Number(gte=64))] = 2048
+    """Tokens of context that must fit, 64 or more."""
+    seconds: Annotated[float, AT_LEAST_ONE] = 3600
+    """Most seconds of one run of an artifact."""
+
+
+@options("What is asked")
+@dataclass(frozen=True, kw_only=True)
+class Questions:
+    """What submissions are asked, and whose answers they are compared with."""
+
+    against: str | None = None
+    """The original: a GGUF, or a model as for fit."""
+    tasks: str | None = None
+    """Such as piqa,arc_easy; none by default."""
+    text: Path | None = None
+    """UTF-8 text to judge on, from its end."""
+    passages: Annotated[Whole, Parameter(validator=Number(gte=4))] = 32
+    """Pieces of 2048 bytes of the text, 4 or more."""
+    seed: Path | None = None
+    """File with a secret seed in hex: hidden items, and the gap to them."""
+
+
+@options("Where it runs")
+@dataclass(frozen=True, kw_only=True)
+class Workers:
+    """How the work is spread over processes and machines."""
+
+    work: Path | None = None
+    """Folder for the original's answers."""
+    jobs: Annotated[Whole, AT_LEAST_ONE] = 1
+    """Submissions at a time."""
+    threads: Annotated[Whole, NOT_NEGATIVE] = 0
+    """Of each; by default the cores over --jobs."""
+    cluster: str | None = None
+    """Address of a Ray cluster to judge on; local starts one here."""
+
+
 def judge(
-    submissions: Annotated[
-        list[Path], typer.Argument(help="Submissions, or folders of submissions.", metavar="SUBMISSIONS...")
-    ],
-    device: Annotated[str, typer.Option(help="One of tenth devices, or a device file.toml.")],
-    share: Share = None,
-    against: Annotated[str | None, typer.Option(help="The original: a GGUF, or a model as for fit.")] = None,
-    out: Annotated[Path, typer.Option("-o", "--out", help="Folder of verdicts and logs.")] = Path("results"),
-    tasks: Annotated[str, typer.Option(help="Such as piqa,arc_easy; none by default.")] = "",
-    limit: Annotated[int | None, typer.Option(min=1, help="Items of each task; all by default.")] = None,
-    data: Annotated[
-        Path | None, typer.Option(help="Folder of the tasks' JSONL files; the hub without it.")
-    ] = None,
-    text: Annotated[Path | None, typer.Option(help="UTF-8 text to judge on, from its end.")] = None,
-    text_chunks: Annotated[int, typer.Option(min=4, help="Pieces of 2048 bytes of the text.")] = 32,
-    context: Annotated[int, typer.Option(min=64, help="Tokens of context that must fit.")] = 2048,
-    seed: Annotated[
-        Path | None, typer.Option(help="File with a secret seed in hex: hidden items, and the gap to them.")
-    ] = None,
-    jobs: Annotated[int, typer.Option(min=1, help="Submissions at a time.")] = 1,
-    threads: Annotated[int, typer.Option(min=0, help="Of each; by default the cores over --jobs.")] = 0,
-    seconds: Annotated[float, typer.Option(min=1, help="Most seconds of one run of an artifact.")] = 3600,
-    cluster: Annotated[
-        str | None, typer.Option(help="Address of a Ray cluster to judge on; local starts one here.")
-    ] = None,
-    work: Annotated[Path | None, typer.Option(help="Folder for the original's answers.")] = None,
+    submissions: Annotated[list[Path], Parameter(help="Submissions, or folders of submissions.")],
+    /,
+    *,
+    rules: Rules,
+    questions: Questions = Questions(),
+    items: Items = Items(),
+    workers: Workers = Workers(),
+    out: Annotated[Path, Parameter(alias="-o", help="Folder of verdicts and logs.")] = Path("results"),
     as_json: Json = False,
-) -> None:
+) -> int:
     """Judge submissions: run each, shut in, under one set of rules, and write a verdict with its log.
 
     What has a verdict under the same rules and conditions is not judged again.
@@ -52,37 +93,38 @@ def judge(
     from tenth.cli.console import ConsoleReporter
     from tenth.leaderboard import run
 
-    options = run.Options(
-        places=tuple(submissions),
-        results=out,
-        device=device,
-        share=share or "10%",
-        against=against,
-        tasks=tuple(name.strip() for name in tasks.split(",") if name.strip()),
-        limit=limit,
-        data=data,
-        text=text,
-        text_chunks=text_chunks,
-        context=context,
-        seed=seed,
-        jobs=jobs,
-        threads=threads,
-        seconds=seconds,
-        cluster=cluster,
-        work=work,
+    judged = run.judge_all(
+        run.Options(
+            places=tuple(submissions),
+            results=out,
+            device=rules.device,
+            share=rules.share or DEFAULT_SHARE,
+            against=questions.against,
+            tasks=names(questions.tasks),
+            limit=items.limit,
+            data=items.data,
+            text=questions.text,
+            text_chunks=questions.passages,
+            context=rules.context,
+            seed=questions.seed,
+            jobs=workers.jobs,
+            threads=workers.threads,
+            seconds=rules.seconds,
+            cluster=workers.cluster,
+            work=workers.work,
+        ),
+        ConsoleReporter(),
     )
-    done = run.judge_all(options, ConsoleReporter())
     if as_json:
-        verdicts = [verdict.model_dump() for verdict in done.verdicts]
-        print(json.dumps({"verdicts": verdicts, "failed": done.failed}))
-    else:
-        for verdict in done.verdicts:
-            print(line(verdict))
-    if done.failed and as_json:
-        raise typer.Exit(2)  # the object says which
-    if done.failed:
-        names = ", ".join(done.failed)
-        raise NativeError(f"not judged: {names}; run the same command again, what has a verdict is kept")
+        verdicts = [verdict.model_dump() for verdict in judged.verdicts]
+        print(json.dumps({"verdicts": verdicts, "failed": judged.failed}))
+        return 2 if judged.failed else 0  # the object says which
+    for verdict in judged.verdicts:
+        print(line(verdict))
+    if judged.failed:
+        failed = ", ".join(judged.failed)
+        raise NativeError(f"not judged: {failed}; run the same command again, what has a verdict is kept")
+    return 0
 
 
 def line(verdict: Verdict) -> str:

@@ -7,7 +7,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Annotated
 
-import typer
+from cyclopts import Parameter
 
 from tenth.cli.commands._options import Json
 
@@ -15,12 +15,14 @@ PLACE = 95
 
 
 def leaderboard(
-    results: Annotated[Path, typer.Argument(help="The folder of verdicts that tenth judge wrote.")],
+    results: Annotated[Path, Parameter(help="The folder of verdicts that tenth judge wrote.")],
+    /,
+    *,
     output: Annotated[
-        Path, typer.Option("--output", "-o", help="Folder for the site; an earlier one there is replaced.")
+        Path, Parameter(alias="-o", help="Folder for the site; an earlier one there is replaced.")
     ],
     submissions: Annotated[
-        Path | None, typer.Option(help="Folder of submissions: those without a verdict are listed as well.")
+        Path | None, Parameter(help="Folder of submissions: those without a verdict are listed as well.")
     ] = None,
     as_json: Json = False,
 ) -> None:

@@ -2,30 +2,50 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Annotated
 
-import typer
+from cyclopts import Parameter
 
-from tenth.cli.commands._options import TARGET, Json, LlamaCli, Out, Port
+from tenth.cli.commands._options import (
+    AT_LEAST_ONE,
+    NOT_NEGATIVE,
+    TARGET,
+    Connection,
+    Json,
+    Out,
+    Whole,
+    options,
+)
 from tenth.core.errors import InputError
 
 PLACE = 60
 
 
+@options("What is measured")
+@dataclass(frozen=True, kw_only=True)
+class Series:
+    """What is measured, and for how long."""
+
+    minutes: Annotated[float, NOT_NEGATIVE] = 0.0
+    """Keep decoding that long, to see heat."""
+    depths: str | None = None
+    """Tokens of context to measure at, such as 0,512,2048."""
+    repeats: Annotated[Whole, AT_LEAST_ONE] = 3
+    """Runs of which the median is taken."""
+    counter: str = "auto"
+    """Energy counter by name; auto takes what there is, none takes none."""
+    idle: Annotated[float, NOT_NEGATIVE] = 30.0
+    """Seconds of rest before an energy counter."""
+
+
 def measure(
     out: Out,
-    minutes: Annotated[float, typer.Option(min=0.0, help="Keep decoding that long, to see heat.")] = 0.0,
-    depths: Annotated[
-        str | None, typer.Option(help="Tokens of context to measure at, such as 0,512,2048.")
-    ] = None,
-    repeats: Annotated[int, typer.Option(min=1, help="Runs of which the median is taken.")] = 3,
-    counter: Annotated[
-        str, typer.Option(help="Energy counter by name; auto takes what there is, none takes none.")
-    ] = "auto",
-    idle: Annotated[float, typer.Option(min=0.0, help="Seconds of rest before an energy counter.")] = 30.0,
-    on: Annotated[str | None, typer.Option(help=f"Measure on another device: {TARGET}.")] = None,
-    port: Port = None,
-    llama_cli: LlamaCli = None,
+    /,
+    *,
+    series: Series = Series(),
+    on: Annotated[str | None, Parameter(help=f"Measure on another device: {TARGET}.")] = None,
+    connection: Connection = Connection(),
     as_json: Json = False,
 ) -> None:
     """Measure a fitted model here, or --on another device: speed by depth, memory, energy, no network.
@@ -36,36 +56,43 @@ def measure(
     from tenth.measurement import measure as measuring
     from tenth.report import page
 
-    voice = ConsoleReporter()
-    chosen = tuple(read_depths(depths)) if depths is not None else ()
+    reporter = ConsoleReporter()
+    depths = read_depths(series.depths)
     if on is not None:
         from tenth.remote import run as remote
 
-        asked: dict[str, object] = {"--repeats": repeats, "--counter": counter, "--idle": idle}
-        asked |= {"--minutes": minutes} if minutes else {}
-        verb = ["measure", "OUT", "--json", *(str(word) for pair in asked.items() for word in pair)]
-        verb += ["--depths", depths] if depths is not None else []
-        place = remote.Place(on, port, llama_cli)
-        there, files = remote.measure(out, place, verb, voice, chosen, repeats)
+        place = remote.Place(on, connection.port, connection.llama_cli)
+        there, files = remote.measure(out, place, words_there(series), reporter, depths, series.repeats)
         if as_json:
             print(there.model_dump_json())
         else:
-            voice.measurement(there)
+            reporter.measurement(there)
             print("\n".join(map(str, files)))
         return
-    options = measuring.Options(chosen, repeats, minutes, counter, idle)
-    measured = measuring.measure(out, options, voice)
+    settings = measuring.Options(depths, series.repeats, series.minutes, series.counter, series.idle)
+    measured = measuring.measure(out, settings, reporter)
     report = page.write(out)
     if as_json:
         print(measured.model_dump_json())
     else:
-        voice.measurement(measured)
-        voice.say(str(report))
+        reporter.measurement(measured)
+        reporter.say(str(report))
 
 
-def read_depths(words: str) -> list[int]:
-    """ "0,512" -> [0, 512]."""
+def words_there(series: Series) -> list[str]:
+    """What tenth on the other device is called with; OUT stands for the folder there."""
+    words = ["measure", "OUT", "--json", "--repeats", str(series.repeats), "--counter", series.counter]
+    words += ["--idle", str(series.idle)]
+    if series.minutes:
+        words += ["--minutes", str(series.minutes)]
+    if series.depths is not None:
+        words += ["--depths", series.depths]
+    return words
+
+
+def read_depths(text: str | None) -> tuple[int, ...]:
+    """ "0,512" -> (0, 512)."""
     try:
-        return [int(word) for word in words.split(",")]
+        return tuple(int(word) for word in text.split(",")) if text is not None else ()
     except ValueError:
-        raise InputError(f"--depths {words!r} is no list of numbers; give such as 0,512,2048") from None
+        raise InputError(f"--depths {text!r} is no list of numbers; give such as 0,512,2048") from None

@@ -2,27 +2,32 @@
 
 from __future__ import annotations
 
-from tenth.cli.commands._options import Asked, Json, Model, Work, spread
+from typing import Annotated
+
+from cyclopts import Parameter
+
+from tenth.cli.commands._options import Json, Target, Work
 
 PLACE = 20
 
 
-@spread
-def plan(model: Model, asked: Asked, work: Work = None, as_json: Json = False) -> None:
+def plan(
+    model: Annotated[str, Parameter(help="A Hugging Face folder, a hub name, or the word: bundled.")],
+    /,
+    *,
+    target: Target = Target(),
+    work: Work = None,
+    as_json: Json = False,
+) -> None:
     """Say what fit would decide, from config.json alone, or from what a fit measured in its --work folder."""
-    from tenth.models import source
-
-    asked.amount()
-    device, requirements = asked.requirements()
-    folder = source.resolve(model, config_only=True)
-    budget = asked.budget([folder])
+    request = target.resolve([model])
 
     from rich.console import Console
 
     from tenth.cli.console import ConsoleReporter
     from tenth.pipeline import fit
 
-    decided = fit.plan(folder, budget, work, device, requirements)
+    decided = fit.plan(request.folders[0], request.budget, work, request.device, request.requirements)
     if as_json:
         print(decided.model_dump_json())
     else:

@@ -6,26 +6,28 @@ import json
 from dataclasses import asdict
 from typing import Annotated
 
-import typer
+from cyclopts import Parameter
 
-from tenth.cli.commands._options import TARGET, Json, LlamaCli, Out, Port
+from tenth.cli.commands._options import TARGET, Connection, Json, Out
 
 PLACE = 70
 
 
 def push(
     out: Out,
-    target: Annotated[str, typer.Argument(help=f"{TARGET}.")],
-    port: Port = None,
-    llama_cli: LlamaCli = None,
-    overwrite: Annotated[bool, typer.Option(help="Replace what an earlier push left there.")] = False,
+    target: Annotated[str, Parameter(help=f"{TARGET}.")],
+    /,
+    *,
+    connection: Connection = Connection(),
+    overwrite: Annotated[bool, Parameter(help="Replace what an earlier push left there.")] = False,
     as_json: Json = False,
 ) -> None:
     """Copy a fitted model, and what runs it, to another device; say what to type there."""
     from tenth.cli.console import ConsoleReporter
     from tenth.remote import run as remote
 
-    pushed = remote.push(out, remote.Place(target, port, llama_cli), ConsoleReporter(), overwrite)
+    place = remote.Place(target, connection.port, connection.llama_cli)
+    pushed = remote.push(out, place, ConsoleReporter(), overwrite)
     if as_json:
         print(json.dumps(asdict(pushed)))
     else:

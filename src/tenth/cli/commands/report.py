@@ -9,7 +9,7 @@ from tenth.cli.commands._options import Json, Out
 PLACE = 80
 
 
-def report(out: Out, as_json: Json = False) -> None:
+def report(out: Out, /, *, as_json: Json = False) -> None:
     """Draw OUT/report.html again from OUT/plan.json and OUT/scorecard.json."""
     from tenth.report import page as drawing
 

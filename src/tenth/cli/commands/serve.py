@@ -5,16 +5,18 @@ from __future__ import annotations
 import json
 from typing import Annotated
 
-import typer
+from cyclopts import Parameter
 
-from tenth.cli.commands._options import Json, Out
+from tenth.cli.commands._options import PORT, Json, Out, Whole
 
 PLACE = 50
 
 
 def serve(
     out: Out,
-    port: Annotated[int, typer.Option(min=1, max=65535, help="Port on this machine.")] = 8080,
+    /,
+    *,
+    port: Annotated[Whole, PORT, Parameter(help="Port on this machine.")] = 8080,
     as_json: Json = False,
 ) -> None:
     """Serve a fitted model to this machine only, with an OpenAI-compatible HTTP interface."""

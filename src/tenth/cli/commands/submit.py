@@ -3,47 +3,48 @@
 from __future__ import annotations
 
 import json
-from enum import StrEnum
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
-import typer
+from cyclopts import Parameter
 
-from tenth.cli.commands._options import Json
+from tenth.cli.commands._options import FLAG, Json, options
 from tenth.core.errors import InputError
 
 PLACE = 90
+Declared = Annotated[str, Parameter(show_default=False)]
 
 
-class Division(StrEnum):
-    """Of leaderboard/records.py."""
+@options("What it says of itself")
+@dataclass(frozen=True, kw_only=True)
+class Declaration:
+    """What a submission says of itself; what is not given comes from the plan of the fit."""
 
-    bits = "bits"
-    structure = "structure"
-    open = "open"
-    scratch = "scratch"
-
-
-class Kind(StrEnum):
-    """What is copied."""
-
-    gguf = "gguf"
-    hf = "hf"
+    name: Declared = ""
+    """Its title; the folder's name by default."""
+    base: Declared = ""
+    """The original's name, where the plan does not say it."""
+    division: Literal["bits", "structure", "open", "scratch"] | None = None
+    """By default what the plan looks like."""
+    method: Declared = ""
+    """How it was made."""
+    data: Declared = ""
+    """All data that calibration or training saw."""
+    licence: Declared = ""
+    """Of the weights."""
 
 
 def submit(
-    bundle: Annotated[Path | None, typer.Argument(help="A folder made by tenth fit.")] = None,
-    out: Annotated[Path | None, typer.Option("-o", "--out", help="The folder to make.")] = None,
-    name: Annotated[str, typer.Option(help="Its title; the folder's name by default.")] = "",
-    base: Annotated[str, typer.Option(help="The original's name, where the plan does not say it.")] = "",
-    division: Annotated[Division | None, typer.Option(help="By default what the plan looks like.")] = None,
-    method: Annotated[str, typer.Option(help="How it was made.")] = "",
-    data: Annotated[str, typer.Option(help="All data that calibration or training saw.")] = "",
-    licence: Annotated[str, typer.Option(help="Of the weights.")] = "",
-    kind: Annotated[Kind, typer.Option("--format", help="hf takes OUT/hf instead of the GGUF.")] = Kind.gguf,
-    template: Annotated[
-        bool, typer.Option("--template", help="Print a submission.toml to fill in by hand.")
-    ] = False,
+    bundle: Annotated[Path | None, Parameter(help="A folder made by tenth fit.")] = None,
+    /,
+    *,
+    out: Annotated[Path | None, Parameter(alias="-o", help="The folder to make.")] = None,
+    declaration: Declaration = Declaration(),
+    form: Annotated[
+        Literal["gguf", "hf"], Parameter(name="--format", help="hf takes OUT/hf instead of the GGUF.")
+    ] = "gguf",
+    template: Annotated[bool, FLAG, Parameter(help="Print a submission.toml to fill in by hand.")] = False,
     as_json: Json = False,
 ) -> None:
     """Make a submission for the judge from a fitted model: its file, and submission.toml."""
@@ -57,22 +58,22 @@ def submit(
     manifest = submission.make(
         bundle,
         out,
-        name=name,
-        base=base,
-        division=division.value if division else None,
-        method=method,
-        data=data,
-        licence=licence,
-        folder=kind is Kind.hf,
+        name=declaration.name,
+        base=declaration.base,
+        division=declaration.division,
+        method=declaration.method,
+        data=declaration.data,
+        licence=declaration.licence,
+        folder=form == "hf",
     )
     if as_json:
         print(json.dumps({"submission": str(out), "manifest": manifest.model_dump()}))
         return
     from tenth.cli.console import ConsoleReporter
 
-    unsaid = [key for key in ("data", "licence") if getattr(manifest, key) == submission.UNSAID]
-    if unsaid:
+    undeclared = [key for key in ("data", "licence") if getattr(manifest, key) == submission.UNSAID]
+    if undeclared:
         ConsoleReporter().say(
-            f"{' and '.join(unsaid)} are {submission.UNSAID}; write them into {submission.MANIFEST}"
+            f"{' and '.join(undeclared)} are {submission.UNSAID}; write them into {submission.MANIFEST}"
         )
     print(out)
