@@ -138,7 +138,7 @@ def heal(model: Llama, original: Llama, windows: np.ndarray, given: argparse.Nam
     torch.set_float32_matmul_precision("high")
     for step in range(steps):
         rows = schedule.rows(step, len(windows))
-        loss = float(gradient(forward, parameters, targets, rows, schedule.share))  # type: ignore[arg-type]
+        loss = float(gradient(forward, parameters, targets, rows, schedule.micro_batch))  # type: ignore[arg-type]
         torch.nn.utils.clip_grad_norm_(parameters, CLIP)
         if not math.isfinite(loss):
             raise SystemExit(f"healing diverged at step {step} (KL {loss}); give a lower --rate")

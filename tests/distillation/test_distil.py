@@ -22,6 +22,7 @@ from tiny import VARIANTS, make_model
 from tenth.calibration.layerwise import LayerwiseModel
 from tenth.core.errors import InputError
 from tenth.distillation import distil, training
+from tenth.distillation import student as students
 from tenth.distillation.blockwise import reconstruct
 from tenth.distillation.budget import TrainingBudget
 from tenth.distillation.lora import adapt
@@ -72,7 +73,7 @@ class Case:
         weights, others = (
             sum(s.count for s in layerwise.checkpoint.specs()) for layerwise in (student, teacher)
         )
-        return distil.activations(student, LENGTH) + 16 * weights + 4 * others - (0 if beside else 1)
+        return students.activations(student, LENGTH) + 16 * weights + 4 * others - (0 if beside else 1)
 
 
 def make_case(folder: Path, variant: str = "tied", kept: list[int] | None = None) -> Case:
@@ -213,16 +214,16 @@ def test_every_window_comes_once_an_epoch_and_the_rate_rises_and_falls() -> None
 def test_a_step_has_the_gradient_of_the_whole_batch(case: Case) -> None:
     windows = np.load(case.tokens)
     with filled(case.edited) as student, filled(case.original) as teacher:
-        weights = distil.parameters(student)
+        weights = students.parameters(student)
         assert set(weights) == {spec.source for spec in student.checkpoint.specs()}
         for weight in weights.values():
             weight.requires_grad_(True)
-        targets = Live(distil.forward_of(teacher), windows)
+        targets = Live(students.forward_of(teacher), windows)
         rows = np.array([3, 1, 4, 15, 9])
         found = []
         for share in (1, 2, 5):
             value = training.gradient(
-                distil.forward_of(student), list(weights.values()), targets, rows, share
+                students.forward_of(student), list(weights.values()), targets, rows, share
             )
             assert float(value) == pytest.approx(
                 kl(logits(case.original, windows[rows]), logits(case.edited, windows[rows])), rel=1e-4
@@ -321,7 +322,7 @@ def test_every_block_comes_nearer_to_the_original_s_before_the_whole_does(case: 
         return out
 
     with filled(case.edited) as student, filled(case.original) as teacher:
-        weights, before = distil.parameters(student), errors(student, teacher)
+        weights, before = students.parameters(student), errors(student, teacher)
         for weight in weights.values():
             weight.requires_grad_(True)
         kept = {name: weight.detach().clone() for name, weight in weights.items()}
@@ -379,8 +380,9 @@ def test_minutes_are_planned_once(tied: Case, tmp_path: Path) -> None:
         tied.run(tmp_path, "1s", emit)
     plan = json.loads((tmp_path / "healing" / "plan.json").read_text())
     found = tied.run(tmp_path, "1s", seen.append)
-    assert found.steps == plan["steps"]
-    assert {event["total"] for event in seen} == {plan["local"] + plan["steps"] * plan["batch"]}
+    steps, batch = plan["schedule"]["steps"], plan["schedule"]["batch"]
+    assert found.steps == steps
+    assert {event["total"] for event in seen} == {plan["local"] + steps * batch}
     assert seen[-1]["done"] == seen[-1]["total"]
 
 
@@ -398,8 +400,8 @@ def test_every_weight_of_every_family_is_trained_and_written(family: str, tmp_pa
     same = [name for name, tensor in after.items() if np.array_equal(tensor.load(), before[name].load())]
     assert same == []
     with filled(tmp_path / "edited") as layerwise:
-        assert set(distil.parameters(layerwise)) == {spec.source for spec in layerwise.checkpoint.specs()}
-        plain = distil.forward_of(layerwise)(np.arange(8, dtype=np.int32)[None])[:, :-1]
+        assert set(students.parameters(layerwise)) == {spec.source for spec in layerwise.checkpoint.specs()}
+        plain = students.forward_of(layerwise)(np.arange(8, dtype=np.int32)[None])[:, :-1]
         torch.testing.assert_close(
             plain, logits(tmp_path / "edited", np.arange(8)[None]), rtol=1e-3, atol=1e-3
         )
@@ -408,7 +410,7 @@ def test_every_weight_of_every_family_is_trained_and_written(family: str, tmp_pa
 def test_adapters_merge_exactly(case: Case) -> None:
     windows = np.load(case.tokens)[:3]
     with filled(case.edited) as layerwise, torch.no_grad():
-        forward = distil.forward_of(layerwise)
+        forward = students.forward_of(layerwise)
         plain = forward(windows)
         adapters = adapt(layerwise, 3, 0)
         assert len(adapters) == 2 * 7
@@ -430,7 +432,7 @@ def test_memory_decides(tied: Case, tmp_path: Path) -> None:
     tight = tied.room(beside=False) - 4 * sum(s.count for s in open_checkpoint(tied.original).specs())
     assert tied.run(tmp_path / "tight", "24tok", memory=tight + 1).lora == 0
     adapted = tied.run(tmp_path / "less", "24tok", memory=tight)
-    assert adapted.lora == distil.RANK
+    assert adapted.lora == students.RANK
     with pytest.raises(InputError, match=r"needs .* MB of memory; .* MB are free"):
         tied.run(tmp_path / "asked", "24tok", memory=tight, lora=0)
     with pytest.raises(InputError, match=r"needs .* with adapters of rank 16; .* MB are free"):

@@ -16,7 +16,7 @@ has a token and then what would have made it a longer one. The KLs are summed an
 tokens. (Teaching each position the one of the two that the text has is the same in the mean, but the student
 learns by heart where: docs/log.md.)
 
-Peak memory: 16 bytes a weight of the student, 4 a weight of the original, and distil.activations.
+Peak memory: 16 bytes a weight of the student, 4 a weight of the original, and student.activations.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -32,10 +33,20 @@ import torch
 from tenth.calibration.layerwise import LayerwiseModel, moved
 from tenth.core.errors import InputError
 from tenth.core.jobs import Emit
-from tenth.distillation import distil
 from tenth.distillation.settings import TrainingResult, TrainingSettings
+from tenth.distillation.student import (
+    BATCH,
+    FUSED,
+    JUDGEMENTS,
+    Means,
+    Trainable,
+    even,
+    forward_of,
+    fuse,
+    opened,
+    split,
+)
 from tenth.distillation.training import Schedule, train
-from tenth.models.checkpoint import open_checkpoint
 from tenth.models.edit import replaced
 from tenth.models.formats.folder import write_folder
 from tenth.models.tokens import tokenizer
@@ -86,17 +97,17 @@ class Aligned:
         """Nats per token of the original, of windows `rows`, from logits [B, longest, its size]."""
         logits = logits.float()
         with torch.no_grad():
-            wanted, inside, other = self._wanted(rows, logits)
-            known = torch.xlogy(wanted, wanted).sum() + torch.xlogy(other, other).sum()
-        said = torch.nn.functional.cross_entropy(logits.flatten(0, 1), wanted, reduction="sum")
-        there = logits.flatten(0, 1).index_select(0, inside)
-        left = there.masked_fill(wanted[inside] > 0, -torch.inf).logsumexp(-1) - there.logsumexp(-1)
-        total: torch.Tensor = (known + said - (other * left).sum()) / (
-            len(rows) * (self._starts.shape[1] - 1)
-        )
+            target, inside, other = self._target(rows, logits)
+            negative_entropy = torch.xlogy(target, target).sum() + torch.xlogy(other, other).sum()
+        logits = logits.flatten(0, 1)
+        cross_entropy = torch.nn.functional.cross_entropy(logits, target, reduction="sum")
+        inner = logits.index_select(0, inside)
+        log_other = inner.masked_fill(target[inside] > 0, -torch.inf).logsumexp(-1) - inner.logsumexp(-1)
+        tokens = len(rows) * (self._starts.shape[1] - 1)
+        total: torch.Tensor = (negative_entropy + cross_entropy - (other * log_other).sum()) / tokens
         return total
 
-    def _wanted(
+    def _target(
         self, rows: np.ndarray, logits: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """What each position is to say next, [B * longest, size], zeros where there is nothing to say; the
@@ -107,7 +118,7 @@ class Aligned:
         before = before.float().softmax(-1).flatten(0, 1)  # of all tokens but the first of each window
         tokens, lengths = self._originals[rows][:, 1:], self._lengths[self._originals[rows][:, 1:]]
         starts = self._starts[rows][:, 1:] + longest * np.arange(batch)[:, None]
-        wanted = torch.zeros(batch * longest, size, device=self._device)
+        target = torch.zeros(batch * longest, size, device=self._device)
         ends = torch.ones(tokens.size, device=self._device)
         inside, other = [torch.empty(0, dtype=torch.int64, device=self._device)], [ends[:0]]
         for depth, going in enumerate(self._going[1:], 1):
@@ -121,9 +132,9 @@ class Aligned:
             ending = before[row, self._to(exact)] * self._to(exact >= 0)
             every = (ending + chances.sum(-1)).clamp_min(TINY)
             ending /= every
-            found = torch.zeros(len(row), size, device=self._device)
-            found.index_add_(1, self._pieces[depth][going], chances.div_(every[:, None]))
-            wanted.index_add_(0, place, found)
+            pieces = torch.zeros(len(row), size, device=self._device)
+            pieces.index_add_(1, self._pieces[depth][going], chances.div_(every[:, None]))
+            target.index_add_(0, place, pieces)
             over = self._to(np.flatnonzero(lengths[some] == depth))
             on = self._to(np.flatnonzero(lengths[some] > depth))
             ends[row[over]] = ending[over]
@@ -131,10 +142,10 @@ class Aligned:
             other.append(ending[on])
         ends = ends.view(batch, -1).roll(1, 1)
         ends[:, 0] = 1  # the first token's own distribution is not known
-        found = torch.zeros(tokens.size, size, device=self._device)
-        found.index_add_(1, self._pieces[0][self._going[0]], before[:, self._going[0]])
-        wanted.index_add_(0, self._to(starts.ravel() - 1), found.mul_(ends.view(-1, 1)))
-        return wanted, torch.cat(inside), torch.cat(other)
+        firsts = torch.zeros(tokens.size, size, device=self._device)
+        firsts.index_add_(1, self._pieces[0][self._going[0]], before[:, self._going[0]])
+        target.index_add_(0, self._to(starts.ravel() - 1), firsts.mul_(ends.view(-1, 1)))
+        return target, torch.cat(inside), torch.cat(other)
 
     def _to(self, places: np.ndarray) -> torch.Tensor:
         return moved(places.astype(np.int64), self._device)
@@ -147,78 +158,68 @@ def distil_vocabulary(settings: TrainingSettings, emit: Emit) -> TrainingResult:
     the training budget is in tokens. Divergences are per token of the original. Emits {"done", "total"} in
     windows. InputError for files that do not belong together.
     """
-    model, folder, device, seed = settings.model, settings.folder, settings.device, settings.seed
-    here = folder / "healing"
-    here.mkdir(parents=True, exist_ok=True)
-    student, teacher = (
-        LayerwiseModel(open_checkpoint(path), settings.threads, device) for path in (model, settings.original)
-    )
-    windows, pieces = _inputs(student, teacher, settings.tokens)
-    length = windows.shape[1]
-    together = 1
-    if device == "cuda":
-        torch.set_float32_matmul_precision("high")
-        together = distil.means(student, teacher, length, torch.cuda.mem_get_info()[0], 0)[2]
-    order = np.random.default_rng(seed).permutation(len(windows))
-    held = min(distil.HELD_BACK, len(windows) // distil.HELD_SHARE + 1)
-    count = settings.training_budget.tokens // length
-    if not count:
-        raise InputError(f"healing of a vocabulary is given in tokens, such as 5Mtok, at least {length}")
-    batch = min(distil.BATCH, max(1, count // STEPS))
-    steps = max(1, count // batch)
-    every = max(1, steps // distil.JUDGEMENTS)
-    schedule = Schedule(steps, batch, settings.rate or RATE, every, seed, distil.even(batch, together))
+    folder = settings.folder / "healing"
+    folder.mkdir(parents=True, exist_ok=True)
+    student, original = opened(settings)
+    windows, pieces = _inputs(student, original, settings.tokens)
+    length, micro_batch = windows.shape[1], 1
+    if settings.device == "cuda":
+        memory = torch.cuda.mem_get_info()[0]
+        micro_batch = Means.within(memory, student, original, length, 0).micro_batch
+    schedule = _schedule(settings, length, micro_batch)
+    judging, learning = split(windows, settings.seed)
     with ExitStack() as stack:
-        for layerwise in (student, teacher):
+        for layerwise in (student, original):
             stack.enter_context(whole(layerwise))
-        if count * length >= distil.FUSED:
-            distil.fuse(student, teacher)
-        weights = distil.parameters(student)
-        for parameter in weights.values():
-            parameter.requires_grad_(True)
-        beside = distil.forward_of(teacher)
-        judge = Aligned(beside, windows[order[:held]], pieces, device)
-        targets = Aligned(beside, windows[order[held:]], pieces, device)
-        outcome = train(
-            distil.forward_of(student),
-            list(weights.values()),
+        total = schedule.steps * schedule.batch
+        if total * length >= FUSED:
+            fuse(student, original)
+        trainable = Trainable(student, 0, settings.seed)
+        judge, targets = (
+            Aligned(forward_of(original), part, pieces, settings.device) for part in (judging, learning)
+        )
+        trained = train(
+            forward_of(student),
+            trainable.parameters,
             targets,
             judge,
             schedule,
-            here,
-            lambda step: emit({"done": step * batch, "total": steps * batch}),
+            folder,
+            lambda step: emit({"done": step * schedule.batch, "total": total}),
         )
-        values = {source: weight.detach().cpu().numpy() for source, weight in weights.items()}
-        write_folder(replaced(student.checkpoint, values), folder)
-    shutil.copyfile(model / KEPT, folder / KEPT)
-    shutil.rmtree(here)
-    return TrainingResult(
-        before=outcome.before,
-        after=outcome.after,
-        judged=tuple(outcome.judged),
-        step=outcome.step,
-        steps=outcome.steps,
-        tokens=outcome.steps * batch * length,
-        notes=tuple(outcome.notes),
-    )
+        write_folder(replaced(student.checkpoint, trainable.values()), settings.folder)
+    shutil.copyfile(settings.model / KEPT, settings.folder / KEPT)
+    shutil.rmtree(folder)
+    return TrainingResult(**asdict(trained), tokens=trained.steps * schedule.batch * length)
+
+
+def _schedule(settings: TrainingSettings, length: int, micro_batch: int) -> Schedule:
+    """The steps that the budget allows; InputError where that is none."""
+    count = settings.training_budget.tokens // length
+    if not count:
+        raise InputError(f"healing of a vocabulary is given in tokens, such as 5Mtok, at least {length}")
+    batch = min(BATCH, max(1, count // STEPS))
+    steps = max(1, count // batch)
+    every = max(1, steps // JUDGEMENTS)
+    return Schedule(steps, batch, settings.rate or RATE, every, settings.seed, even(batch, micro_batch))
 
 
 def begun(windows: np.ndarray, start: int | None) -> np.ndarray:
     """Every second window moved on by one, behind the token that a text begins behind."""
     if start is None:
         return windows
-    found = windows.copy()
-    found[::2, 1:], found[::2, 0] = windows[::2, :-1], start
-    return found
+    moved_on = windows.copy()
+    moved_on[::2, 1:], moved_on[::2, 0] = windows[::2, :-1], start
+    return moved_on
 
 
 def _inputs(
-    student: LayerwiseModel, teacher: LayerwiseModel, tokens: Path
+    student: LayerwiseModel, original: LayerwiseModel, tokens: Path
 ) -> tuple[np.ndarray, list[tuple[int, ...]]]:
     """(windows of the original's ids, half of them as the beginning of a text, what each of those ids
     becomes), which belong to the two models.
     """
-    whole_size, size = (int(layerwise.checkpoint.config["vocab_size"]) for layerwise in (teacher, student))
+    whole_size, size = (int(layerwise.checkpoint.config["vocab_size"]) for layerwise in (original, student))
     file = student.checkpoint.path / KEPT
     if not file.is_file():
         raise InputError(
@@ -230,9 +231,9 @@ def _inputs(
     windows = np.load(tokens, allow_pickle=False)
     if windows.ndim != 2 or windows.dtype != np.int32 or windows.shape[0] < 2 or windows.shape[1] < 2:
         raise InputError(f"{tokens}: healing needs two windows of tokens or more, as int32 [windows, tokens]")
-    windows = begun(windows, tokenizer(teacher.checkpoint.path).start)
-    pieces = retokenize(teacher.checkpoint.path, kept.tolist())
-    known = np.array([bool(part) for part in pieces])
-    if windows.min() < 0 or windows.max() >= len(known) or not known[windows].all():
-        raise InputError(f"{tokens} holds ids that are no tokens of {teacher.checkpoint.path}")
+    windows = begun(windows, tokenizer(original.checkpoint.path).start)
+    pieces = retokenize(original.checkpoint.path, kept.tolist())
+    is_token = np.array([bool(part) for part in pieces])
+    if windows.min() < 0 or windows.max() >= len(is_token) or not is_token[windows].all():
+        raise InputError(f"{tokens} holds ids that are no tokens of {original.checkpoint.path}")
     return windows, pieces

@@ -1,14 +1,14 @@
-"""Healing: what structural edits hurt is trained back towards the original's distribution.
+"""Recovery distillation: a model with parts removed is trained back towards the original's distribution.
 
-First block by block (local.py), then as a whole (training.py): forward KL at temperature 1 on mixed windows
-of a text, with nothing beside it. All weights are trained in float32, or adapters of low rank on the matrices
-of the blocks (lora.py) where the moments of all find no room. The original is computed beside the student,
-which has no sampling noise, where it finds room, else its samples are put on disk first (targets.py); in the
-first epoch both cost the same time.
+First block by block (blockwise.py), then as a whole (training.py): forward KL at temperature 1 on mixed
+windows of a text, with nothing beside it. All weights are trained in float32, or adapters of low rank on the
+matrices of the blocks (lora.py) where the moments of all find no room. The original is computed beside the
+student, which has no sampling noise, where it finds room, else its samples are put on disk first
+(targets.py); in the first epoch both cost the same time.
 
 Peak memory: of training, 16 bytes a trained and 4 a frozen weight, 4 a weight of an original beside the
-student, and `activations`; of what comes before and of writing, no more than that, or the weights and what
-`Sampled.fill` says. Disk: 16 bytes a trained weight, the samples, and the healed folder.
+student, and `student.activations`; of what comes before and of writing, no more than that, or the weights and
+what `Sampled.fill` says. Disk: 16 bytes a trained weight, the samples, and the healed folder.
 """
 
 from __future__ import annotations
@@ -19,37 +19,88 @@ import shutil
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TypeVar
 
 import numpy as np
 import torch
+from pydantic import TypeAdapter
 
 from tenth.calibration.layerwise import LayerwiseModel
 from tenth.core.errors import InputError
-from tenth.core.format import megabytes
 from tenth.core.jobs import Emit
 from tenth.core.store import write_text
 from tenth.distillation.blockwise import reconstruct
-from tenth.distillation.lora import adapt
 from tenth.distillation.settings import DistilResult, DistilSettings
-from tenth.distillation.targets import Live, Sampled, chosen, translated
-from tenth.distillation.training import Forward, Schedule, Targets, evaluate, gradient, train
-from tenth.models.checkpoint import Checkpoint, open_checkpoint
+from tenth.distillation.student import (
+    BATCH,
+    FUSED,
+    JUDGEMENTS,
+    Means,
+    Trainable,
+    even,
+    forward_of,
+    fuse,
+    opened,
+    split,
+)
+from tenth.distillation.targets import Live, Sampled
+from tenth.distillation.training import Schedule, Targets, Trained, evaluate, gradient, train
+from tenth.models.checkpoint import Checkpoint
 from tenth.models.edit import replaced
 from tenth.models.formats.folder import write_folder
 from tenth.quantization.scales import whole
 
 RATE, LORA_RATE = 3e-4, 2e-3
 LOCAL, LOCAL_RATE = 0.3, 3.0  # of the tokens, by blocks, at so many times the rate; adapters go without
-RANK = 16  # of adapters, where none is given
-HELD_BACK, HELD_SHARE = 16, 16  # windows to judge on: at most so many, and one in so many of those given
-STEPS, BATCH = 1000, 64  # steps wanted before one takes more windows; windows of a step at most
-JUDGEMENTS, JUDGING = 20, 2.5  # at most; windows trained on between two, for each window judged on
-FUSED = 20_000_000  # tokens from which on compiling a GPU's blocks pays: it takes 15 s, and halves a step
+STEPS = 1000  # wanted before one takes more windows
+JUDGING = 2.5  # windows trained on between two judgements, for each window judged on
 TIMED = 3  # gradients that are timed to plan minutes
 FORWARD = 1 / 3  # of the time of a gradient
+Decision = TypeVar("Decision")
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """How a training budget is spent."""
+
+    local: int  # windows that are trained on block by block
+    schedule: Schedule  # of training the whole, after that
+
+
+@dataclass(frozen=True)
+class _Teacher:
+    """The original, computed beside the student or sampled onto disk."""
+
+    original: LayerwiseModel  # filled where it is beside the student
+    kept: np.ndarray | None  # its ids of the student's ids
+    beside: bool
+    vocabulary: int  # the student's
+    folder: Path  # for the samples
+    seed: int
+
+    def targets(self, name: str, windows: np.ndarray, emit: Callable[[int], None] | None = None) -> Targets:
+        """Its distributions on some windows; emits how many are sampled."""
+        if self.beside:
+            return Live(forward_of(self.original, self.kept), windows)
+        sampled = Sampled(self.folder / f"{name}.bin", windows, self.vocabulary, self.original.device)
+        sampled.fill(self.original, self.kept, self.seed, emit)
+        return sampled
+
+
+@dataclass(frozen=True)
+class _Training:
+    """What the phases of a training work with."""
+
+    settings: DistilSettings
+    folder: Path  # for what a killed run resumes from
+    means: Means
+    student: LayerwiseModel  # filled
+    trainable: Trainable
+    teacher: _Teacher
+    judge: Targets  # of the windows that are judged on
+    learning: np.ndarray  # int32 [windows, T] to train on
 
 
 def distil(settings: DistilSettings, emit: Emit) -> DistilResult:
@@ -58,151 +109,103 @@ def distil(settings: DistilSettings, emit: Emit) -> DistilResult:
     Windows are trained on again and again while the training budget lasts. Emits {"done", "total"} in
     windows. InputError for files that do not belong together, and too little memory.
     """
-    seed, device, lora, rate = settings.seed, settings.device, settings.lora, settings.rate
-    start, here = time.monotonic(), settings.folder / "healing"
-    here.mkdir(exist_ok=True)
-    student, teacher = (
-        LayerwiseModel(open_checkpoint(path), settings.threads, device)
-        for path in (settings.model, settings.original)
+    start, folder = time.monotonic(), settings.folder / "healing"
+    folder.mkdir(exist_ok=True)
+    student, original = opened(settings)
+    windows, kept = _inputs(student.checkpoint, original.checkpoint, settings.tokens, settings.kept)
+    length, vocabulary = windows.shape[1], int(student.checkpoint.config["vocab_size"])
+    memory = torch.cuda.mem_get_info()[0] if settings.device == "cuda" else settings.memory
+    means = _once(
+        folder / "means.json", Means, lambda: Means.within(memory, student, original, length, settings.lora)
     )
-    windows, ids = _inputs(student.checkpoint, teacher.checkpoint, settings.tokens, settings.kept)
-    memory = settings.memory
-    if device == "cuda":
-        torch.set_float32_matmul_precision("high")
-        memory = torch.cuda.mem_get_info()[0]
-    vocabulary, length = int(student.checkpoint.config["vocab_size"]), windows.shape[1]
-    rank, live, together = _once(here / "means.json", lambda: means(student, teacher, length, memory, lora))
-    order = np.random.default_rng(seed).permutation(len(windows))
-    held = min(HELD_BACK, len(windows) // HELD_SHARE + 1)
-    judging, learning = windows[order[:held]], windows[order[held:]]
+    judging, learning = split(windows, settings.seed)
     with ExitStack() as stack:
         stack.enter_context(whole(student))
-        weights = parameters(student)
-        adapters = adapt(student, rank, seed) if rank else []
-        learnt = [p for a in adapters for p in (a.down, a.up)] if rank else list(weights.values())
-        for parameter in learnt:
-            parameter.requires_grad_(True)
-        if live:
-            stack.enter_context(whole(teacher))
-        forward, beside = forward_of(student), forward_of(teacher, ids)
-
-        def targets(name: str, windows: np.ndarray, done: Callable[[int], None] | None = None) -> Targets:
-            if live:
-                return Live(beside, windows)
-            sampled = Sampled(here / f"{name}.bin", windows, vocabulary, device)
-            sampled.fill(teacher, ids, seed, done)
-            return sampled
-
+        trainable = Trainable(student, means.rank, settings.seed)
+        if means.beside:
+            stack.enter_context(whole(original))
+        teacher = _Teacher(original, kept, means.beside, vocabulary, folder, settings.seed)
         begun = time.monotonic()
-        judge = targets("judging", judging)
-        once = 0.0 if live else (time.monotonic() - begun) / held
-
-        def planned() -> dict[str, Any]:
-            wanted = settings.training_budget
-            count = wanted.tokens // length
-            if wanted.seconds:
-                each = _seconds(forward, learnt, judge, together)
-                count = _windows_within(
-                    wanted.seconds - (time.monotonic() - start), each, once, len(learning)
-                )
-            states = 12 * length * student.width  # bytes of a window in `reconstruct`
-            room = 8 * sum(weight.numel() for weight in learnt) // states  # where moments will be
-            local = 0 if rank else min(int(LOCAL * count), len(learning), room)
-            made = _schedule(count - local, held, rate or (LORA_RATE if rank else RATE), seed, together)
-            return {"local": local, **asdict(made)}
-
-        plan = _once(here / "plan.json", planned)
-        local, schedule = plan.pop("local"), Schedule(**plan)
-        batches = schedule.steps * schedule.batch
-        rest = np.roll(learning, -local, 0)[:batches]
-        sampled = 0.0 if live else FORWARD * len(rest)  # the work of it, in windows trained on
-        total = local + sampled + batches
-        before = _once(here / "before.json", lambda: evaluate(forward, judge, together))
-        if schedule.steps * schedule.batch * length >= FUSED:
-            fuse(student, *([teacher] if live else []))
-        if local and not (here / "state.npz").exists():
-            blocks = len(student.blocks)
-            reconstruct(
-                student,
-                teacher,
-                live,
-                learning[:local],
-                ids,
-                Schedule(local, 1, LOCAL_RATE * schedule.rate, local, seed),
-                here,
-                lambda n: emit({"done": local * n / blocks, "total": total}),
-            )
-        outcome = train(
-            forward,
-            learnt,
-            targets("learning", rest, lambda n: emit({"done": local + FORWARD * n, "total": total})),
-            judge,
-            schedule,
-            here,
-            lambda step: emit({"done": local + sampled + step * schedule.batch, "total": total}),
-            before,
+        judge = teacher.targets("judging", judging)
+        sampling = 0.0 if means.beside else (time.monotonic() - begun) / len(judging)
+        training = _Training(settings, folder, means, student, trainable, teacher, judge, learning)
+        plan = _once(folder / "plan.json", _Plan, lambda: _planned(training, start, sampling))
+        before = _once(
+            folder / "before.json", float, lambda: evaluate(forward_of(student), judge, means.micro_batch)
         )
-        for adapter in adapters:
-            adapter.merge()
-        values = {source: weight.detach().cpu().numpy() for source, weight in weights.items()}
-        if outcome.after >= before:
+        trained = _train(training, plan, before, emit)
+        values = trainable.values()
+        if trained.after >= before:
             values = {}
-            outcome.notes.append(
-                f"healing did not help (KL {before:.4f}, then {outcome.after:.4f}) and is left out"
-            )
+            note = f"healing did not help (KL {before:.4f}, then {trained.after:.4f}) and is left out"
+            trained = replace(trained, after=before, notes=(*trained.notes, note))
         write_folder(replaced(student.checkpoint, values), settings.folder)
-    shutil.rmtree(here)
+    shutil.rmtree(folder)
     return DistilResult(
-        before=before,
-        after=min(before, outcome.after),
-        judged=tuple(outcome.judged),
-        local=local,
-        step=outcome.step,
-        steps=outcome.steps,
-        tokens=(local + outcome.steps * schedule.batch) * length,
-        lora=rank,
-        original="computed beside it" if live else "sampled",
-        notes=tuple(outcome.notes),
+        **asdict(trained),
+        tokens=(plan.local + trained.steps * plan.schedule.batch) * length,
+        local=plan.local,
+        lora=means.rank,
+        original="computed beside it" if means.beside else "sampled",
     )
 
 
-def forward_of(layerwise: LayerwiseModel, kept: np.ndarray | None = None) -> Forward:
-    """A filled model as a function of the student's ids; on a GPU the blocks compute in bfloat16."""
-    cuda = layerwise.device.type == "cuda"
-
-    def forward(tokens: np.ndarray) -> torch.Tensor:
-        hidden = layerwise.embedded(translated(tokens, kept))
-        with torch.autocast("cuda", torch.bfloat16, enabled=cuda):
-            for index in range(len(layerwise.blocks)):
-                hidden = layerwise.run(index, hidden)
-        return chosen(layerwise.logits(hidden.float()), kept)
-
-    return forward
-
-
-def parameters(layerwise: LayerwiseModel) -> dict[str, torch.nn.Parameter]:
-    """Every weight of a filled model by the checkpoint's name; a tied matrix is one parameter."""
-    if layerwise.checkpoint.tied:
-        layerwise.model.get_output_embeddings().weight = layerwise.embedding.weight
-    known = {spec.source for spec in layerwise.checkpoint.specs()}
-    return {
-        f"{name}.{part}": parameter
-        for name, module in layerwise.named_modules()
-        for part, parameter in module.named_parameters(recurse=False)
-        if f"{name}.{part}" in known
-    }
+def _planned(training: _Training, start: float, sampling: float) -> _Plan:
+    """What the budget allows; start: when the run began; sampling: seconds that sampling a window takes."""
+    settings, means, learning = training.settings, training.means, training.learning
+    budget, length = settings.training_budget, learning.shape[1]
+    count = budget.tokens // length
+    if budget.seconds:
+        each = _gradient_seconds(training)
+        left = budget.seconds - (time.monotonic() - start)
+        count = _windows_within(left, each, sampling, len(learning))
+    states = 12 * length * training.student.width  # bytes of a window in `reconstruct`
+    room = 8 * sum(parameter.numel() for parameter in training.trainable.parameters) // states
+    local = 0 if means.rank else min(int(LOCAL * count), len(learning), room)  # there, moments come later
+    rate = settings.rate or (LORA_RATE if means.rank else RATE)
+    batch = min(BATCH, max(1, (count - local) // STEPS))
+    steps = max(1, (count - local) // batch)
+    every = max(math.ceil(steps / JUDGEMENTS), math.ceil(JUDGING * len(training.judge.windows) / batch))
+    micro_batch = even(batch, means.micro_batch)
+    return _Plan(local, Schedule(steps, batch, rate, min(every, steps), settings.seed, micro_batch))
 
 
-def activations(layerwise: LayerwiseModel, tokens: int) -> int:
-    """Bytes that a gradient of so many tokens takes beside the weights' own: what the blocks keep for it, and
-    the vocabulary's logits and probabilities of both models.
-    """
-    kept = sum(
-        linear.in_features + linear.out_features
-        for index in range(len(layerwise.blocks))
-        for linear in layerwise.linears(index)
+def _train(training: _Training, plan: _Plan, before: float, emit: Emit) -> Trained:
+    """Train the student's blocks one by one, then the whole; before: its divergence before both."""
+    student, teacher, folder = training.student, training.teacher, training.folder
+    local, schedule = plan.local, plan.schedule
+    windows = schedule.steps * schedule.batch
+    rest = np.roll(training.learning, -local, 0)[:windows]
+    sampled = 0.0 if teacher.beside else FORWARD * len(rest)  # the work of it, in windows trained on
+    total = local + sampled + windows
+
+    def report(done: float) -> None:
+        emit({"done": done, "total": total})
+
+    if windows * rest.shape[1] >= FUSED:
+        fuse(student, *([teacher.original] if teacher.beside else []))
+    if local and not (folder / "state.npz").exists():
+        reconstruct(
+            student,
+            teacher.original,
+            teacher.beside,
+            training.learning[:local],
+            teacher.kept,
+            Schedule(local, 1, LOCAL_RATE * schedule.rate, local, training.settings.seed),
+            folder,
+            lambda blocks: report(local * blocks / len(student.blocks)),
+        )
+    targets = teacher.targets("learning", rest, lambda number: report(local + FORWARD * number))
+    return train(
+        forward_of(student),
+        training.trainable.parameters,
+        targets,
+        training.judge,
+        schedule,
+        folder,
+        lambda step: report(local + sampled + step * schedule.batch),
+        before,
     )
-    return 4 * tokens * (2 * kept + 8 * int(layerwise.checkpoint.config["vocab_size"]))
 
 
 def _inputs(
@@ -227,78 +230,26 @@ def _inputs(
     return windows, ids
 
 
-def means(
-    student: LayerwiseModel, teacher: LayerwiseModel, length: int, memory: int, lora: int | None
-) -> tuple[int, bool, int]:
-    """(the rank of adapters or 0, whether the original is computed beside the student, how many windows of
-    `length` tokens go through at once) in so much memory.
-
-    More than one only on a GPU. InputError where not even adapters find room.
-    """
-    weights, others = (sum(s.count for s in layerwise.checkpoint.specs()) for layerwise in (student, teacher))
-    each = activations(student, length)
-    room = memory - each
-    rank = (0 if 16 * weights <= room else RANK) if lora is None else lora
-    low = sum(
-        rank * (linear.in_features + linear.out_features)
-        for index in range(len(student.blocks))
-        for linear in student.linears(index)
-    )
-    needed = 4 * weights + 16 * low if rank else 16 * weights
-    if needed > room:
-        raise InputError(
-            f"healing {student.checkpoint.path.name} needs {megabytes(needed + memory - room)} MB"
-            f" of memory{f' with adapters of rank {rank}' if rank else ''}; {megabytes(memory)} MB are free"
-        )
-    live = needed + 4 * others <= room
-    left = room - needed - 4 * others * live
-    return rank, live, min(BATCH, 1 + left // each) if student.device.type == "cuda" else 1
-
-
-def fuse(*models: LayerwiseModel) -> None:
-    """Let torch's compiler join the small operations of filled blocks on a GPU; blocks of one shape share the
-    code. Where it cannot (no Triton, no C compiler), they stay as they are.
-    """
-    settings = torch._dynamo.config
-    settings.suppress_errors = True
-    settings.recompile_limit = max(
-        settings.recompile_limit, 8 * sum(len(layerwise.blocks) for layerwise in models)
-    )
-    for layerwise in models:
-        for block in layerwise.blocks if layerwise.device.type == "cuda" else ():
-            block.compile(dynamic=False)
-
-
-def even(batch: int, most: int) -> int:
-    """Windows at once, at most `most`, that cut a batch into equal parts as far as can be."""
-    return -(-batch // -(-batch // most))
-
-
-def _once(path: Path, decide: Callable[[], Any]) -> Any:
+def _once(path: Path, kind: type[Decision], decide: Callable[[], Decision]) -> Decision:
     """What was decided when the run began, which a resumed one keeps to (JSON)."""
+    adapter = TypeAdapter(kind)
     if not path.exists():
-        write_text(path, json.dumps(decide()))
-    return json.loads(path.read_text())
+        write_text(path, json.dumps(adapter.dump_python(decide(), mode="json")))
+    return adapter.validate_python(json.loads(path.read_text()))
 
 
-def _seconds(forward: Forward, learnt: list[torch.nn.Parameter], judge: Targets, together: int) -> float:
+def _gradient_seconds(training: _Training) -> float:
     """Of the gradient of one window, with its part of the judging; the first one warms up."""
-    rows, times = np.arange(min(together, len(judge.windows))), []
+    judge, micro_batch = training.judge, training.means.micro_batch
+    forward, parameters = forward_of(training.student), training.trainable.parameters
+    rows, times = np.arange(min(micro_batch, len(judge.windows))), []
     for _ in range(1 + TIMED):
         start = time.monotonic()
-        float(gradient(forward, learnt, judge, rows, together))
+        float(gradient(forward, parameters, judge, rows, micro_batch))
         times.append(time.monotonic() - start)
     return float(np.median(times[1:])) / len(rows) * (1 + FORWARD / JUDGING)
 
 
-def _windows_within(seconds: float, each: float, once: float, count: int) -> int:
+def _windows_within(seconds: float, each: float, sampling: float, count: int) -> int:
     """Windows to train on in that time; `count` different ones are sampled once each."""
-    return int(max(seconds / (each + once), (seconds - count * once) / each))
-
-
-def _schedule(total: int, held: int, rate: float, seed: int, together: int) -> Schedule:
-    """About `total` windows in steps."""
-    batch = min(BATCH, max(1, total // STEPS))
-    steps = max(1, total // batch)
-    every = max(math.ceil(steps / JUDGEMENTS), math.ceil(JUDGING * held / batch))
-    return Schedule(steps, batch, rate, min(every, steps), seed, even(batch, together))
+    return int(max(seconds / (each + sampling), (seconds - count * sampling) / each))

@@ -15,7 +15,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, Protocol
@@ -53,7 +53,7 @@ class Schedule:
     rate: float  # of AdamW, at its highest
     every: int  # steps between judgements
     seed: int = 0
-    share: int = 1  # windows that go through the model together
+    micro_batch: int = 1  # windows that go through the model together
 
     def at(self, step: int) -> float:
         """The learning rate of step 0..steps - 1."""
@@ -72,16 +72,16 @@ class Schedule:
         return np.array([orders[place // count][place % count] for place in places])
 
 
-@dataclass
-class Outcome:
-    """What came of it; KL in nats per token on the held-back windows."""
+@dataclass(frozen=True)
+class Trained:
+    """How a training went; KL in nats per token on the held-back windows."""
 
     before: float
     after: float  # of the weights that are left
     step: int  # theirs
     steps: int  # that were made
-    judged: list[tuple[int, float]] = field(default_factory=list)  # step, KL
-    notes: list[str] = field(default_factory=list)
+    judged: tuple[tuple[int, float], ...]  # (step, KL there)
+    notes: tuple[str, ...] = ()  # for the person
 
 
 def train(
@@ -93,20 +93,20 @@ def train(
     folder: Path,
     emit: Callable[[int], None] | None = None,
     before: float = math.nan,
-) -> Outcome:
+) -> Trained:
     """Train the parameters that `forward` computes with; they end as the best ones judged.
 
     folder: keeps state.npz and best.npz, from which the same call resumes; the caller removes them. emit:
     called with the steps made. before: the KL of what was to be healed, if something was done to it already.
     """
-    state = _State(parameters, folder)
+    state = _TrainingState(parameters, folder)
     if not state.judged:
-        state.judge(evaluate(forward, judge, schedule.share))
+        state.judge(evaluate(forward, judge, schedule.micro_batch))
     before = state.judged[0][1] if math.isnan(before) else before
     reason, watched = state.diverged(before), torch.zeros(())
     while state.step < schedule.steps and not reason:
         rows = schedule.rows(state.step, len(targets.windows))
-        loss = gradient(forward, parameters, targets, rows, schedule.share)
+        loss = gradient(forward, parameters, targets, rows, schedule.micro_batch)
         norm = torch.nn.utils.clip_grad_norm_(parameters, CLIP)
         state.move(schedule.at(state.step))
         watched = watched + loss + norm  # once not finite, always
@@ -114,7 +114,7 @@ def train(
             reason = f"the gradient is not finite (KL {float(loss):.3g})"
             break
         if state.step % schedule.every == 0 or state.step == schedule.steps:
-            state.judge(evaluate(forward, judge, schedule.share))
+            state.judge(evaluate(forward, judge, schedule.micro_batch))
             reason = state.diverged(before)
         elif state.due():
             state.save()
@@ -122,14 +122,15 @@ def train(
             emit(state.step)
     for parameter in parameters:
         parameter.grad = None
-    outcome = state.finish(before)
-    if reason:
-        outcome.notes.append(
-            f"healing stopped at step {outcome.steps} of {schedule.steps}: {reason};"
-            f" the weights of step {outcome.step} are kept"
-            f" (KL {outcome.after:.4f}, before healing {before:.4f})"
-        )
-    return outcome
+    trained = state.finish(before)
+    if not reason:
+        return trained
+    note = (
+        f"healing stopped at step {trained.steps} of {schedule.steps}: {reason};"
+        f" the weights of step {trained.step} are kept"
+        f" (KL {trained.after:.4f}, before healing {before:.4f})"
+    )
+    return replace(trained, notes=(note,))
 
 
 def adam(parameters: Sequence[torch.nn.Parameter]) -> torch.optim.AdamW:
@@ -138,33 +139,37 @@ def adam(parameters: Sequence[torch.nn.Parameter]) -> torch.optim.AdamW:
 
 
 def gradient(
-    forward: Forward, parameters: Sequence[torch.nn.Parameter], targets: Targets, rows: np.ndarray, share: int
+    forward: Forward,
+    parameters: Sequence[torch.nn.Parameter],
+    targets: Targets,
+    rows: np.ndarray,
+    micro_batch: int,
 ) -> torch.Tensor:
-    """Leaves the gradient of the mean KL over windows `rows` in the parameters, `share` windows at a time;
-    the KL, [], where the parameters are, so that nobody waits for it.
+    """Leave the gradient of the mean KL over windows `rows` in the parameters, `micro_batch` windows at a
+    time; returns the KL, [], on the parameters' device, so that nobody waits for it.
     """
     for parameter in parameters:
         parameter.grad = None
     total = torch.zeros((), device=parameters[0].device)
-    for start in range(0, len(rows), share):
-        part = rows[start : start + share]
+    for start in range(0, len(rows), micro_batch):
+        part = rows[start : start + micro_batch]
         loss = targets.divergence(forward(targets.windows[part]), part) * (len(part) / len(rows))
         torch.autograd.backward(loss)
         total += loss.detach()
     return total
 
 
-def evaluate(forward: Forward, targets: Targets, share: int = 1) -> float:
+def evaluate(forward: Forward, targets: Targets, micro_batch: int = 1) -> float:
     """The mean KL over all windows; infinite where it is not a number."""
     total, rows = 0.0, np.arange(len(targets.windows))
     with torch.no_grad():
-        for start in range(0, len(rows), share):
-            part = rows[start : start + share]
+        for start in range(0, len(rows), micro_batch):
+            part = rows[start : start + micro_batch]
             total += float(targets.divergence(forward(targets.windows[part]), part)) * len(part)
     return total / len(rows) if math.isfinite(total) else math.inf
 
 
-class _State:
+class _TrainingState:
     """Where training stands; in files since the last save."""
 
     def __init__(self, parameters: Sequence[torch.nn.Parameter], folder: Path) -> None:
@@ -194,11 +199,11 @@ class _State:
         """Why the run should stop; empty while it should not."""
         last = [value for _, value in self.judged[-PATIENCE - 1 :]]
         if len(last) > PATIENCE:
-            said = ", ".join(f"{value:.4f}" for value in last)
+            kls = ", ".join(f"{value:.4f}" for value in last)
             if all(b > a for a, b in pairwise(last)) and last[-1] > (1 + RISE) * last[0]:
-                return f"the KL on held-back windows rose {PATIENCE} times in a row ({said})"
+                return f"the KL on held-back windows rose {PATIENCE} times in a row ({kls})"
             if min(last[1:]) > before:
-                return f"the KL on held-back windows was worse than before healing {PATIENCE} times ({said})"
+                return f"the KL on held-back windows was worse than before healing {PATIENCE} times ({kls})"
         return ""
 
     def due(self) -> bool:
@@ -217,12 +222,12 @@ class _State:
         self._saved = time.monotonic()
         self._pause = max(SAVE_SECONDS, 10 * (self._saved - start))
 
-    def finish(self, before: float) -> Outcome:
+    def finish(self, before: float) -> Trained:
         """Give the parameters the best weights."""
         with np.load(self._folder / "best.npz", allow_pickle=False) as data:
             _fill(self._parameters, data, "weight")
         step, least = min(self.judged, key=lambda pair: pair[1])
-        return Outcome(before, least, step, self.step, self.judged)
+        return Trained(before, least, step, self.step, tuple(self.judged))
 
     def _write(
         self, name: str, scalars: Mapping[str, Any], groups: Mapping[str, Sequence[torch.Tensor]]
