@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 from tiny import COMMON
 
+from tenth.core.metrics import METRICS
 from tenth.devices import catalogue
 
 ROOT = Path(__file__).parent.parent
@@ -128,6 +129,12 @@ def test_the_worked_examples_work(tmp_path: Path) -> None:
     (toml,) = re.findall(r"^```toml\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
     (tmp_path / "raspberry-pi-4-8gb.toml").write_text(toml, encoding="utf-8")
     assert catalogue.load(str(tmp_path / "raspberry-pi-4-8gb.toml")).kind == "board"
+
+
+def test_the_glossary_says_of_a_metric_what_its_row_says() -> None:
+    glossary = (DOCS / "guide.md").read_text(encoding="utf-8").partition("## Glossary")[2]
+    for metric in METRICS.values():
+        assert metric.meaning.removesuffix(".") in glossary, metric.name
 
 
 def test_planted_faults_are_seen(tmp_path: Path) -> None:

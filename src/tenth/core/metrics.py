@@ -23,7 +23,7 @@ class Metric:
     better: int  # -1: less is better, 1: more is better, 0: neither
     short: str = ""  # heading of a narrow column; the title where it is empty
     in_title: bool = False  # the title says the unit already
-    meaning: str = ""  # a sentence for the glossary
+    meaning: str = ""  # a sentence, as it stands in the glossary of docs/guide.md
 
     @property
     def heading(self) -> str:
@@ -54,7 +54,7 @@ _ROWS = (
         -1,
         short="KL",
         meaning="How differently the original and this file predict the next token (Kullback-Leibler"
-        " divergence): 0 is the same, 0.01 is hard to notice, 1 is another model.",
+        " divergence): 0 is the same, 0.01 is hard to notice, 0.1 is noticed, 0.5 is another model.",
     ),
     Metric("kl_median", "KL to the original, median", "nats/token", -1),
     Metric("kl_p99", "KL to the original, 99th percentile", "nats/token", -1),
@@ -64,7 +64,7 @@ _ROWS = (
         "share",
         1,
         short="same top token",
-        meaning="The share of tokens of which the original and this file think the same one most likely.",
+        meaning="How often the original and this file find the same next token most likely.",
     ),
     Metric(
         "perplexity",
@@ -72,8 +72,8 @@ _ROWS = (
         "per token",
         -1,
         in_title=True,
-        meaning="As if the model chose the next token among so many that are equally likely; only"
-        " comparable between models with the same tokens.",
+        meaning="Between how many equally likely next tokens the model hesitates, on average; only models"
+        " with the same tokens can be compared by it.",
     ),
     Metric(
         "bits_per_byte",
@@ -81,8 +81,8 @@ _ROWS = (
         "bits/byte",
         -1,
         in_title=True,
-        meaning="How many bits it takes to store a byte of text with the model's predictions; models with"
-        " different tokens can be compared by it.",
+        meaning="How many bits it takes to store a byte of text with the help of the model's predictions;"
+        " models with different tokens can be compared by it.",
     ),
     Metric("bits_per_byte_original", "bits per byte of the original", "bits/byte", 0, in_title=True),
     Metric("bits_lost", "bits per byte more than the original", "bits/byte", -1, in_title=True),
@@ -149,13 +149,17 @@ _ROWS = (
     Metric("device_joules", "energy to write a token on the device", "J/token", -1, short="energy"),
     Metric("joules", "energy to write a token", "J/token", -1),
     Metric("joules_prefill", "energy to read a token", "J/token", -1),
-    Metric("joules_floor", "energy that no device can do with less", "J/token", -1),
+    Metric("joules_floor", "least energy that any chip needs for it", "J/token", -1),
     Metric("battery", "battery", "h", 1),
     Metric(
-        "answer", "an answer", "share", -1, meaning="The share of a charge of 50 kJ that 500 tokens take."
+        "answer",
+        "charge that an answer takes",
+        "share",
+        -1,
+        meaning="How much of a phone's full charge (50 kJ) goes into an answer of 500 tokens.",
     ),
-    Metric("co2", "an answer's CO2", "g", -1),
-    Metric("co2_cloud", "an answer's CO2 in the cloud", "g", -1),
+    Metric("co2", "CO2 of an answer", "g", -1),
+    Metric("co2_cloud", "CO2 of a prompt in the cloud", "g", -1),
     # What a bundle does beside answering.
     Metric("connections", "attempted connections", "attempts", -1),
 )
