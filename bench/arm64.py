@@ -41,16 +41,8 @@ def logits(model: str, out: str, windows: str, batch: str = "") -> None:
         gguf, runtime = opened.gguf, opened.plan.runtime
     n_batch, began = int(batch or runtime.n_ubatch), time.monotonic()
     found = []
-    with llama.Session.open(
-        gguf,
-        n_ctx=LENGTH,
-        n_batch=n_batch,
-        n_ubatch=n_batch,
-        type_k=runtime.type_k,
-        type_v=runtime.type_v,
-        flash_attention=runtime.flash_attention,
-        repack=runtime.repack,
-    ) as session:
+    runtime = runtime.model_copy(update={"n_ctx": LENGTH, "n_ubatch": n_batch, "threads": 0})
+    with llama.Session.open(gguf, runtime) as session:
         ids = session.tokenize(text.bundled()[:100_000])[: int(windows) * LENGTH].reshape(-1, LENGTH)
         for window in ids:
             session.clear()

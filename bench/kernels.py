@@ -20,6 +20,7 @@ import gguf
 import numpy as np
 
 from tenth.core.ggml import WEIGHT_TYPES, storage_type
+from tenth.core.records import Runtime
 from tenth.devices.probe import reading_speed
 from tenth.quantization.encode import quantise
 from tenth.runtime.llama import Session, build
@@ -71,7 +72,8 @@ def write(path: Path, kind: str, layers: int) -> int:
 
 def run(path: Path, repack: bool) -> tuple[float, float]:
     """Seconds of one decoded token and of one token of prefill."""
-    with Session.open(path, n_ctx=1 + PREFILL + DECODE, n_batch=PREFILL, repack=repack, outputs=1) as session:
+    runtime = Runtime(n_ctx=1 + PREFILL + DECODE, n_ubatch=PREFILL, repack=repack)
+    with Session.serving(path, runtime) as session:
         ids = np.ones(PREFILL, np.int32)
         session.decode(ids[:1], 0, all_logits=False)  # brings the file into memory
         start = time.perf_counter()

@@ -19,6 +19,7 @@ import numpy as np
 
 from tenth.cli.console import ConsoleReporter
 from tenth.core.ggml import storage_type
+from tenth.core.records import Runtime
 from tenth.models.checkpoint import open_checkpoint
 from tenth.pipeline.steps import Stages
 from tenth.planning.plan import SLOWNESS
@@ -29,9 +30,8 @@ PREFILL, DECODE = 1024, 64
 
 def run(path: Path, n_ubatch: int, repack: bool) -> tuple[float, float]:
     """Seconds of a prefill of 1024 tokens, and of one decoded token after it."""
-    with Session.open(
-        path, n_ctx=PREFILL + DECODE, n_batch=n_ubatch, n_ubatch=n_ubatch, repack=repack, outputs=1
-    ) as session:
+    runtime = Runtime(n_ctx=PREFILL + DECODE, n_ubatch=n_ubatch, repack=repack)
+    with Session.serving(path, runtime) as session:
         ids = np.random.default_rng(0).integers(0, session.n_vocab, PREFILL + DECODE).astype(np.int32)
         start = time.perf_counter()
         session.decode(ids[:PREFILL], 0, all_logits=False)

@@ -3,176 +3,218 @@
 from __future__ import annotations
 
 import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
 import time
+from ctypes import CDLL
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
+
+import numpy as np
+from pydantic import JsonValue
 
 from tenth.core.errors import BudgetError, InputError
-from tenth.core.jobs import Emit
+from tenth.core.ggml import storage_type
+from tenth.core.jobs import Emit, Job
+from tenth.core.records import Record, Runtime
+from tenth.runtime import limits, llama, lockdown
 
 
-def answer(emit: Emit, value: Any, threads: int = 0) -> Any:
-    print("noise from Python", flush=True)
-    os.write(1, b"noise from native code\n")
-    emit({"step": 1})
-    emit({"step": 2})
-    return {"value": value, "omp": os.environ.get("OMP_NUM_THREADS"), "extra": os.environ.get("EXTRA")}
+class Echoed(Record):
+    value: JsonValue
+    openmp: str | None
+    extra: str | None
 
 
-def refuse(emit: Emit, kind: str) -> None:
-    if kind == "budget":
-        raise BudgetError("too small", {"total": 3})
-    if kind == "input":
-        raise InputError("no such thing")
-    raise ZeroDivisionError("a mistake of ours")
+class Echo(Job[Echoed]):
+    value: JsonValue
+    threads: int = 0
+
+    def run(self, emit: Emit) -> Echoed:
+        print("noise from Python", flush=True)
+        os.write(1, b"noise from native code\n")
+        emit({"step": 1})
+        emit({"step": 2})
+        return Echoed(
+            value=self.value, openmp=os.environ.get("OMP_NUM_THREADS"), extra=os.environ.get("EXTRA")
+        )
 
 
-def unspeakable(emit: Emit) -> Any:
-    return object()
+class Refuse(Job[None]):
+    kind: Literal["budget", "input", "other"]
+
+    def run(self, emit: Emit) -> None:
+        if self.kind == "budget":
+            raise BudgetError("too small", {"total": 3})
+        if self.kind == "input":
+            raise InputError("no such thing")
+        raise ZeroDivisionError("a mistake of ours")
 
 
-def abort(emit: Emit) -> None:
-    os.write(2, b"an earlier line\nGGML_ASSERT(reason) failed\n")
-    os.abort()
+class Unspeakable(Job[Any]):
+    """Its result is no JSON."""
+
+    def run(self, emit: Emit) -> Any:
+        return object()
 
 
-def leave(emit: Emit) -> None:
-    os._exit(7)
+class Abort(Job[None]):
+    def run(self, emit: Emit) -> None:
+        os.write(2, b"an earlier line\nGGML_ASSERT(reason) failed\n")
+        os.abort()
 
 
-def hang(emit: Emit) -> None:
-    emit({"pid": os.getpid()})
-    time.sleep(60)
+class Leave(Job[None]):
+    def run(self, emit: Emit) -> None:
+        os._exit(7)
 
 
-def core_limit(emit: Emit) -> int:
-    import resource
+class Hang(Job[None]):
+    def run(self, emit: Emit) -> None:
+        emit({"pid": os.getpid()})
+        time.sleep(60)
 
-    return resource.getrlimit(resource.RLIMIT_CORE)[0]
+
+class CoreLimit(Job[int]):
+    def run(self, emit: Emit) -> int:
+        import resource
+
+        return resource.getrlimit(resource.RLIMIT_CORE)[0]
 
 
-def encode_without_importance(emit: Emit) -> None:
+class EncodeWithoutImportance(Job[None]):
     """ggml asserts that this type comes with importance weights."""
-    import numpy as np
 
-    from tenth.core.ggml import storage_type
-    from tenth.runtime import llama as native
-
-    weights, out = np.ones((1, 256), np.float32), np.empty(1000, np.uint8)
-    native.library().ggml_quantize_chunk(
-        storage_type("IQ2_XS").number, weights.ctypes.data, out.ctypes.data, 0, 1, 256, None
-    )
+    def run(self, emit: Emit) -> None:
+        weights, out = np.ones((1, 256), np.float32), np.empty(1000, np.uint8)
+        llama.library().ggml_quantize_chunk(
+            storage_type("IQ2_XS").number, weights.ctypes.data, out.ctypes.data, 0, 1, 256, None
+        )
 
 
-def open_file(emit: Emit, path: str) -> int:
-    from tenth.runtime import llama as native
+class OpenFile(Job[int]):
+    path: Path
 
-    with native.Session.open(path, n_ctx=64, threads=1) as session:
-        session.decode([1, 2], 0)
-        return session.n_vocab
+    def run(self, emit: Emit) -> int:
+        with llama.Session.open(self.path, Runtime(n_ctx=64, n_ubatch=64, threads=1)) as session:
+            session.decode([1, 2], 0)
+            return session.n_vocab
 
 
-def grow_in_cgroup(emit: Emit, limit: int, size: int) -> bool:
+class GrowInCgroup(Job[bool]):
     """Allocate and touch `size` bytes in a group that may hold `limit`."""
-    from tenth.runtime import limits
 
-    group = limits.limit_memory(limit)
-    if group is None:
-        return False
-    emit({"group": str(group.path), "name": group.name})
-    block = bytearray(size)
-    emit({"held": len(block)})
-    return True
+    limit: int
+    size: int
 
-
-def leave_network(emit: Emit) -> dict[str, Any]:
-    import socket
-
-    from tenth.runtime import limits
-
-    said = limits.isolate_network()
-    try:
-        socket.create_connection(("192.0.2.1", 9), timeout=2).close()
-    except OSError as error:
-        return {"said": said, "error": error.errno}
-    return {"said": said, "error": None}
+    def run(self, emit: Emit) -> bool:
+        group = limits.limit_memory(self.limit)
+        if group is None:
+            return False
+        emit(group.event() | {"name": group.name})
+        block = bytearray(self.size)
+        emit({"held": len(block)})
+        return True
 
 
-def resident_growth(emit: Emit) -> int:
-    from tenth.runtime import limits
-
-    before = limits.resident(exact=True)
-    block = b"x" * 20_000_000
-    after = limits.resident(exact=True)
-    return after.anonymous - before.anonymous if block else 0
+class Left(Record):
+    network: str
+    error: int | None  # of a connection that was tried afterwards
 
 
-def call_home(emit: Emit, native: bool) -> int:
+class LeaveNetwork(Job[Left]):
+    def run(self, emit: Emit) -> Left:
+        network = limits.isolate_network()
+        try:
+            socket.create_connection(("192.0.2.1", 9), timeout=2).close()
+        except OSError as error:
+            return Left(network=network, error=error.errno)
+        return Left(network=network, error=None)
+
+
+class ResidentGrowth(Job[int]):
+    def run(self, emit: Emit) -> int:
+        before = limits.resident(exact=True)
+        block = b"x" * 20_000_000
+        after = limits.resident(exact=True)
+        return after.anonymous - before.anonymous if block else 0
+
+
+class CallHome(Job[int]):
     """Try one TCP connection to an address that is no one's, by Python or past it."""
-    import socket
 
-    with socket.socket() as line:
-        if not native:
-            return line.connect_ex(("192.0.2.1", 9))
-        import ctypes
+    native: bool
 
-        address = (2).to_bytes(2, "little") + bytes([0, 9, 192, 0, 2, 1]) + bytes(8)
-        return ctypes.CDLL(None).connect(line.fileno(), address, len(address))
-
-
-def open_in_vain_and_for_real(emit: Emit, path: str) -> str:
-    try:
-        Path(path + ".absent").read_text()
-    except OSError:
-        return Path(path).read_text()
-    return ""
+    def run(self, emit: Emit) -> int:
+        with socket.socket() as line:
+            if not self.native:
+                return line.connect_ex(("192.0.2.1", 9))
+            address = (2).to_bytes(2, "little") + bytes([0, 9, 192, 0, 2, 1]) + bytes(8)
+            return int(CDLL(None).connect(line.fileno(), address, len(address)))
 
 
-def misbehave(emit: Emit, how: str, path: str) -> str:
-    """In a cell: what came of it."""
-    import signal
-    import socket
-    import subprocess
-    import sys
-    import threading
+class OpenInVainAndForReal(Job[str]):
+    path: Path
 
-    try:
-        if how == "fork":
+    def run(self, emit: Emit) -> str:
+        try:
+            Path(f"{self.path}.absent").read_text()
+        except OSError:
+            return self.path.read_text()
+        return ""
+
+
+class Misbehave(Job[str]):
+    """In a sandbox: what came of it."""
+
+    how: str
+    path: Path
+
+    def run(self, emit: Emit) -> str:
+        try:
+            if self.how == "read":
+                return self.path.read_text()
+            self._try()
+        except OSError as error:
+            return f"{type(error).__name__} {error.errno}"
+        return "done"
+
+    def _try(self) -> None:
+        if self.how == "fork":
             while True:
                 os.fork()
-        elif how == "exec":
+        elif self.how == "exec":
             subprocess.run([sys.executable, "-c", ""], check=True)
-        elif how == "socket":
+        elif self.how == "socket":
             socket.socket()
-        elif how == "write":
-            Path(path, "written").write_text("x")
-        elif how == "fill":
-            with Path(path, "filled").open("wb") as file:
+        elif self.how == "write":
+            (self.path / "written").write_text("x")
+        elif self.how == "fill":
+            with (self.path / "filled").open("wb") as file:
                 while True:
                     file.write(bytes(1 << 20))
-        elif how == "read":
-            return Path(path).read_text()
-        elif how == "kill":
+        elif self.how == "kill":
             os.kill(os.getppid(), signal.SIGTERM)
-        elif how == "hang":
+        elif self.how == "hang":
             while True:
                 pass
-        elif how == "memory":
+        elif self.how == "memory":
             held = bytearray(1)
             while True:
                 held += bytes(1 << 24)
-        elif how == "thread":
+        elif self.how == "thread":
             thread = threading.Thread(target=lambda: None)
             thread.start()
             thread.join()
-    except OSError as error:
-        return type(error).__name__ + f" {error.errno}"
-    return "done"
 
 
-def burn(emit: Emit, seconds: float) -> None:
-    from tenth.runtime import lockdown
+class Burn(Job[None]):
+    seconds: float
 
-    lockdown.shut(seconds=seconds)
-    while True:
-        pass
+    def run(self, emit: Emit) -> None:
+        lockdown.shut(seconds=self.seconds)
+        while True:
+            pass

@@ -9,6 +9,7 @@ import pytest
 import torch
 from tiny import COMMON, VARIANTS, make_model
 
+from tenth.core.records import Runtime
 from tenth.models import arch
 from tenth.models.checkpoint import open_checkpoint
 from tenth.models.formats.gguf import write_gguf
@@ -21,16 +22,8 @@ CASES = [
 
 
 def runtime_logits(gguf: Path, tokens: np.ndarray) -> np.ndarray:
-    with Session.open(
-        gguf,
-        n_ctx=LENGTH,
-        n_batch=LENGTH,
-        n_ubatch=LENGTH,
-        type_k="F32",
-        type_v="F32",
-        flash_attention=False,
-        threads=1,
-    ) as session:
+    exact = {"type_k": "F32", "type_v": "F32", "flash_attention": False}
+    with Session.open(gguf, Runtime(n_ctx=LENGTH, n_ubatch=LENGTH, threads=1, **exact)) as session:
         return session.decode(tokens)
 
 

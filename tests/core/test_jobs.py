@@ -7,16 +7,18 @@ import sys
 import time
 from pathlib import Path
 
+import acts
 import pytest
 
 from tenth.core.errors import BudgetError, InputError, NativeError
-from tenth.core.jobs import ChildDied, call
+from tenth.core.jobs import ChildDied, Surroundings, run
 
 
 def test_answer_events_and_noise(tmp_path: Path) -> None:
     log, seen = tmp_path / "log.txt", []
-    result = call("acts:answer", {"value": ["é", 1.5], "threads": 3}, seen.append, log, {"EXTRA": "yes"})
-    assert result == {"value": ["é", 1.5], "omp": "3", "extra": "yes"}
+    job = acts.Echo(value=["é", 1.5], threads=3)
+    result = run(job, seen.append, Surroundings(log, {"EXTRA": "yes"}))
+    assert result == acts.Echoed(value=["é", 1.5], openmp="3", extra="yes")
     assert seen == [{"step": 1}, {"step": 2}]
     assert "noise from Python" in log.read_text()
     assert "noise from native code" in log.read_text()
@@ -24,47 +26,48 @@ def test_answer_events_and_noise(tmp_path: Path) -> None:
 
 def test_errors_keep_their_class() -> None:
     with pytest.raises(InputError, match=r"^no such thing$"):
-        call("acts:refuse", {"kind": "input"})
+        run(acts.Refuse(kind="input"))
     with pytest.raises(BudgetError) as caught:
-        call("acts:refuse", {"kind": "budget"})
+        run(acts.Refuse(kind="budget"))
     assert caught.value.smallest == {"total": 3}
 
 
 def test_a_mistake_is_one_line_here_and_a_traceback_in_the_log(tmp_path: Path) -> None:
     log = tmp_path / "log.txt"
-    with pytest.raises(NativeError, match=r"jobs:Function.*ZeroDivisionError: a mistake of ours") as caught:
-        call("acts:refuse", {"kind": "other"}, log=log)
+    with pytest.raises(NativeError, match=r"acts:Refuse.*ZeroDivisionError: a mistake of ours") as caught:
+        run(acts.Refuse(kind="other"), around=Surroundings(log))
     assert "\n" not in str(caught.value)
     assert "Traceback" in log.read_text()
     with pytest.raises(NativeError, match="object"):
-        call("acts:unspeakable", {})
+        run(acts.Unspeakable())
 
 
 def test_an_abort_is_named_with_the_last_words() -> None:
     with pytest.raises(ChildDied, match=r"SIGABRT.*GGML_ASSERT\(reason\) failed") as caught:
-        call("acts:abort", {})
+        run(acts.Abort())
     assert caught.value.signal == signal.SIGABRT
     with pytest.raises(ChildDied, match="status 7"):
-        call("acts:leave", {})
+        run(acts.Leave())
 
 
 def test_a_real_assert_of_ggml() -> None:
     with pytest.raises(ChildDied, match=r"SIGABRT.*GGML_ASSERT\(imatrix"):
-        call("acts:encode_without_importance", {})
+        run(acts.EncodeWithoutImportance())
 
 
 def test_last_words_are_this_childs(tmp_path: Path) -> None:
     log = tmp_path / "log.txt"
     log.write_text("words of an earlier child\n")
     with pytest.raises(ChildDied) as caught:
-        call("acts:leave", {}, log=log)
+        run(acts.Leave(), around=Surroundings(log))
     assert "earlier child" not in str(caught.value)
 
 
 def test_timeout() -> None:
     begin = time.monotonic()
-    with pytest.raises(ChildDied, match=r"ended after 0\.5 s"):
-        call("acts:hang", {}, timeout=0.5)
+    with pytest.raises(ChildDied, match=r"ended after 0\.5 s") as caught:
+        run(acts.Hang(), around=Surroundings(timeout=0.5))
+    assert caught.value.timed_out
     assert time.monotonic() - begin < 20
 
 
@@ -86,13 +89,17 @@ def test_interrupting_the_parent_ends_the_child() -> None:
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        call("acts:hang", {}, stop)
+        run(acts.Hang(), stop)
     assert _gone(pids[0])
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the death signal is Linux's")
 def test_the_child_dies_with_a_killed_parent() -> None:
-    script = "from tenth.core.jobs import call; call('acts:hang', {}, lambda e: print(e['pid'], flush=True))"
+    script = """
+import acts
+from tenth.core import jobs
+jobs.run(acts.Hang(), lambda event: print(event["pid"], flush=True))
+"""
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}
     with subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, env=environment) as parent:
         assert parent.stdout is not None
@@ -108,4 +115,4 @@ def test_the_child_dies_with_a_killed_parent() -> None:
 
 
 def test_no_core_dumps() -> None:
-    assert call("acts:core_limit", {}) == 0
+    assert run(acts.CoreLimit()) == 0

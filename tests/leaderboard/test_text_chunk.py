@@ -59,9 +59,8 @@ def judged(tmp_path_factory: pytest.TempPathFactory) -> Judged:
 def naive(model: Path, words: str) -> tuple[np.ndarray, np.ndarray]:
     """(log-probabilities [tokens, vocabulary] of a passage, its tokens), piece by piece of the context."""
     rows, every = [], []
-    with llama.Session.open(
-        model, n_ctx=512, n_batch=512, type_k="f32", type_v="f32", flash_attention=False, threads=1
-    ) as session:
+    exact = Runtime(n_ctx=512, n_ubatch=512, type_k="f32", type_v="f32", flash_attention=False, threads=1)
+    with llama.Session.open(model, exact) as session:
         ids = session.tokenize(words, special=False, parse=False).tolist()
         for begin in range(0, len(ids), 512):
             piece = ids[begin : begin + 512]

@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import pytest
 from bundles import SETTINGS, write_bundle
@@ -20,15 +21,16 @@ from test_counters import package
 
 from tenth.cli import app
 from tenth.cli.console import ConsoleReporter
+from tenth.core import jobs
 from tenth.core.errors import InputError, NativeError
 from tenth.core.records import Estimate, Forecast, Measurement, Requirements, Runtime, Sample, Scorecard
 from tenth.measurement import depth, measure
 from tenth.measurement.check import sample
-from tenth.measurement.measure import Options, usual_depths
+from tenth.measurement.measure import MeasureSettings, usual_depths
 from tenth.report import page
 from tenth.runtime.bundle import read_measurements
 
-QUICK = Options(depths=(0, 128), repeats=2, counter="none")
+QUICK = MeasureSettings(depths=(0, 128), repeats=2, counter="none")
 WATTS = 5.0
 
 
@@ -70,7 +72,7 @@ def said(capsys: pytest.CaptureFixture[str], *words: object) -> tuple[int, dict[
 
 def test_a_whole_measurement_with_an_energy_counter(tmp_path: Path, recorded: Sample, powered: Path) -> None:
     folder = write_bundle(tmp_path / "out", sample=recorded)
-    options = Options((0, 128), 2, minutes=0.02, idle=0.0, root=powered)
+    options = MeasureSettings((0, 128), 2, minutes=0.02, idle=0.0, root=powered)
     found = measure.measure(folder, options, ConsoleReporter())
     assert [d.depth for d in found.depths] == [0, 128]
     assert all(d.decode.value > 0 and d.decode.count == 2 and d.prefill for d in found.depths)
@@ -208,15 +210,16 @@ def test_answers_that_are_not_the_recorded_ones_do_not_count(tmp_path: Path, rec
 
 
 def test_a_fast_wrong_run_does_not_count(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    call = measure.jobs.call
+    run = jobs.run
 
-    def wrong(function: str, *rest: object, **named: object) -> object:
-        found = call(function, *rest, **named)  # type: ignore[arg-type]
-        if function == "tenth.measurement.depth:run":
-            found["scored"] = [[at, (token + 7) % 300, nats] for at, token, nats in found["scored"]]
-        return found
+    def wrong(job: jobs.Job[jobs.Result], *rest: Any, **named: Any) -> Any:
+        result = run(job, *rest, **named)
+        if isinstance(result, depth.Figures):
+            scored = [(at, (token + 7) % 300, nats) for at, token, nats in result.scored]
+            return result.model_copy(update={"scored": scored})
+        return result
 
-    monkeypatch.setattr(measure.jobs, "call", wrong)
+    monkeypatch.setattr(jobs, "run", wrong)
     with pytest.raises(NativeError, match="the answers of the timed run are not the file's"):
         measure.measure(folder, QUICK, ConsoleReporter())
     assert not (folder / "measure.json").exists()

@@ -6,10 +6,12 @@ import shutil
 import sys
 from pathlib import Path
 
+import acts
 import pytest
 import tiny_gguf
 
 from tenth.core.records import Runtime
+from tenth.measurement.check import Answer
 from tenth.measurement.offline import enclose
 from tenth.runtime import limits
 
@@ -27,7 +29,7 @@ def blind(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 @traced
 @pytest.mark.parametrize("native", [False, True])
 def test_strace_counts_a_connection_of_any_code(tmp_path: Path, native: bool) -> None:
-    result, seen = enclose("acts:call_home", {"native": native}, tmp_path)
+    result, seen = enclose(acts.CallHome(native=native), tmp_path)
     assert result != 0
     assert seen.connections == 1
     assert "192.0.2.1" in seen.attempts[0]
@@ -39,7 +41,7 @@ def test_strace_counts_a_connection_of_any_code(tmp_path: Path, native: bool) ->
 @pytest.mark.parametrize("native", [False, True])
 @pytest.mark.usefixtures("blind")
 def test_without_strace_the_kernels_counters_tell(tmp_path: Path, native: bool) -> None:
-    _, seen = enclose("acts:call_home", {"native": native}, tmp_path)
+    _, seen = enclose(acts.CallHome(native=native), tmp_path)
     assert "strace would see" in seen.blind or "native code's connections" in seen.blind
     if seen.network == limits.ISOLATED:
         assert seen.connections == 1
@@ -52,7 +54,7 @@ def test_files_are_told_apart(tmp_path: Path) -> None:
     inside.parent.mkdir()
     for file in (inside, outside):
         file.write_text("x")
-        _, seen = enclose("acts:open_in_vain_and_for_real", {"path": str(file)}, inside.parent)
+        _, seen = enclose(acts.OpenInVainAndForReal(path=file), inside.parent)
         expected = (["inside.txt"], []) if file == inside else ([], [str(outside)])
         assert (seen.inside, seen.outside) == expected
         assert seen.connections == 0
@@ -60,15 +62,8 @@ def test_files_are_told_apart(tmp_path: Path) -> None:
 
 def answers(folder: Path) -> None:
     gguf = tiny_gguf.write(folder / "model.gguf")
-    arguments = {
-        "path": str(gguf),
-        "runtime": RUNTIME.model_dump(),
-        "threads": 1,
-        "text": "a",
-        "tokens": None,
-    }
-    result, seen = enclose("tenth.measurement.check:answer", arguments, folder)
-    assert len(result["tokens"]) == 32
+    answer, seen = enclose(Answer(gguf=gguf, runtime=RUNTIME, text="a"), folder)
+    assert len(answer.tokens) == 32
     assert seen.connections == 0
     assert seen.attempts == []
     assert seen.inside == ["model.gguf"]

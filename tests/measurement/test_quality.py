@@ -22,8 +22,7 @@ WINDOWS, LENGTH, VOCAB = 3, 21, 300
 
 def _logits(path: Path, tokens: np.ndarray) -> np.ndarray:
     """[windows, T - 1, vocabulary]."""
-    settings = EXACT.model_dump() | {"n_ctx": LENGTH}
-    with llama.Session.open(path, **settings) as session:
+    with llama.Session.open(path, EXACT.model_copy(update={"n_ctx": LENGTH})) as session:
         rows = []
         for window in tokens:
             session.clear()

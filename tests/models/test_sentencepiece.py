@@ -12,6 +12,7 @@ from test_tokenizer import NASTY, one_line
 from tiny import CORPUS, make_model
 
 from tenth.core.errors import InputError
+from tenth.core.records import Runtime
 from tenth.models.checkpoint import open_checkpoint
 from tenth.models.edit import take
 from tenth.models.formats.folder import write_folder
@@ -62,7 +63,7 @@ def test_tokenizer_model(spm: Path, tmp_path: Path) -> None:
     write_folder(edited, tmp_path, tokenizer=files)
     write_gguf(open_checkpoint(tmp_path), {}, tmp_path / "model.gguf")
     plain = [text for text in NASTY if text and "<s>" not in text]
-    with Session.open(tmp_path / "model.gguf", n_ctx=256, n_batch=32, n_ubatch=32, threads=1) as session:
+    with Session.open(tmp_path / "model.gguf", Runtime(n_ctx=256, n_ubatch=32, threads=1)) as session:
 
         @settings(max_examples=150, deadline=None, database=None)
         @given(st.text(max_size=30).filter(lambda text: "\0" not in text) | st.sampled_from(plain))

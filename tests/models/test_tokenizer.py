@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from tiny import byte_level, make_model, regexes, sentencepiece_style, write_tokenizer
 
 from tenth.core.errors import InputError
+from tenth.core.records import Runtime
 from tenth.models.checkpoint import open_checkpoint
 from tenth.models.formats.gguf import write_gguf
 from tenth.models.formats.tokenizer import tokenizer_metadata
@@ -62,7 +63,7 @@ def sessions(tmp_path_factory: pytest.TempPathFactory) -> Any:
             tokenizer = write_tokenizer(folder, kind)
             write_gguf(open_checkpoint(folder), {}, folder / "model.gguf")
             opened[kind] = (
-                Session.open(folder / "model.gguf", n_ctx=256, n_batch=32, n_ubatch=32, threads=1),
+                Session.open(folder / "model.gguf", Runtime(n_ctx=256, n_ubatch=32, threads=1)),
                 tokenizer,
             )
         return opened[kind]
@@ -317,7 +318,7 @@ def test_tokenizer_model(tmp_path: Path) -> None:
     )
     write_gguf(open_checkpoint(folder), {}, tmp_path / "model.gguf")
     model = sentencepiece.SentencePieceProcessor(model_file=str(folder / "tokenizer.model"))
-    with Session.open(tmp_path / "model.gguf", n_ctx=64, n_batch=32, n_ubatch=32, threads=1) as session:
+    with Session.open(tmp_path / "model.gguf", Runtime(n_ctx=64, n_ubatch=32, threads=1)) as session:
         for line in ["the dog sat", "  two  spaces", "naïve 中\n\ttabs", "a"]:
             assert session.tokenize(line).tolist() == [model.bos_id(), *model.encode(line)]
     settings_of |= {"model_type": "unigram", "vocab_size": 290}

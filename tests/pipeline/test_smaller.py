@@ -14,7 +14,7 @@ from commands import Shell
 from test_fit import prose
 from transformers import AutoModelForCausalLM
 
-from tenth.core.records import Plan, Scorecard
+from tenth.core.records import Plan, Runtime, Scorecard
 from tenth.runtime.llama import Session
 
 CONTEXT, WIDTH, GROUPS, BLOCKS = 256, 1536, 2, 3
@@ -118,7 +118,7 @@ def test_half_precision_below_what_the_whole_model_needs(shell: Shell, least: in
     assert sum(p.numel() for p in model.parameters()) == plan.parameters
     with torch.no_grad():
         expected = model(torch.from_numpy(tokens.astype(np.int64))[None]).logits[0].log_softmax(-1).numpy()
-    with Session.open(str(out / "model.gguf"), n_ctx=64, n_batch=64, threads=1) as session:
+    with Session.open(str(out / "model.gguf"), Runtime(n_ctx=64, n_ubatch=64, threads=1)) as session:
         stored = torch.from_numpy(session.decode(tokens, 0)).log_softmax(-1).numpy()
     assert np.abs(stored - expected).max() < 0.05  # half precision against float32
 

@@ -65,8 +65,7 @@ def test_parts_are_those_of_llama_cpps_report(tmp_path: Path, shape: tuple[int, 
         Runtime(n_ctx=512, n_ubatch=128, threads=1, flash_attention=False),
     ):
         predicted = memory.memory(config, "llama", specs, _types(specs, kind), runtime)
-        settings = runtime.model_dump()
-        with llama.Session.open(path, n_batch=runtime.n_ubatch, outputs=1, **settings) as session:
+        with llama.Session.serving(path, runtime) as session:
             seen = session.buffers
         rounding = 0.02 * MIB
         assert abs(predicted.weights - seen["mapped"]) < rounding + 4096

@@ -74,7 +74,7 @@ def by_walk(checkpoint: Checkpoint) -> np.ndarray:
 def by_runtime(checkpoint: Checkpoint, path: Path, **settings: Any) -> np.ndarray:
     write_gguf(checkpoint, {}, path)
     exact = {"type_k": "F32", "type_v": "F32", "flash_attention": False} | settings
-    with Session.open(path, n_ctx=64, n_batch=40, n_ubatch=40, threads=1, **exact) as session:
+    with Session.open(path, Runtime(n_ctx=64, n_ubatch=40, threads=1, **exact)) as session:
         return session.decode(TOKENS)
 
 
@@ -326,9 +326,8 @@ def test_memory_is_that_of_llama_cpps_report(tmp_path: Path) -> None:
         Runtime(n_ctx=512, n_ubatch=128, threads=1, flash_attention=False),
     ):
         predicted = memory.memory(checkpoint.config, "deci", specs, {}, runtime)
-        settings = runtime.model_dump()
         path = tmp_path / "m.gguf"
-        with Session.open(path, n_batch=runtime.n_ubatch, outputs=1, **settings) as session:
+        with Session.serving(path, runtime) as session:
             seen = session.buffers
         rounding = 0.02 * (1 << 20)
         assert abs(predicted.weights - seen["mapped"]) < rounding + 4096
@@ -399,7 +398,7 @@ def test_the_stages_of_a_fit(variant: str, tmp_path: Path) -> None:
         values[spec.source] = rows if order is None else rows[np.argsort(order)]
     exact = replaced(opened, values)
     assert np.abs(by_runtime(exact, tmp_path / "exact.gguf") - by_walk(exact)).max() < 1e-3
-    with Session.open(tmp_path / "m.gguf", n_ctx=64, n_batch=40, n_ubatch=40, threads=1) as session:
+    with Session.open(tmp_path / "m.gguf", Runtime(n_ctx=64, n_ubatch=40, threads=1)) as session:
         found = session.decode(TOKENS)
     # There, activations are rounded to 8 bits.
     assert np.sqrt(np.mean((found - by_walk(exact)) ** 2)) < 0.1 * found.std()

@@ -17,6 +17,7 @@ from tiny import CORPUS, make_model, write_tokenizer
 
 from tenth.core import jobs
 from tenth.core.errors import InputError
+from tenth.core.records import Runtime
 from tenth.distillation.budget import TrainingBudget
 from tenth.distillation.settings import TrainingResult, TrainingSettings
 from tenth.models.checkpoint import open_checkpoint
@@ -109,7 +110,7 @@ def test_llama_cpp_agrees(kind: str, folders: Any) -> None:
     folder = folders(kind)[2]
     write_gguf(open_checkpoint(folder), {}, folder / "model.gguf")
     tokenizer = opened(folder)
-    with Session.open(folder / "model.gguf", n_ctx=256, n_batch=32, n_ubatch=32, threads=1) as session:
+    with Session.open(folder / "model.gguf", Runtime(n_ctx=256, n_ubatch=32, threads=1)) as session:
         for text in [*NASTY, *CORPUS]:
             ids = session.tokenize(text, special=True, parse=True).tolist()
             assert ids == tokenizer.encode(text).ids, text

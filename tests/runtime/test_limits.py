@@ -5,11 +5,12 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import acts
 import pytest
 import tiny_gguf
 
 from tenth.core.errors import InputError, NativeError
-from tenth.core.jobs import ChildDied, call
+from tenth.core.jobs import ChildDied, Surroundings, run
 from tenth.core.records import Runtime
 from tenth.measurement.memory import prove
 from tenth.runtime import limits
@@ -31,7 +32,8 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def _grow(limit: int, size: int) -> dict[str, Any]:
     seen: dict[str, Any] = {}
     try:
-        if not call("acts:grow_in_cgroup", {"limit": limit, "size": size}, seen.update, timeout=30):
+        job, around = acts.GrowInCgroup(limit=limit, size=size), Surroundings(timeout=30)
+        if not run(job, seen.update, around):
             pytest.skip("no memory cgroup can be made here (it takes root, or a delegated group)")
     except ChildDied as death:
         seen["signal"] = death.signal
@@ -57,15 +59,15 @@ def test_a_cgroup_lets_a_child_below_the_limit_live() -> None:
 
 @linux
 def test_network_is_gone_where_it_says_so() -> None:
-    found = call("acts:leave_network", {}, env={"OPENBLAS_NUM_THREADS": "1"})
-    if found["said"] == limits.ISOLATED:
-        assert found["error"] is not None
+    left = run(acts.LeaveNetwork(), around=Surroundings(env={"OPENBLAS_NUM_THREADS": "1"}))
+    if left.network == limits.ISOLATED:
+        assert left.error is not None
     else:
-        assert found["said"].startswith("not isolated: ")
+        assert left.network.startswith("not isolated: ")
 
 
 def test_resident_size_sees_an_allocation() -> None:
-    assert 19_000_000 < call("acts:resident_growth", {}) < 25_000_000
+    assert 19_000_000 < run(acts.ResidentGrowth()) < 25_000_000
 
 
 def test_a_proof_that_fits(model: Path) -> None:

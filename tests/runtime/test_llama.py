@@ -4,6 +4,7 @@ import contextlib
 import re
 from pathlib import Path
 
+import acts
 import gguf
 import numpy as np
 import pytest
@@ -15,11 +16,13 @@ from reference import naive_llama
 
 from tenth.core import jobs
 from tenth.core.errors import InputError, NativeError
+from tenth.core.records import Runtime
 from tenth.models.checkpoint import open_checkpoint
 from tenth.models.formats.gguf import write_gguf
 from tenth.runtime import llama, llama_h
 
-EXACT = {"type_k": "f32", "type_v": "f32", "flash_attention": False, "threads": 1}
+PLAIN = Runtime(n_ctx=64, n_ubatch=64, threads=1)
+EXACT = PLAIN.model_copy(update={"type_k": "f32", "type_v": "f32", "flash_attention": False})
 TOKENS = [5, 80, 299, 1, 80, 80, 42, 7, 250, 3, 111]
 
 
@@ -50,7 +53,7 @@ def test_another_version_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_logits_are_those_of_a_naive_forward_pass(model: Path) -> None:
-    with llama.Session.open(model, n_ctx=64, **EXACT) as session:
+    with llama.Session.open(model, EXACT) as session:
         ours = session.decode(TOKENS)
     theirs = naive_llama.logits(model, TOKENS)
     assert ours.shape == (len(TOKENS), 300)
@@ -58,9 +61,10 @@ def test_logits_are_those_of_a_naive_forward_pass(model: Path) -> None:
 
 
 def test_pieces_last_logits_and_clear(model: Path) -> None:
-    with llama.Session.open(model, n_ctx=64, **EXACT) as whole:
+    with llama.Session.open(model, EXACT) as whole:
         expected = whole.decode(TOKENS)
-    with llama.Session.open(model, n_ctx=64, n_batch=4, n_ubatch=2, outputs=4, **EXACT) as session:
+    small = EXACT.model_copy(update={"n_ubatch": 2})
+    with llama.Session.open(model, small, n_batch=4, outputs=4) as session:
         assert np.allclose(session.decode(TOKENS), expected, atol=1e-4)
         session.clear()
         session.decode(TOKENS[:6], 0, all_logits=False)
@@ -68,7 +72,7 @@ def test_pieces_last_logits_and_clear(model: Path) -> None:
 
 
 def test_a_text_can_be_rolled_back(model: Path) -> None:
-    with llama.Session.open(model, n_ctx=64, **EXACT) as session:
+    with llama.Session.open(model, EXACT) as session:
         whole = session.decode(TOKENS)
         session.clear()
         session.decode([*TOKENS[:5], 9, 9, 9])
@@ -83,7 +87,8 @@ def test_a_window_of_attention_is_kept_whole(tmp_path: Path) -> None:
     path = tmp_path / "model.gguf"
     write_gguf(checkpoint, {s.name: "F32" for s in checkpoint.specs() if s.linear}, path)
     tokens = [1 + i % 90 for i in range(60)]
-    with llama.Session.open(path, n_ctx=256, n_batch=8, n_ubatch=8, swa_full=True, **EXACT) as session:
+    longer = EXACT.model_copy(update={"n_ctx": 256, "n_ubatch": 8})
+    with llama.Session.open(path, longer, swa_full=True) as session:
         whole = session.decode(tokens)
         assert session.keep(10)
         assert np.allclose(session.decode(tokens[10:], 10), whole[10:], atol=1e-3)
@@ -92,7 +97,7 @@ def test_a_window_of_attention_is_kept_whole(tmp_path: Path) -> None:
 def test_pieces_of_tokens(model: Path) -> None:
     tokens, _ = tiny_gguf.vocabulary(300)
     back = {character: byte for byte, character in enumerate(tiny_gguf.byte_alphabet())}
-    with llama.Session.open(model, n_ctx=64, threads=1) as session:
+    with llama.Session.open(model, PLAIN) as session:
         for token in range(1, 300):
             assert session.piece(token) == bytes(back[c] for c in tokens[token])
             assert not session.ends(token)
@@ -106,7 +111,8 @@ def test_buffers_are_read_from_the_log(tmp_path: Path) -> None:
     path = tiny_gguf.write(tmp_path / "q.gguf", hidden=128, ffn=256, layers=4, kind="Q4_0", vocab=512)
     runs = {}
     for repack in (False, True):
-        with llama.Session.open(path, n_ctx=512, n_ubatch=8, repack=repack, threads=1, outputs=1) as session:
+        runtime = Runtime(n_ctx=512, n_ubatch=8, repack=repack, threads=1)
+        with llama.Session.serving(path, runtime) as session:
             runs[repack] = session.buffers
             assert session.n_ctx == 512
     assert runs[False]["kv"] == 4 * 512 * 2 * 64 * 2  # layers, cells, K and V, width, f16
@@ -118,7 +124,7 @@ def test_buffers_are_read_from_the_log(tmp_path: Path) -> None:
 
 
 def test_tokenize(model: Path) -> None:
-    with llama.Session.open(model, n_ctx=64, threads=1) as session:
+    with llama.Session.open(model, PLAIN) as session:
         ids = session.tokenize("<|end|>naïve €")
         assert ids.dtype == np.int32
         assert ids[0] == 0
@@ -132,26 +138,26 @@ def test_tokenize(model: Path) -> None:
 
 def test_files_that_are_no_models(tmp_path: Path, model: Path) -> None:
     with pytest.raises(InputError, match="no GGUF file"):
-        llama.Session.open(tmp_path / "absent.gguf", n_ctx=64)
+        llama.Session.open(tmp_path / "absent.gguf", PLAIN)
     text = tmp_path / "text.gguf"
     text.write_text("not a model at all, but long enough to have a header")
     with pytest.raises(NativeError, match=r"cannot load .*text\.gguf: "):
-        llama.Session.open(text, n_ctx=64)
+        llama.Session.open(text, PLAIN)
     short = tmp_path / "short.gguf"
     short.write_bytes(model.read_bytes()[: model.stat().st_size // 2])
     with pytest.raises(NativeError, match=r"cannot load .*short\.gguf: .*"):
-        llama.Session.open(short, n_ctx=64)
+        llama.Session.open(short, PLAIN)
 
 
 def test_settings_that_llama_cpp_refuses(model: Path) -> None:
     with pytest.raises(NativeError, match="quantized V cache requires flash_attn"):
-        llama.Session.open(model, n_ctx=64, type_v="q8_0", flash_attention=False)
+        llama.Session.open(model, EXACT.model_copy(update={"type_v": "q8_0"}))
     with pytest.raises(InputError, match="unknown ggml type 'Q9_X'; known: "):
-        llama.Session.open(model, n_ctx=64, type_k="Q9_X")
+        llama.Session.open(model, PLAIN.model_copy(update={"type_k": "Q9_X"}))
 
 
 def test_tokens_that_do_not_fit(model: Path) -> None:
-    with llama.Session.open(model, n_ctx=256, threads=1) as session:
+    with llama.Session.open(model, PLAIN.model_copy(update={"n_ctx": 256})) as session:
         for ids in ([], [300], [-1]):
             with pytest.raises(NativeError, match=r"0\.\.299"):
                 session.decode(ids)
@@ -191,4 +197,4 @@ def test_a_damaged_file_never_ends_us(
     damaged = tmp_path / "damaged.gguf"
     damaged.write_bytes(data)
     with contextlib.suppress(NativeError):
-        assert jobs.call("acts:open_file", {"path": str(damaged)}, timeout=20) > 0
+        assert jobs.run(acts.OpenFile(path=damaged), around=jobs.Surroundings(timeout=20)) > 0

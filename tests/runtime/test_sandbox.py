@@ -3,9 +3,10 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
+import acts
 import pytest
 
-from tenth.core.jobs import ChildDied, call
+from tenth.core.jobs import ChildDied, Surroundings, run
 from tenth.runtime import sandbox
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="seccomp and Landlock are Linux's")
@@ -15,12 +16,11 @@ LIMITS = sandbox.Limits(memory=150_000_000, seconds=20, file_bytes=3 << 20)
 def act(how: str, path: Path, limits: sandbox.Limits = LIMITS, writable: Path | None = None) -> str:
     log = path.parent / "log.txt" if path.is_file() else path / "log.txt"
     isolation = sandbox.Isolation()
-    said = sandbox.call(
-        "acts:misbehave", {"how": how, "path": str(path)}, limits, isolation, log, writable=writable
-    )
+    box = sandbox.Sandbox(limits, isolation, log)
+    outcome = box.run(acts.Misbehave(how=how, path=path), writable=writable)
     if any("not shut in" in line for line in isolation.said):
         pytest.skip(f"this kernel lacks a guard: {isolation.said}")
-    return str(said)
+    return outcome
 
 
 @pytest.mark.parametrize("how", ["fork", "exec", "socket", "kill"])
@@ -58,7 +58,7 @@ def test_a_hang_is_ended(tmp_path: Path) -> None:
 
 def test_processor_time_is_limited() -> None:
     with pytest.raises(ChildDied, match="SIGXCPU"):
-        call("acts:burn", {"seconds": 1}, timeout=60)
+        run(acts.Burn(seconds=1), around=Surroundings(timeout=60))
 
 
 @pytest.mark.parametrize("cgroup", [True, False])

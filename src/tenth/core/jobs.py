@@ -45,8 +45,8 @@ _PR_SET_PDEATHSIG = 1
 class Job(Record, Generic[Result]):
     """A piece of work for a child process. Its fields are the inputs and travel as JSON.
 
-    A field "threads" bounds OpenMP in the child too; a field "folder" or "destination" is named in the
-    message where a disk is full.
+    A field "threads", or that of a field "runtime", bounds OpenMP in the child too; a field "folder" or
+    "destination" is named in the message where a disk is full.
     """
 
     @abstractmethod
@@ -67,8 +67,9 @@ class Packed(Record):
 
     @property
     def threads(self) -> int:
-        """The job's threads; 0 where it does not say."""
-        threads = self.fields.get("threads", 0)
+        """The job's threads, its own or its runtime's; 0 where it does not say."""
+        runtime = self.fields.get("runtime")
+        threads = runtime.get("threads") if isinstance(runtime, dict) else self.fields.get("threads")
         return threads if isinstance(threads, int) else 0
 
     def unpack(self) -> Job[Any]:

@@ -37,19 +37,10 @@ def opened(path: str, runtime: dict[str, Any] | None, threads: int) -> Iterator[
     from tenth.runtime.llama import Session
 
     exact = {"type_k": "f32", "type_v": "f32", "flash_attention": False}
-    how = Runtime(**(runtime or {"n_ctx": _trained(path), "n_ubatch": _PIECE, **exact}))
-    with Session.open(
-        path,
-        n_ctx=how.n_ctx,
-        n_batch=_PIECE,
-        n_ubatch=_PIECE,
-        type_k=how.type_k,
-        type_v=how.type_v,
-        flash_attention=how.flash_attention,
-        repack=how.repack,
-        threads=threads,
-        swa_full=True,
-    ) as session:
+    how = Runtime(
+        **(runtime or {"n_ctx": _trained(path), **exact}) | {"n_ubatch": _PIECE, "threads": threads}
+    )
+    with Session.open(path, how, swa_full=True) as session:
         yield LlamaTape(session, how.n_ctx)
 
 
@@ -57,7 +48,7 @@ def _trained(path: str) -> int:
     """The context that a GGUF was made for, at most `LONGEST`."""
     from tenth.runtime.llama import Session
 
-    with Session.open(path, n_ctx=8, n_batch=8, threads=1) as session:
+    with Session.open(path, Runtime(n_ctx=8, n_ubatch=8, threads=1)) as session:
         return max(1, min(session.n_trained, LONGEST))
 
 

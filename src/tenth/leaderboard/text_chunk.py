@@ -55,18 +55,8 @@ def opened(path: str, runtime: Runtime, threads: int) -> Session:
     """A session that gives all logits, in batches of `ROWS` or fewer, with the submission's settings."""
     from tenth.runtime import llama
 
-    rows = min(ROWS, runtime.n_ubatch)
-    return llama.Session.open(
-        path,
-        n_ctx=runtime.n_ctx,
-        n_batch=rows,
-        n_ubatch=rows,
-        type_k=runtime.type_k,
-        type_v=runtime.type_v,
-        flash_attention=runtime.flash_attention,
-        repack=runtime.repack,
-        threads=threads,
-    )
+    update = {"n_ubatch": min(ROWS, runtime.n_ubatch), "threads": threads}
+    return llama.Session.open(path, runtime.model_copy(update=update))
 
 
 def pieces(session: Session, n_ctx: int, text_chunks: Sequence[str]) -> tuple[list[Piece], str]:
@@ -202,12 +192,12 @@ def timed(
     from tenth.core.divergence import log_probability
     from tenth.runtime import llama
 
-    settings = Runtime(**runtime)
+    settings = Runtime(**runtime | {"threads": threads})
     text_chunks = json.loads(Path(text).read_text(encoding="utf-8"))
     figures: dict[str, Any] = {"load": [], "prefill": [], "decode": [], "scored": [], "build": llama.build()}
     for number in range(-1, TIMED):  # one run before the first brings the file into the page cache
         begin = time.perf_counter()
-        with llama.Session.serving(path, settings, threads) as session:
+        with llama.Session.serving(path, settings) as session:
             loaded = time.perf_counter()
             piece = pieces(session, settings.n_ctx, text_chunks[:TIMED])[0][max(number, 0)]
             given = piece.given

@@ -9,13 +9,12 @@ x86), so a small distance is allowed; a broken kernel, a wrong setting or a dama
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 from tenth.core import jobs
+from tenth.core.divergence import log_probability
 from tenth.core.records import Runtime, Sample
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
+from tenth.models import text
+from tenth.runtime import llama
 
 TOLERANCE = 0.1  # nats, mean over tokens
 _TOKENS = 32
@@ -24,74 +23,60 @@ _LETTERS = 300  # of the packaged text
 
 def sample(gguf: Path, runtime: Runtime, log: Path | None = None) -> Sample:
     """The file's greedy answer to the beginning of the packaged text, on this machine."""
-    from tenth.models import text
-
-    arguments = {"path": str(gguf), "runtime": runtime.model_dump(), "threads": runtime.threads}
-    asked = text.bundled()[:_LETTERS]
-    found = jobs.call("tenth.measurement.check:answer", {**arguments, "text": asked, "tokens": None}, log=log)
-    return Sample(text=asked, **found)
+    job = Answer(gguf=gguf, runtime=runtime, text=text.bundled()[:_LETTERS])
+    return jobs.run(job, around=jobs.Surroundings(log))
 
 
-def answer(
-    emit: jobs.Emit,  # noqa: ARG001
-    path: str,
-    runtime: dict[str, Any],
-    threads: int,
-    text: str,
-    tokens: list[int] | None,
-) -> dict[str, Any]:
-    """In a child process: the prompt's ids, the greedy tokens (or the given ones), their log-probabilities.
+class Answer(jobs.Job[Sample]):
+    """A greedy answer to a text, or what the file makes of the given tokens in its place.
 
     A prompt that would fill more than half of the context is cut.
     """
-    from tenth.core.divergence import log_probability
-    from tenth.runtime import llama
 
-    settings = Runtime(**runtime)
-    with llama.Session.serving(path, settings, threads) as session:
-        prompt = session.tokenize(text)[: max(1, settings.n_ctx // 2)]
-        row = session.decode(prompt, 0, all_logits=False)[0]
-        said, nats = [], []
-        for i in range(len(tokens) if tokens else min(_TOKENS, settings.n_ctx - len(prompt))):
-            token = tokens[i] if tokens else int(row.argmax())
-            said.append(token)
-            nats.append(log_probability(row, token))
-            if len(prompt) + i < settings.n_ctx:
-                row = session.decode([token], len(prompt) + i, all_logits=False)[0]
-    return {"prompt": prompt.tolist(), "tokens": said, "logprobs": nats}
+    gguf: Path
+    runtime: Runtime
+    text: str
+    tokens: list[int] | None = None
+
+    def run(self, emit: jobs.Emit) -> Sample:  # noqa: ARG002
+        """Decode one token after the other."""
+        n_ctx = self.runtime.n_ctx
+        with llama.Session.serving(self.gguf, self.runtime) as session:
+            prompt = session.tokenize(self.text)[: max(1, n_ctx // 2)]
+            row = session.decode(prompt, 0, all_logits=False)[0]
+            tokens: list[int] = []
+            nats: list[float] = []
+            for i in range(len(self.tokens) if self.tokens else min(_TOKENS, n_ctx - len(prompt))):
+                token = self.tokens[i] if self.tokens else int(row.argmax())
+                tokens.append(token)
+                nats.append(log_probability(row, token))
+                if len(prompt) + i < n_ctx:
+                    row = session.decode([token], len(prompt) + i, all_logits=False)[0]
+        return Sample(text=self.text, prompt=prompt.tolist(), tokens=tokens, logprobs=nats)
 
 
-def rescore(
-    emit: jobs.Emit,
-    path: str,
-    runtime: dict[str, Any],
-    threads: int,
-    ids: list[int],
-    scored: Sequence[Sequence[int]],
-) -> list[float]:
-    """In a child process: the log-probabilities of tokens [(position, token after it)], in whole batches."""
-    from tenth.core.divergence import log_probability
-    from tenth.runtime import llama
+class Rescore(jobs.Job[list[float]]):
+    """The log-probabilities (nats) of some tokens of a text that is read in whole batches.
 
-    settings = Runtime(**runtime)
-    wanted = {int(position): int(token) for position, token in scored}
-    found: dict[int, float] = {}
-    with llama.Session.open(
-        path,
-        n_ctx=settings.n_ctx,
-        n_batch=settings.n_ubatch,
-        n_ubatch=settings.n_ubatch,
-        type_k=settings.type_k,
-        type_v=settings.type_v,
-        flash_attention=settings.flash_attention,
-        repack=settings.repack,
-        threads=threads,
-    ) as session:
-        for begin in range(0, len(ids), settings.n_ubatch):
-            piece = ids[begin : begin + settings.n_ubatch]
-            here = [position for position in range(begin, begin + len(piece)) if position in wanted]
-            rows = session.decode(piece, begin, all_logits=bool(here))
-            for position in here:
-                found[position] = log_probability(rows[position - begin], wanted[position])
-            emit({"done": (begin + len(piece)) / len(ids)})
-    return [found[position] for position, _ in scored]
+    scored: (position, the token after it) of each.
+    """
+
+    gguf: Path
+    runtime: Runtime
+    ids: list[int]
+    scored: list[tuple[int, int]]
+
+    def run(self, emit: jobs.Emit) -> list[float]:
+        """Read the text; emits the share that is done."""
+        targets = dict(self.scored)
+        nats: dict[int, float] = {}
+        batch = self.runtime.n_ubatch
+        with llama.Session.open(self.gguf, self.runtime) as session:
+            for begin in range(0, len(self.ids), batch):
+                ids = self.ids[begin : begin + batch]
+                here = [position for position in range(begin, begin + len(ids)) if position in targets]
+                rows = session.decode(ids, begin, all_logits=bool(here))
+                for position in here:
+                    nats[position] = log_probability(rows[position - begin], targets[position])
+                emit({"done": (begin + len(ids)) / len(self.ids)})
+        return [nats[position] for position, _ in self.scored]

@@ -10,9 +10,8 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
-from tenth.core import metrics
+from tenth.core import jobs, metrics
 from tenth.core.format import written_estimate
 from tenth.core.records import Plan, Reading
 from tenth.measurement.counters import Meter, Source
@@ -54,7 +53,7 @@ class Ledger:
             time.sleep(min(_STEP, seconds - spent))
         self.idle = Span(0, self.meter.joules() - first, time.monotonic() - begin)
 
-    def on_event(self, event: dict[str, Any]) -> None:
+    def on_event(self, event: jobs.Event) -> None:
         """Take note of {"begin": name} and {"end": name, "tokens": n}. InputError where the counter fails."""
         if "begin" in event:
             self._begin = self.meter.joules(), time.monotonic()

@@ -16,7 +16,6 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
 
 from tenth import __version__
 from tenth.core import divergence, jobs
@@ -29,7 +28,7 @@ from tenth.core.store import write_text
 from tenth.devices import machine
 from tenth.measurement import check, counters, depth, energy, offline
 from tenth.models import text
-from tenth.runtime.bundle import LOG, MEASUREMENT, open_bundle, read_bundle
+from tenth.runtime.bundle import LOG, MEASUREMENT, Bundle, open_bundle, read_bundle
 
 FIRST = 512  # the depth after 0; each further one is twice as deep
 _LETTERS = (
@@ -40,7 +39,7 @@ _BUSY = 0.5  # load average per core above which a machine was not at rest
 
 
 @dataclass(frozen=True)
-class Options:
+class MeasureSettings:
     """What a person asked for."""
 
     depths: tuple[int, ...] = ()  # empty: `usual_depths`
@@ -51,7 +50,7 @@ class Options:
     root: Path = counters.ROOT  # where the system's files are
 
 
-def measure(folder: Path, options: Options, reporter: Reporter) -> Measurement:
+def measure(folder: Path, settings: MeasureSettings, reporter: Reporter) -> Measurement:
     """Run the bundle in `folder` and write its measure.json.
 
     Where no energy counter can be used, the plan's estimates for its device stand in, named so. Raises
@@ -60,58 +59,32 @@ def measure(folder: Path, options: Options, reporter: Reporter) -> Measurement:
     """
     bundle = open_bundle(folder)
     card = read_bundle(folder)[1]
-    runtime, gguf = bundle.plan.runtime, bundle.gguf
-    depths = _depths(options.depths, runtime.n_ctx)
-    if options.repeats < 1 or options.minutes < 0:
+    depths = _depths(settings.depths, bundle.plan.runtime.n_ctx)
+    if settings.repeats < 1 or settings.minutes < 0:
         raise InputError("--repeats takes 1 or more, --minutes 0 or more")
     if not os.access(folder, os.W_OK):
         raise OutputError(f"{folder} cannot be written, and measure.json goes there; copy it elsewhere")
-    source, without = counters.choose(options.counter, options.root)
-    _compare_digest(gguf, card, reporter)
+    source, without = counters.choose(settings.counter, settings.root)
+    _compare_digest(bundle.gguf, card, reporter)
 
     load, heat = machine.load(), machine.celsius()
-    prose = text.bundled()
-    common = {"path": str(gguf), "runtime": runtime.model_dump(), "threads": runtime.threads}
-    asked = {
-        "text": prose[: _LETTERS * runtime.n_ctx],
-        "prompt": prose[:_PROMPT],
-        "depths": list(depths),
-        "repeats": options.repeats,
-        "sustained": 60 * options.minutes,
-        "energy": energy.least_seconds(source) if source else None,
-    }
-    with ExitStack() as stack:
-        ledger = energy.Ledger(stack.enter_context(counters.Meter(source))) if source else None
-        if ledger:
-            with reporter.step("rest, to know the power of an idle machine", 1.0) as advance:
-                ledger.rest(options.idle, advance)
-        with reporter.step("run at every depth", 1.0) as advance:
-
-            def on_event(event: dict[str, Any]) -> None:
-                if ledger:
-                    ledger.on_event(event)
-                if "done" in event:
-                    advance(event["done"])
-                if event.get("begin") == "sustained":
-                    reporter.say(f"keep decoding for {options.minutes:g} min")
-
-            found = jobs.call("tenth.measurement.depth:run", {**common, **asked}, on_event, folder / LOG)
-    checks = _check(found, common, folder, reporter)
-    isolated, more = _offline(card.sample, common, folder, reporter)
-    readings = _readings(found, bundle.plan)
-    readings += ledger.readings() if ledger else energy.planned(bundle.plan)
+    figures, by_counter = _run(bundle, depths, settings, source, reporter)
+    checks = _check(figures, bundle, reporter)
+    isolated, more = _offline(card.sample, bundle, reporter)
+    readings = _readings(figures, bundle.plan)
+    readings += by_counter or energy.planned(bundle.plan)
     readings.append(_connections(isolated))
-    where = machine.describe(runtime.threads, load, heat)
+    where = machine.describe(bundle.plan.runtime.threads, load, heat)
     measurement = Measurement(
         tenth=__version__,
-        runtime=found["build"],
+        runtime=figures.build,
         model=card.model,
         sha256=card.sha256,
         machine=where,
         readings=readings,
-        depths=_by_depth(found),
-        over_time=found.get("sustained", {}).get("series", []),
-        energy=_energy(source, options.counter, bundle.plan),
+        depths=_by_depth(figures),
+        over_time=figures.long_run.series if figures.long_run else [],
+        energy=_energy(source, settings.counter, bundle.plan),
         without=without,
         checks=checks + more,
         offline=isolated,
@@ -119,6 +92,44 @@ def measure(folder: Path, options: Options, reporter: Reporter) -> Measurement:
     )
     write_text(folder / MEASUREMENT, measurement.model_dump_json(indent=1))
     return measurement
+
+
+def _run(
+    bundle: Bundle,
+    depths: Sequence[int],
+    settings: MeasureSettings,
+    source: counters.Source | None,
+    reporter: Reporter,
+) -> tuple[depth.Figures, list[Reading]]:
+    """The figures of a run at every depth, and the energy readings of a counter."""
+    prose, runtime = text.bundled(), bundle.plan.runtime
+    job = depth.MeasureDepths(
+        gguf=bundle.gguf,
+        runtime=runtime,
+        text=prose[: _LETTERS * runtime.n_ctx],
+        prompt=prose[:_PROMPT],
+        depths=list(depths),
+        repeats=settings.repeats,
+        seconds=60 * settings.minutes,
+        phase=energy.least_seconds(source) if source else None,
+    )
+    with ExitStack() as stack:
+        ledger = energy.Ledger(stack.enter_context(counters.Meter(source))) if source else None
+        if ledger:
+            with reporter.step("rest, to know the power of an idle machine", 1.0) as advance:
+                ledger.rest(settings.idle, advance)
+        with reporter.step("run at every depth", 1.0) as advance:
+
+            def on_event(event: jobs.Event) -> None:
+                if ledger:
+                    ledger.on_event(event)
+                if "done" in event:
+                    advance(event["done"])
+                if event.get("begin") == "sustained":
+                    reporter.say(f"keep decoding for {settings.minutes:g} min")
+
+            figures = jobs.run(job, on_event, jobs.Surroundings(bundle.folder / LOG))
+        return figures, ledger.readings() if ledger else []
 
 
 def usual_depths(n_ctx: int) -> tuple[int, ...]:
@@ -162,22 +173,22 @@ def _compare_digest(gguf: Path, card: Scorecard, reporter: Reporter) -> None:
         )
 
 
-def _check(found: dict[str, Any], common: dict[str, Any], folder: Path, reporter: Reporter) -> list[str]:
+def _check(figures: depth.Figures, bundle: Bundle, reporter: Reporter) -> list[str]:
     """What the timed answers were compared with; NativeError where they differ."""
-    scored = found["scored"]
-    wanted = {"ids": found["ids"], "scored": [row[:2] for row in scored]}
+    scored = figures.scored
+    job = check.Rescore(
+        gguf=bundle.gguf,
+        runtime=bundle.plan.runtime,
+        ids=figures.ids,
+        scored=[(position, token) for position, token, _ in scored],
+    )
     with reporter.step("compare the answers", 1.0) as advance:
-        again = jobs.call(
-            "tenth.measurement.check:rescore",
-            {**common, **wanted},
-            lambda e: advance(e["done"]),
-            folder / LOG,
-            {"OMP_WAIT_POLICY": "passive"},
-        )
-    apart = divergence.difference([row[2] for row in scored], again)
-    said = []
+        around = jobs.Surroundings(bundle.folder / LOG, {"OMP_WAIT_POLICY": "passive"})
+        again = jobs.run(job, lambda event: advance(event["done"]), around)
+    apart = divergence.difference([nats for *_, nats in scored], again)
+    compared = []
     for what, nats in (
-        ("the timed runs with each other", found["difference"]),
+        ("the timed runs with each other", figures.difference),
         ("with an independent run that reads all tokens at once", apart),
     ):
         if not nats <= check.TOLERANCE:
@@ -185,25 +196,25 @@ def _check(found: dict[str, Any], common: dict[str, Any], folder: Path, reporter
                 f"the answers of the timed run are not the file's: {what}, log-probabilities differ by"
                 f" {nats:.3g} nats on average ({check.TOLERANCE} allowed); nothing is reported"
             )
-        said.append(f"{len(scored)} tokens compared {what}: log-probabilities {nats:.2g} nats apart")
-    return said
+        compared.append(f"{len(scored)} tokens compared {what}: log-probabilities {nats:.2g} nats apart")
+    return compared
 
 
-def _offline(
-    sample: Sample | None, common: dict[str, Any], folder: Path, reporter: Reporter
-) -> tuple[Offline, list[str]]:
+def _offline(sample: Sample | None, bundle: Bundle, reporter: Reporter) -> tuple[Offline, list[str]]:
     """The offline proof, and what its answer was compared with."""
-    asked: dict[str, Any] = {"text": sample.text if sample else text.bundled()[:_PROMPT]}
-    asked |= {"tokens": sample.tokens if sample else None}
+    job = check.Answer(
+        gguf=bundle.gguf,
+        runtime=bundle.plan.runtime,
+        text=sample.text if sample else text.bundled()[:_PROMPT],
+        tokens=sample.tokens if sample else None,
+    )
     with reporter.step("answer without a network", 1.0):
-        answer, isolated = offline.enclose(
-            "tenth.measurement.check:answer", {**common, **asked}, folder, folder / LOG
-        )
+        answer, isolated = offline.enclose(job, bundle.folder, bundle.folder / LOG)
     if sample is None:
         return isolated, ["the machine that made the bundle recorded no answer to compare with"]
-    if answer["prompt"] != sample.prompt:
+    if answer.prompt != sample.prompt:
         raise NativeError("this machine's llama.cpp splits text into other tokens than the making one's")
-    nats = divergence.difference(answer["logprobs"], sample.logprobs)
+    nats = divergence.difference(answer.logprobs, sample.logprobs)
     if not nats <= check.TOLERANCE:
         raise NativeError(
             f"the answer differs from the one recorded when the bundle was made by {nats:.3g} nats a token"
@@ -213,49 +224,51 @@ def _offline(
     return isolated, [f"{count} tokens compared with the machine that made it: {nats:.2g} nats apart"]
 
 
-def _readings(found: dict[str, Any], plan: Plan) -> list[Reading]:
+def _readings(figures: depth.Figures, plan: Plan) -> list[Reading]:
     runs = "median, half range"
-    prompt = f"{found['prompt_tokens']} tokens of prompt"
+    prompt = f"{figures.prompt_tokens} tokens of prompt"
     cold = "after dropping the file from the page cache, where the system allows that"
-    above = f"above the {megabytes(found['interpreter'])} MB of the measuring interpreter"
+    held = figures.held
+    above = f"above the {megabytes(held.interpreter)} MB of the measuring interpreter"
+    deepest = f"{plan.runtime.n_ctx} tokens of context; {above}; {megabytes(plan.memory.total)} MB predicted"
+    anonymous = "all else: KV cache, buffers, vocabulary"
     state = f"n_ubatch {plan.runtime.n_ubatch}, KV {plan.runtime.type_k}/{plan.runtime.type_v}"
-    readings = [
-        repeated("load", found["load"], f"open the file and make the context; {runs}"),
-        reading("load_cold", found["load_cold"], cold),
-        repeated("ttft", found["ttft"], f"text to first token, {prompt}; {state}; {runs}"),
-        reading("ttft_cold", found["ttft_cold"], f"{prompt}; {cold}"),
+    faults = f"after the cold first answer ({figures.cold_faults}); pages read from storage while running"
+    return [
+        repeated("load", figures.load, f"open the file and make the context; {runs}"),
+        reading("load_cold", figures.load_cold, cold),
+        repeated("ttft", figures.ttft, f"text to first token, {prompt}; {state}; {runs}"),
+        reading("ttft_cold", figures.ttft_cold, f"{prompt}; {cold}"),
+        reading("peak", held.peak, f"all resident memory; {deepest}"),
+        reading("peak_file_backed", held.peak_file_backed, f"pages of files: weights and code; {above}"),
+        reading("peak_anonymous", held.peak_anonymous, f"{anonymous}; {above}"),
+        reading("major_faults", figures.faults, faults),
+        *(_kept(figures.long_run) if figures.long_run else []),
     ]
-    held = f"{plan.runtime.n_ctx} tokens of context; {above}; {megabytes(plan.memory.total)} MB predicted"
-    memory = {
-        "peak": f"all resident memory; {held}",
-        "peak_file_backed": f"pages of files: weights and code; {above}",
-        "peak_anonymous": f"all else: KV cache, buffers, vocabulary; {above}",
-    }
-    readings += [reading(name, found[name], detail) for name, detail in memory.items()]
-    faults = f"after the cold first answer ({found['cold_faults']}); pages read from storage while running"
-    readings.append(reading("major_faults", found["faults"], faults))
-    if "sustained" in found:
-        long = found["sustained"]
-        window = f"{long['window']:.0f} s of {long['tokens']} tokens without a pause, 0 to {depth.ROUND} deep"
-        readings += [
-            reading("decode_first", long["first"], f"first {window}"),
-            reading("decode_last", long["last"], f"last {window}"),
-            reading("kept", long["last"] / long["first"] if long["first"] else 0.0, "last over first"),
-        ]
-    return readings
 
 
-def _by_depth(found: dict[str, Any]) -> list[Depth]:
+def _kept(long_run: depth.LongRun) -> list[Reading]:
+    """The speeds at both ends of a long run, and what it kept of the first."""
+    first, last = long_run.first, long_run.last
+    window = f"{long_run.window:.0f} s of {long_run.tokens} tokens without a pause, 0 to {depth.ROUND} deep"
+    return [
+        reading("decode_first", first, f"first {window}"),
+        reading("decode_last", last, f"last {window}"),
+        reading("kept", last / first if first else 0.0, "last over first"),
+    ]
+
+
+def _by_depth(figures: depth.Figures) -> list[Depth]:
     depths = []
-    for row in found["depths"]:
-        at, tokens = row["depth"], found["decode"]
-        detail = f"{tokens} tokens, one by one, after {at}; median, half range"
-        decode = repeated("decode", row["decode"], detail)
+    for row in figures.depths:
+        tokens = figures.decode_tokens
+        detail = f"{tokens} tokens, one by one, after {row.depth}; median, half range"
+        decode = repeated("decode", row.decode, detail)
         prefill = None
-        if row["prefill"]:
-            detail = f"{row['prefill_tokens']} tokens after {at + tokens}; median, half range"
-            prefill = repeated("prefill", row["prefill"], detail)
-        depths.append(Depth(depth=at, decode=decode, prefill=prefill))
+        if row.prefill:
+            detail = f"{row.prefill_tokens} tokens after {row.depth + tokens}; median, half range"
+            prefill = repeated("prefill", row.prefill, detail)
+        depths.append(Depth(depth=row.depth, decode=decode, prefill=prefill))
     return depths
 
 

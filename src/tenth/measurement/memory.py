@@ -11,23 +11,23 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
-import sys
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from tenth.core import jobs
 from tenth.core.errors import InputError
 from tenth.core.records import Proof, Runtime
-from tenth.runtime import limits, lockdown
+from tenth.runtime import limits, llama, lockdown
 from tenth.runtime.watch import Watch
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    import numpy as np
 
 _PIECES = 50  # of the context, between two signs of progress
 _LAST = 4  # tokens decoded one by one at the end of the context
+# One BLAS thread: a user namespace can only be entered by a process of a single thread.
+# Passive waiting: speed is no matter here, and spinning threads stall each other on a busy machine.
+_ENVIRONMENT = {"OPENBLAS_NUM_THREADS": "1", "OMP_WAIT_POLICY": "passive"}
 
 
 def prove(
@@ -50,60 +50,56 @@ def prove(
     "hits" (how often the limit was met) and "peak". Raises NativeError where llama.cpp refuses the file or
     dies of anything else.
     """
-    seen: dict[str, Any] = {"limit": limits.WATCHED, "network": "not isolated: not reached", "parts": {}}
-
-    def on_event(event: dict[str, Any]) -> None:
-        if on_progress and "filled" in event:
-            on_progress(event.pop("filled"))
-        seen["parts"].update(event.pop("parts", {}))
-        seen.update(event)
-
     if not gguf.is_file():
         raise InputError(f"no GGUF file at {gguf}")
     forget_pages(gguf)
-    arguments: dict[str, Any] = {
-        "path": str(gguf),
-        "runtime": runtime.model_dump(),
-        "budget": budget,
-        "threads": runtime.threads,
-    }
     timeout = timeout or 120 + 2 * gguf.stat().st_size / 1e6 + runtime.n_ctx
-    arguments["strict"] = 4 * timeout if strict else None
-    # One BLAS thread: a user namespace can only be entered by a process of a single thread.
-    # Passive waiting: speed is no matter here, and spinning threads stall each other on a busy machine.
-    env = {"OPENBLAS_NUM_THREADS": "1", "OMP_WAIT_POLICY": "passive"}
-    killed = False
+    job = FillContext(gguf=gguf, runtime=runtime, budget=budget, seconds=4 * timeout if strict else None)
+    seen = _Observed(on_progress)
     try:
-        jobs.call("tenth.measurement.memory:hold", arguments, on_event, log, env, timeout)
+        jobs.run(job, seen.on_event, jobs.Surroundings(log, _ENVIRONMENT, timeout))
     except jobs.ChildDied as death:
         # By the kernel, by the watch, or by the time limit because it lived on pages dropped and read again.
-        over = _hits(seen) > 0 or seen.get("peak", 0) > budget
-        killed = death.signal == signal.SIGKILL and over
-        if not killed:
+        over = (seen.group is not None and seen.group.hits() > 0) or seen.peaks["peak"] > budget
+        if death.signal != signal.SIGKILL or not over:
             raise
+        seen.peaks["peak"] = max(seen.peaks["peak"], budget + 1)  # it wanted more than was seen last
     finally:
-        if "group" in seen:
-            limits.remove(Path(seen["group"]))
-    if killed:  # whatever was seen last, it wanted more
-        seen["peak"] = max(seen.get("peak", 0), budget + 1)
+        if seen.group:
+            limits.remove(seen.group.path)
     return Proof(
         budget=budget,
-        limit=seen["limit"],
-        network=seen["network"],
-        interpreter=seen["interpreter"],
-        peak=seen["peak"],
-        peak_file_backed=seen.get("peak_file_backed", 0),
-        peak_anonymous=seen.get("peak_anonymous", 0),
+        limit=seen.group.name if seen.group else limits.WATCHED,
+        network=seen.network,
+        interpreter=seen.interpreter,
         predicted=predicted,
-        parts=seen["parts"],
+        parts=seen.parts,
+        **seen.peaks,
     )
 
 
-def _hits(seen: dict[str, Any]) -> int:
-    """How often the child met its limit, after its death."""
-    if "group" not in seen:
-        return 0
-    return limits.Cgroup(Path(seen["group"]), int(seen["limit"][-1])).hits()
+@dataclass
+class _Observed:
+    """What the child's events have told so far."""
+
+    on_progress: Callable[[float], None] | None
+    network: str = "not isolated: not reached"
+    interpreter: int = 0
+    group: limits.Cgroup | None = None
+    parts: dict[str, int] = field(default_factory=dict)
+    peaks: dict[str, int] = field(
+        default_factory=lambda: {"peak": 0, "peak_file_backed": 0, "peak_anonymous": 0}
+    )
+
+    def on_event(self, event: jobs.Event) -> None:
+        """Take note of an event of `FillContext`."""
+        if self.on_progress and "filled" in event:
+            self.on_progress(event["filled"])
+        self.network = event.get("network", self.network)
+        self.interpreter = event.get("interpreter", self.interpreter)
+        self.group = limits.Cgroup.from_event(event) or self.group
+        self.parts |= event.get("parts", {})
+        self.peaks |= {name: event[name] for name in self.peaks if name in event}
 
 
 def forget_pages(path: Path) -> None:
@@ -119,49 +115,53 @@ def any_tokens(n_vocab: int, count: int) -> np.ndarray:
 
     A multiplicative hash, since importing numpy.random would take 2.5 MB that no host of llama.cpp holds.
     """
-    import numpy as np
-
     hashed = np.arange(1, count + 1, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15)
     return ((hashed >> np.uint64(33)) % np.uint64(n_vocab)).astype(np.int32)
 
 
-def hold(
-    emit: jobs.Emit, path: str, runtime: dict[str, Any], budget: int, threads: int, strict: float | None
-) -> dict[str, Any]:
-    """The child's side of `prove`; its events and result are those fields of the Proof that it can know.
+class FillContext(jobs.Job[None]):
+    """The child's side of `prove`: its events are those fields of the Proof that it can know.
 
-    strict: seconds of processor time, for a stranger's file.
+    budget: bytes. seconds: of processor time, for a stranger's file; None leaves the child its rights.
     """
-    from tenth.runtime import llama
 
-    settings = Runtime(**runtime)
-    network = limits.isolate_network()
-    start = limits.baseline()
-    group = limits.limit_memory(budget + start.total)
-    emit({"interpreter": start.total, "network": network})
-    if group:
-        emit({"group": str(group.path), "limit": group.name})
-    if strict is not None:
-        lockdown.shut([path], seconds=strict)
-    watch = Watch(start, None if group else budget, emit)
-    watch.start()
-    llama.library()
-    watch.look(exact=True)
-    emit({"parts": {"code": watch.peak}})
-    with llama.Session.serving(path, settings, threads) as session:
-        emit({"parts": session.buffers})
-        ids = any_tokens(session.n_vocab, settings.n_ctx)
-        prefill = max(settings.n_ctx - _LAST, 1)
+    gguf: Path
+    runtime: Runtime
+    budget: int
+    seconds: float | None
+
+    def run(self, emit: jobs.Emit) -> None:
+        """Shut this process in, load the file and fill the context."""
+        network = limits.isolate_network()
+        start = limits.baseline()
+        group = limits.limit_memory(self.budget + start.total)
+        emit({"interpreter": start.total, "network": network})
+        if group:
+            emit(group.event())
+        if self.seconds is not None:
+            lockdown.shut([str(self.gguf)], seconds=self.seconds)
+        watch = Watch(start, None if group else self.budget, emit)
+        watch.start()
+        llama.library()
+        watch.look(exact=True)
+        emit({"parts": {"code": watch.peak}})
+        with llama.Session.serving(self.gguf, self.runtime) as session:
+            emit({"parts": session.buffers})
+            self._fill(session, watch, emit)
+            watch.finish()
+        emit({"parts": {"peak": watch.peak, "hits": group.hits() if group else 0}} | watch.report())
+
+    def _fill(self, session: llama.Session, watch: Watch, emit: jobs.Emit) -> None:
+        n_ctx = self.runtime.n_ctx
+        ids = any_tokens(session.n_vocab, n_ctx)
+        prefill = max(n_ctx - _LAST, 1)
         # As a host reads a prompt: many batches without a row of logits, whose graph llama.cpp keeps beside.
-        each = max(-(-prefill // _PIECES), 4 * settings.n_ubatch)
+        each = max(-(-prefill // _PIECES), 4 * self.runtime.n_ubatch)
         for begin in range(0, prefill, each):
             end = min(begin + each, prefill)
             session.decode(ids[begin:end], begin, all_logits=False)
-            emit({"filled": end / settings.n_ctx})
+            emit({"filled": end / n_ctx})
         watch.look(exact=True)
-        for position in range(prefill, settings.n_ctx):
+        for position in range(prefill, n_ctx):
             session.decode(ids[position : position + 1], position, all_logits=False)
         watch.look(exact=True)
-        watch.finish()
-    emit({"parts": {"peak": watch.peak, "hits": group.hits() if group else 0}} | watch.report())
-    return {"platform": sys.platform}

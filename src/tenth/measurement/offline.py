@@ -12,7 +12,6 @@ what was not seen.
 
 from __future__ import annotations
 
-import importlib
 import os
 import re
 import shutil
@@ -20,12 +19,14 @@ import subprocess
 import sys
 import sysconfig
 import tempfile
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from pydantic import JsonValue
+
 from tenth.core import jobs
-from tenth.core.records import Offline
+from tenth.core.records import Offline, Record
 from tenth.runtime import limits
 
 _MARK = "/tenth-offline/"  # opened in vain: where in the trace our part begins and ends
@@ -46,46 +47,57 @@ _LIBRARIES = (
     "/vendor",
 )
 _KERNEL = ("/proc", "/sys", "/dev")
+# A user namespace can only be entered by a process of a single thread.
+_ENVIRONMENT = {"OPENBLAS_NUM_THREADS": "1", "OMP_WAIT_POLICY": "passive"}
 
 
-def enclose(
-    function: str, arguments: dict[str, Any], folder: Path, log: Path | None = None
-) -> tuple[Any, Offline]:
-    """Run a worker's function without a network and traced; returns its result and what it tried.
+class _Seen(Record):
+    """What the child saw of itself."""
 
-    folder: files in it are the bundle's own. Raises what `worker.call` raises.
+    result: JsonValue  # of the job
+    network: str
+    unrouted: int  # IPv4 packets that found no way out
+    attempts: list[str]  # to reach something, as Python's hooks tell
+    files: list[str]  # that were opened or are mapped
+    path: list[str]  # where Python's own files are
+
+
+def enclose(job: jobs.Job[jobs.Result], folder: Path, log: Path | None = None) -> tuple[jobs.Result, Offline]:
+    """Run a job without a network and traced; returns its result and what it tried.
+
+    folder: files in it are the bundle's own. Raises what `jobs.run` raises.
     """
-    inner = {"function": function, "arguments": arguments, "threads": arguments.get("threads", 0)}
-    # A user namespace can only be entered by a process of a single thread.
-    env = {"OPENBLAS_NUM_THREADS": "1", "OMP_WAIT_POLICY": "passive"}
+    inner = job.pack()
     with tempfile.TemporaryDirectory(prefix="tenth-") as scratch:
         trace = Path(scratch) / "trace"
         tracer = _strace(trace)
-        seen = jobs.call("tenth.measurement.offline:enclosed", inner, log=log, env=env, wrapper=tracer)
+        around = jobs.Surroundings(log, _ENVIRONMENT, wrapper=tracer)
+        seen = jobs.run(_Enclosed(job=inner, threads=inner.threads), around=around)
         if tracer:
             attempts, files = _read_trace(trace)
             method, blind = "strace of every network call and opened file", ""
         else:
-            attempts, files = seen["attempts"], seen["files"]
-            method, blind = _fallback(seen)
-    inside, outside, libraries, kernel = _sorted(files, folder, seen["path"])
+            attempts, files = seen.attempts, seen.files
+            method, blind = _fallback(seen.network)
+    inside, outside, libraries, kernel = _sorted(files, folder, seen.path)
     offline = Offline(
-        network=seen["network"],
+        network=seen.network,
         method=method,
         blind=blind,
-        connections=max(len(attempts), seen["unrouted"]),
+        connections=max(len(attempts), seen.unrouted),
         attempts=[attempt[:200] for attempt in attempts[:_SHOWN]],
         inside=inside[:_SHOWN],
         outside=outside[:_SHOWN],
         libraries=libraries,
         kernel=kernel,
     )
-    return seen["result"], offline
+    return jobs.result_of(job, seen.result), offline
 
 
-def _fallback(seen: dict[str, Any]) -> tuple[str, str]:
+def _fallback(network: str) -> tuple[str, str]:
+    """(how attempts were seen without strace, what that cannot see)."""
     files = "files that native code opened and closed"
-    if seen["network"] == limits.ISOLATED:
+    if network == limits.ISOLATED:
         return (
             "the kernel's counters of the namespace, Python's audit hooks, mapped files",
             f"native code's IPv6 and local sockets, {files} (strace would see them: install it)",
@@ -144,27 +156,30 @@ def _sorted(files: Iterable[str], folder: Path, path: Iterable[str]) -> tuple[li
     return inside, outside, libraries, kernel
 
 
-def enclosed(emit: jobs.Emit, function: str, arguments: dict[str, Any], threads: int) -> dict[str, Any]:  # noqa: ARG001
+class _Enclosed(jobs.Job[_Seen]):
     """The child's side of `enclose`."""
-    network = limits.isolate_network()
-    module, _, name = function.partition(":")
-    attempts, files = _listen()
-    before = _unrouted()
-    _mark("begin")
-    work: Callable[..., Any] = getattr(importlib.import_module(module), name)
-    result = work(emit=emit, **arguments)
-    _mark("end")
-    tried, opened = list(attempts), list(files)
-    lost = _unrouted() - before if network == limits.ISOLATED else 0
-    roots = {sys.prefix, sys.base_prefix, *sys.path, *sysconfig.get_paths().values()}
-    return {
-        "result": result,
-        "network": network,
-        "unrouted": lost,
-        "attempts": tried,
-        "files": opened + _mapped(),
-        "path": sorted({os.path.realpath(root) for root in roots if root}),
-    }
+
+    job: jobs.Packed
+    threads: int
+
+    def run(self, emit: jobs.Emit) -> _Seen:
+        """Leave the network, do the job, and say what was seen meanwhile."""
+        network = limits.isolate_network()
+        attempts, files = _listen()
+        before = _unrouted()
+        _mark("begin")
+        result = jobs.plain_result(self.job.unpack(), emit)
+        _mark("end")
+        tried, opened = list(attempts), list(files)
+        roots = {sys.prefix, sys.base_prefix, *sys.path, *sysconfig.get_paths().values()}
+        return _Seen(
+            result=result,
+            network=network,
+            unrouted=_unrouted() - before if network == limits.ISOLATED else 0,
+            attempts=tried,
+            files=opened + _mapped(),
+            path=sorted({os.path.realpath(root) for root in roots if root}),
+        )
 
 
 def _mark(name: str) -> None:

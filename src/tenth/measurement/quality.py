@@ -15,15 +15,14 @@ import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from tenth.core import jobs, metrics
 from tenth.core.divergence import divergence, log_softmax
 from tenth.core.errors import InputError, NativeError
-from tenth.core.records import Reading, Runtime
-
-if TYPE_CHECKING:
-    import numpy as np
+from tenth.core.records import Reading, Record, Runtime
+from tenth.runtime import llama
 
 _ROWS_BYTES = 64 << 20  # of logits in memory at a time
 _RESAMPLES = 200
@@ -44,8 +43,6 @@ class Reference:
     @classmethod
     def open(cls, folder: Path) -> Reference:
         """Read tokens.npy, logprobs.npy and reference.json. Raises InputError for anything malformed."""
-        import numpy as np
-
         try:
             tokens = np.load(folder / "tokens.npy", mmap_mode="r", allow_pickle=False)
             logprobs = np.load(folder / "logprobs.npy", mmap_mode="r", allow_pickle=False)
@@ -87,27 +84,19 @@ def quality(
     the number done. spread is the standard error over windows (of quantiles: by resampling windows).
     Raises InputError for an unusable reference, NativeError where llama.cpp fails or gives NaN.
     """
-    arguments = {
-        "path": str(gguf),
-        "reference": str(reference),
-        "runtime": runtime.model_dump(),
-        "windows": windows,
-        "threads": runtime.threads,
-    }
+    job = ScoreWindows(gguf=gguf, reference=reference, runtime=runtime, windows=windows)
     on_event = (lambda event: on_progress(event["window"])) if on_progress else None
-    found = jobs.call("tenth.measurement.quality:score", arguments, on_event, log)
+    figures = jobs.run(job, on_event, jobs.Surroundings(log))
     attention = "on" if runtime.flash_attention else "off"
     conditions = (
-        f"{found['windows']} windows of {found['context']} tokens; KV {runtime.type_k}/{runtime.type_v},"
+        f"{figures.windows} windows of {figures.context} tokens; KV {runtime.type_k}/{runtime.type_v},"
         f" flash attention {attention}; spread: standard error over windows"
     )
-    return _readings(found, conditions)
+    return _readings(figures, conditions)
 
 
 def original(reference: Path) -> list[Reading]:
     """perplexity and bits_per_byte of the original itself, from its stored log-probabilities."""
-    import numpy as np
-
     data = Reference.open(reference)
     windows, length = data.tokens.shape
     nll = []
@@ -120,8 +109,6 @@ def original(reference: Path) -> list[Reading]:
 
 def between(reference: Path, other: Path) -> float:
     """KL in nats per token of another model's stored answers on the same windows to the reference's."""
-    import numpy as np
-
     wanted, found = Reference.open(reference), Reference.open(other)
     if not np.array_equal(wanted.tokens, found.tokens):
         raise InputError(f"{reference} and {other} are of other texts; nothing compares")
@@ -129,98 +116,98 @@ def between(reference: Path, other: Path) -> float:
     return float(np.mean([divergence(log_softmax(p), log_softmax(q)).mean() for p, q in pairs]))
 
 
-def score(
-    emit: jobs.Emit, path: str, reference: str, runtime: dict[str, Any], windows: int | None, threads: int
-) -> dict[str, Any]:
-    """The child's side of `quality`: name -> [value, spread], and the counts."""
-    import numpy as np
+class Figures(Record):
+    """What the windows gave: name of a reading -> (value, its standard error where there are several)."""
 
-    from tenth.runtime import llama
-
-    settings = Runtime(**runtime)
-    data = Reference.open(Path(reference))
-    used = min(windows or len(data.tokens), len(data.tokens))
-    length, vocab = data.tokens.shape[1], data.logprobs.shape[2]
-    if data.tokens.min() < 0 or data.tokens.max() >= vocab:
-        raise InputError(f"the reference in {reference} has tokens outside its own vocabulary of {vocab}")
-    rows = max(1, min(length - 1, _ROWS_BYTES // (4 * vocab)))
-    kl, agree, nll = (np.empty((used, length - 1)) for _ in range(3))
-    with llama.Session.open(
-        path,
-        n_ctx=length,
-        n_batch=rows,
-        n_ubatch=min(rows, 512),
-        type_k=settings.type_k,
-        type_v=settings.type_v,
-        flash_attention=settings.flash_attention,
-        repack=settings.repack,
-        threads=threads,
-    ) as session:
-        if session.n_vocab != vocab:
-            raise InputError(f"{path} has {session.n_vocab} tokens, the reference in {reference} {vocab}")
-        for window in range(used):
-            session.clear()
-            for piece, logits in _pieces(session, data.tokens[window], rows):
-                if not np.isfinite(logits).all():
-                    raise NativeError(f"{path} gives NaN or infinite logits (window {window}); do not use it")
-                q = log_softmax(logits)
-                p = log_softmax(data.logprobs[window, piece])
-                kl[window, piece] = divergence(p, q)
-                agree[window, piece] = p.argmax(axis=1) == q.argmax(axis=1)
-                targets = data.tokens[window, 1:][piece]
-                nll[window, piece] = -q[np.arange(len(targets)), targets]
-            emit({"window": window + 1})
-    figures = _nll_figures(nll, data.bytes * used / len(data.tokens))
-    figures["kl"] = _mean(kl)
-    figures["top1"] = _mean(agree)
-    for name, share in (("kl_median", 50), ("kl_p99", 99)):
-        figures[name] = [float(np.percentile(kl, share)), _resampled(kl, share)]
-    return figures
+    windows: int
+    context: int  # tokens of each
+    values: dict[str, tuple[float, float | None]]
 
 
-def _pieces(session: Any, tokens: np.ndarray, rows: int) -> Iterator[tuple[slice, np.ndarray]]:
+class ScoreWindows(jobs.Job[Figures]):
+    """Read the windows of a reference with the file, and compare every distribution."""
+
+    gguf: Path
+    reference: Path
+    runtime: Runtime
+    windows: int | None  # None for all
+
+    def run(self, emit: jobs.Emit) -> Figures:
+        """Score; emits the number of the window that is done."""
+        data = Reference.open(self.reference)
+        used = min(self.windows or len(data.tokens), len(data.tokens))
+        length, vocab = data.tokens.shape[1], data.logprobs.shape[2]
+        if data.tokens.min() < 0 or data.tokens.max() >= vocab:
+            raise InputError(
+                f"the reference in {self.reference} has tokens outside its own vocabulary of {vocab}"
+            )
+        rows = max(1, min(length - 1, _ROWS_BYTES // (4 * vocab)))
+        kl, agree, nll = (np.empty((used, length - 1)) for _ in range(3))
+        runtime = self.runtime.model_copy(update={"n_ctx": length, "n_ubatch": min(rows, 512)})
+        with llama.Session.open(self.gguf, runtime, n_batch=rows) as session:
+            if session.n_vocab != vocab:
+                raise InputError(
+                    f"{self.gguf} has {session.n_vocab} tokens, the reference in {self.reference} {vocab}"
+                )
+            for window, (tokens, logprobs) in enumerate(zip(data.tokens[:used], data.logprobs, strict=False)):
+                session.clear()
+                for piece, logits in _pieces(session, tokens, rows):
+                    if not np.isfinite(logits).all():
+                        raise NativeError(
+                            f"{self.gguf} gives NaN or infinite logits (window {window}); do not use it"
+                        )
+                    p, q, targets = log_softmax(logprobs[piece]), log_softmax(logits), tokens[1:][piece]
+                    kl[window, piece] = divergence(p, q)
+                    agree[window, piece] = p.argmax(axis=1) == q.argmax(axis=1)
+                    nll[window, piece] = -q[np.arange(len(targets)), targets]
+                emit({"window": window + 1})
+        figures = _nll_figures(nll, data.bytes * used / len(data.tokens))
+        figures.values["kl"] = _mean(kl)
+        figures.values["top1"] = _mean(agree)
+        for name, share in (("kl_median", 50), ("kl_p99", 99)):
+            figures.values[name] = float(np.percentile(kl, share)), _resampled(kl, share)
+        return figures
+
+
+def _pieces(session: llama.Session, tokens: np.ndarray, rows: int) -> Iterator[tuple[slice, np.ndarray]]:
     """(positions, logits) for all tokens but the last."""
     for begin in range(0, len(tokens) - 1, rows):
         piece = slice(begin, min(begin + rows, len(tokens) - 1))
         yield piece, session.decode(tokens[piece], begin)
 
 
-def _mean(values: np.ndarray) -> list[float | None]:
-    """[mean over all positions, standard error over windows]; values: [windows, positions]."""
+def _mean(values: np.ndarray) -> tuple[float, float | None]:
+    """(mean over all positions, standard error over windows); values: [windows, positions]."""
     means = values.mean(axis=1)
     error = float(means.std(ddof=1) / math.sqrt(len(means))) if len(means) > 1 else None
-    return [float(means.mean()), error]
+    return float(means.mean()), error
 
 
 def _resampled(values: np.ndarray, share: float) -> float | None:
     """Standard error of a percentile, by drawing windows with replacement."""
-    import numpy as np
-
     if len(values) < 2:
         return None
     draws = np.random.default_rng(0).integers(0, len(values), (_RESAMPLES, len(values)))
     return float(np.std([np.percentile(values[draw], share) for draw in draws]))
 
 
-def _nll_figures(nll: np.ndarray, size: float) -> dict[str, Any]:
+def _nll_figures(nll: np.ndarray, size: float) -> Figures:
     """Perplexity and bits per byte, with spreads; nll: nats [windows, positions] of `size` bytes together."""
     mean, error = _mean(nll)
-    assert mean is not None
     perplexity, per_byte = math.exp(min(mean, 700)), nll.size / size / math.log(2)
-    return {
-        "windows": nll.shape[0],
-        "context": nll.shape[1] + 1,
-        "perplexity": [perplexity, None if error is None else perplexity * error],
-        "bits_per_byte": [mean * per_byte, None if error is None else error * per_byte],
+    values = {
+        "perplexity": (perplexity, None if error is None else perplexity * error),
+        "bits_per_byte": (mean * per_byte, None if error is None else error * per_byte),
     }
+    return Figures(windows=nll.shape[0], context=nll.shape[1] + 1, values=values)
 
 
 _FIGURES = ("kl", "kl_median", "kl_p99", "top1", "perplexity", "bits_per_byte")
 
 
-def _readings(figures: dict[str, Any], conditions: str) -> list[Reading]:
+def _readings(figures: Figures, conditions: str) -> list[Reading]:
+    found = [(name, *figures.values[name]) for name in _FIGURES if name in figures.values]
     return [
-        metrics.reading(name, figures[name][0], conditions, spread=figures[name][1], count=figures["windows"])
-        for name in _FIGURES
-        if name in figures
+        metrics.reading(name, value, conditions, spread=spread, count=figures.windows)
+        for name, value, spread in found
     ]

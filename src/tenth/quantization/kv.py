@@ -16,6 +16,7 @@ import numpy as np
 
 from tenth.core.divergence import divergence, log_softmax
 from tenth.core.ggml import KV_TYPES, storage_type
+from tenth.core.records import Runtime
 from tenth.runtime.llama import Session
 
 PROBE = "Q8_0"
@@ -55,17 +56,8 @@ def run(
 def _logprobs(gguf: str, texts: np.ndarray, k: str, v: str, threads: int) -> list[np.ndarray]:
     length = texts.shape[1]
     out = []
-    with Session.open(
-        Path(gguf),
-        n_ctx=length,
-        n_batch=length,
-        n_ubatch=min(length, 512),
-        type_k=k,
-        type_v=v,
-        flash_attention=True,
-        repack=False,
-        threads=threads,
-    ) as session:
+    runtime = Runtime(n_ctx=length, n_ubatch=min(length, 512), type_k=k, type_v=v, threads=threads)
+    with Session.open(Path(gguf), runtime, n_batch=length) as session:
         for text in texts:
             session.clear()
             out.append(log_softmax(session.decode(text, 0, True)))

@@ -20,6 +20,8 @@ import uuid
 from dataclasses import dataclass
 from pathlib import Path
 
+from tenth.core import jobs
+
 _CLONE_NEWUSER = 0x10000000
 _CLONE_NEWNET = 0x40000000
 _CGROUPS = Path("/sys/fs/cgroup")
@@ -40,6 +42,15 @@ class Cgroup:
     def name(self) -> str:
         """How a Proof calls it."""
         return f"cgroup v{self.version}"
+
+    def event(self) -> dict[str, str | int]:
+        """What a child emits of its group, so that the parent can remove it; `from_event` reads it."""
+        return {"group": str(self.path), "version": self.version}
+
+    @classmethod
+    def from_event(cls, event: jobs.Event) -> Cgroup | None:
+        """The group that an event tells of, or None."""
+        return cls(Path(event["group"]), int(event["version"])) if "group" in event else None
 
     def hits(self) -> int:
         """How often an allocation met the limit (and was served by dropping pages, or not at all)."""

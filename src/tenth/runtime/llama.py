@@ -5,7 +5,7 @@ its shared object exports llama.cpp's whole C interface (not on Windows). The st
 `tenth.runtime.llama_h` move between releases, so the wheel is pinned exactly and `library` compares the
 defaults that llama.cpp fills in with the known ones before anything is passed by value.
 
-Asserts of llama.cpp end the process: open sessions only in a child (`tenth.core.jobs.call`).
+Asserts of llama.cpp end the process: open sessions only in a child (`tenth.core.jobs.run`).
 """
 
 from __future__ import annotations
@@ -200,46 +200,34 @@ class Session:
 
     @classmethod
     def open(
-        cls,
-        path: Path | str,
-        *,
-        n_ctx: int,
-        n_batch: int = 512,
-        n_ubatch: int = 512,
-        type_k: str = "F16",
-        type_v: str = "F16",
-        flash_attention: bool = True,
-        repack: bool = False,
-        threads: int = 0,
-        mmap: bool = True,
-        outputs: int = 0,
-        swa_full: bool = False,
+        cls, path: Path | str, runtime: Runtime, *, n_batch: int = 0, outputs: int = 0, swa_full: bool = False
     ) -> Session:
-        """Load a GGUF and make a context.
+        """Load a GGUF and make a context as `runtime` says.
 
-        type_k, type_v: ggml type names of the KV cache. repack: allow a second, interleaved copy of weights.
-        threads: 0 for all cores this process may use. outputs: the most rows of logits that one piece may ask
-        for (0: all); llama-server sets 1 per user, which spares a reserve of n_ubatch * vocabulary floats.
-        swa_full: keep what lies outside an attention window too, which `keep` needs.
+        n_batch: the most tokens that `decode` hands over at once, 0 for the runtime's n_ubatch. outputs: the
+        most rows of logits that one piece may ask for (0: all); llama-server sets 1 per user, which spares a
+        reserve of n_ubatch * vocabulary floats. swa_full: keep what lies outside an attention window too,
+        which `keep` needs.
         Raises InputError for a missing file, NativeError with llama.cpp's reason where it refuses.
         """
         if not Path(path).is_file():
             raise InputError(f"no GGUF file at {path}")
         lib = library()
-        sys.audit(
-            "tenth.runtime.llama.open", os.fspath(path)
-        )  # what llama.cpp opens, Python's hooks do not see
-        threads = threads or cores()
+        # What llama.cpp opens, Python's hooks do not see.
+        sys.audit("tenth.runtime.llama.open", os.fspath(path))
         model_params, params = lib.llama_model_default_params(), lib.llama_context_default_params()
-        model_params.load_mode = 1 if mmap else 0
-        model_params.use_extra_bufts = repack
+        model_params.load_mode = 1  # mmap
+        model_params.use_extra_bufts = runtime.repack
         model_params.n_gpu_layers = 0
-        params.n_ctx, params.n_batch = n_ctx, min(n_batch, n_ctx)
-        params.n_ubatch = min(n_ubatch, params.n_batch)
+        params.n_ctx, params.n_batch = runtime.n_ctx, min(n_batch or runtime.n_ubatch, runtime.n_ctx)
+        params.n_ubatch = min(runtime.n_ubatch, params.n_batch)
         params.n_outputs_max = outputs
-        params.n_threads = params.n_threads_batch = threads
-        params.type_k, params.type_v = storage_type(type_k).number, storage_type(type_v).number
-        params.flash_attn_type = int(flash_attention)
+        params.n_threads = params.n_threads_batch = runtime.threads or cores()
+        params.type_k, params.type_v = (
+            storage_type(runtime.type_k).number,
+            storage_type(runtime.type_v).number,
+        )
+        params.flash_attn_type = int(runtime.flash_attention)
         params.swa_full = swa_full
         with contextlib.ExitStack() as stack, _journal.capture() as lines:
             model = lib.llama_model_load_from_file(os.fsencode(path), model_params)
@@ -254,23 +242,12 @@ class Session:
         raise AssertionError("unreachable")
 
     @classmethod
-    def serving(cls, path: Path | str, runtime: Runtime, threads: int) -> Session:
+    def serving(cls, path: Path | str, runtime: Runtime) -> Session:
         """Load a GGUF as a plan says to run it: one user, one row of logits at a time, as llama-server does.
 
         Raises what `open` raises.
         """
-        return cls.open(
-            path,
-            n_ctx=runtime.n_ctx,
-            n_batch=runtime.n_ubatch,
-            n_ubatch=runtime.n_ubatch,
-            type_k=runtime.type_k,
-            type_v=runtime.type_v,
-            flash_attention=runtime.flash_attention,
-            repack=runtime.repack,
-            threads=threads,
-            outputs=1,
-        )
+        return cls.open(path, runtime, outputs=1)
 
     def __enter__(self) -> Session:
         return self

@@ -16,8 +16,7 @@ from pydantic import JsonValue
 from tenth.core import jobs
 from tenth.core.errors import NativeError
 from tenth.core.records import Record
-from tenth.runtime import limits as seal
-from tenth.runtime import lockdown
+from tenth.runtime import limits, lockdown
 from tenth.runtime.watch import Watch
 
 # A user namespace can only be entered, and Landlock only be laid on, by a process of a single thread.
@@ -67,15 +66,14 @@ class Sandbox:
 
         readable, writable: files and folders beside Python's own, and the one folder to write to.
         """
-        group: seal.Cgroup | None = None
+        group: limits.Cgroup | None = None
         peak = 0
 
         def listen(event: jobs.Event) -> None:
             nonlocal group, peak
             for line in event.get("isolation", ()):
                 self.isolation.note(line)
-            if "group" in event:
-                group = seal.Cgroup(Path(event["group"]), int(event["version"]))
+            group = limits.Cgroup.from_event(event) or group
             peak = event.get("peak", peak)
             if on_event and not event.keys() & {"isolation", "group", "peak"}:
                 on_event(event)
@@ -98,7 +96,7 @@ class Sandbox:
             raise
         finally:
             if group:
-                seal.remove(group.path)
+                limits.remove(group.path)
         return jobs.result_of(job, answer)
 
 
@@ -114,13 +112,13 @@ class _Enclosed(jobs.Job[JsonValue]):
     def run(self, emit: jobs.Emit) -> JsonValue:
         """Run the job with no more rights than it needs; emits what shut it in."""
         work = self.job.unpack()  # its module is imported while files may still be read
-        network = seal.isolate_network()
-        start = seal.baseline()
-        group = seal.limit_memory(self.limits.memory + start.total)
+        network = limits.isolate_network()
+        start = limits.baseline()
+        group = limits.limit_memory(self.limits.memory + start.total)
         if group:
-            emit({"group": str(group.path), "version": group.version})
+            emit(group.event())
         lines = lockdown.shut(self.readable, self.writable, 4 * self.limits.seconds, self.limits.file_bytes)
-        limited = group.name if group else seal.WATCHED
+        limited = group.name if group else limits.WATCHED
         emit({"isolation": [f"network: {network}", f"memory: {limited}", *lines]})
         if not group:
             Watch(start, self.limits.memory, emit).start()

@@ -6,7 +6,6 @@ import os
 import signal
 import threading
 import time
-from typing import Any
 
 from tenth.core import jobs
 from tenth.runtime import limits
@@ -30,7 +29,7 @@ class Watch(threading.Thread):
         self.peak_file = max(self.peak_file, now.file_backed - self.start_size.file_backed)
         self.peak_anonymous = max(self.peak_anonymous, now.anonymous - self.start_size.anonymous)
 
-    def report(self) -> dict[str, Any]:
+    def report(self) -> dict[str, int]:
         """The peaks so far, as fields of a Proof."""
         return {"peak": self.peak, "peak_file_backed": self.peak_file, "peak_anonymous": self.peak_anonymous}
 

@@ -69,7 +69,7 @@ def measure(
             reporter.measurement(there)
             print("\n".join(map(str, files)))
         return
-    settings = measuring.Options(depths, series.repeats, series.minutes, series.counter, series.idle)
+    settings = measuring.MeasureSettings(depths, series.repeats, series.minutes, series.counter, series.idle)
     measured = measuring.measure(out, settings, reporter)
     report = page.write(out)
     if as_json:
