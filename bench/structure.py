@@ -36,7 +36,7 @@ from tenth.distillation.targets import Live
 from tenth.distillation.training import BETAS, CLIP, EPSILON, Schedule, gradient
 from tenth.models import text
 from tenth.models.checkpoint import Checkpoint, open_checkpoint
-from tenth.pruning import shape, structure
+from tenth.pruning import removal, shape, structure
 from tenth.pruning.settings import RefitSettings, RemovalSettings
 from tenth.pruning.shape import PruningLimits, Sizes
 
@@ -84,7 +84,7 @@ class Ours:
             threads=given.threads,
             device=given.device,
         )
-        self._costs = structure.removal_costs(self._given, silent)
+        self._costs = removal.removal_costs(self._given, silent)
         self.seconds = time.perf_counter() - start
 
     def __call__(self, name: str, weights: int) -> tuple[str, Llama]:

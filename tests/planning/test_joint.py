@@ -17,7 +17,7 @@ from tenth.planning import joint
 from tenth.planning.constraints import Cost, Limit
 from tenth.planning.plan import Problem, decide, least_cost, smallest_decision
 from tenth.pruning import resized, shape
-from tenth.pruning.shape import BlockMenu, PruningCosts, PruningLimits
+from tenth.pruning.shape import BlockCosts, PruningCosts, PruningLimits
 
 WIDTH, GROUPS, BLOCKS, STEP = 768, 2, 2, 256
 
@@ -54,7 +54,7 @@ def menu_of(seed: int, scale: float) -> PruningCosts:
         ffn = scale * rng.uniform(0.3, 3) * np.linspace(0, 1, WIDTH // shape.STEP) ** 2
         kv = scale * rng.uniform(0.3, 3) * np.array([0.0, 0.3, 1.0])
         whole = (ffn[-1] + kv[-1]) * rng.uniform(0.7, 1.3)
-        blocks.append(BlockMenu(ffn=tuple(ffn), kv_heads=tuple(kv), whole=whole))
+        blocks.append(BlockCosts(ffn=tuple(ffn), kv_heads=tuple(kv), whole=whole))
     return PruningCosts(channels=WIDTH, groups=GROUPS, blocks=tuple(blocks))
 
 

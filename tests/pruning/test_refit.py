@@ -25,9 +25,11 @@ def drawn() -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     return weight, z, target, g.T @ g / TOKENS
 
 
-def of(weight: np.ndarray, z: np.ndarray, target: np.ndarray) -> refit.Site:
+def of(weight: np.ndarray, z: np.ndarray, target: np.ndarray) -> refit.LeastSquares:
     gram, cross = z.T @ z / len(z), (target - z @ weight.T).T @ z / len(z)
-    return refit.site(torch.from_numpy(weight), torch.from_numpy(gram), len(z), torch.from_numpy(cross))
+    return refit.least_squares(
+        torch.from_numpy(weight), torch.from_numpy(gram), len(z), torch.from_numpy(cross)
+    )
 
 
 def damping(z: np.ndarray) -> float:
@@ -57,15 +59,15 @@ def test_refit_is_the_least_squares_of_what_stays(drawn: tuple[np.ndarray, ...])
     form = here.form.numpy()
     half = np.linalg.cholesky(form).T
     expected = np.linalg.lstsq(half[:, columns], half @ here.best.numpy().T, rcond=None)[0].T
-    assert np.allclose(refit.refit(here, torch.from_numpy(columns)), expected, atol=1e-5)
-    assert refit.refit(here, torch.empty(0, dtype=torch.long)).shape == (OUT, 0)
+    assert np.allclose(refit.refitted(here, torch.from_numpy(columns)), expected, atol=1e-5)
+    assert refit.refitted(here, torch.empty(0, dtype=torch.long)).shape == (OUT, 0)
 
 
 @pytest.mark.parametrize("unit", [1, 3])
 def test_the_predicted_cost_is_the_measured_one(drawn: tuple[np.ndarray, ...], unit: int) -> None:
     weight, z, target, fisher = drawn
     here = of(weight, z, target)
-    removed = refit.removal(here, torch.from_numpy(fisher), unit, rounds=IN)
+    removed = refit.cheapest_first(here, torch.from_numpy(fisher), unit, rounds=IN)
     least = np.trace(fisher @ objective(here.best.numpy(), weight, z, target))
     assert len(removed.order) == IN // unit
     assert len(removed.cost) == IN // unit + 1
@@ -73,7 +75,7 @@ def test_the_predicted_cost_is_the_measured_one(drawn: tuple[np.ndarray, ...], u
         gone = {unit * number + i for number in removed.order[:count] for i in range(unit)}
         columns = np.array([c for c in range(IN) if c not in gone], np.int64)
         whole = np.zeros_like(weight)
-        whole[:, columns] = refit.refit(here, torch.from_numpy(columns)).numpy()
+        whole[:, columns] = refit.refitted(here, torch.from_numpy(columns)).numpy()
         # The form pulls what is removed towards W as well, which is part of its cost.
         found = np.trace(fisher @ objective(whole, weight, z, target)) - least
         assert found == pytest.approx(removed.cost[count], rel=1e-4, abs=1e-6)
@@ -83,7 +85,7 @@ def test_the_predicted_cost_is_the_measured_one(drawn: tuple[np.ndarray, ...], u
 def test_one_at_a_time_the_cheapest_of_all_goes(drawn: tuple[np.ndarray, ...], unit: int) -> None:
     weight, z, target, fisher = drawn
     here = of(weight, z, target)
-    removed = refit.removal(here, torch.from_numpy(fisher), unit, rounds=IN // unit)
+    removed = refit.cheapest_first(here, torch.from_numpy(fisher), unit, rounds=IN // unit)
     form, best = here.form.numpy(), here.best.numpy()
     alive = list(range(IN // unit))
     for step, chosen in enumerate(removed.order):
@@ -93,7 +95,7 @@ def test_one_at_a_time_the_cheapest_of_all_goes(drawn: tuple[np.ndarray, ...], u
             columns = [c for c in range(IN) if c // unit not in gone]
             values = np.zeros_like(best)
             if columns:
-                values[:, columns] = refit.refit(here, torch.tensor(columns)).numpy()
+                values[:, columns] = refit.refitted(here, torch.tensor(columns)).numpy()
             away = values - best
             costs[candidate] = np.trace(fisher @ away @ form @ away.T)
         assert costs[chosen] == pytest.approx(min(costs.values()), rel=1e-4, abs=1e-6)
@@ -105,10 +107,10 @@ def test_what_is_dead_goes_first_and_costs_nothing(drawn: tuple[np.ndarray, ...]
     dead, silent = 2, 7  # a column of zeros in W; an input that is always zero
     weight[:, dead], z[:, silent] = 0, 0
     here = of(weight, z, z @ weight.T)
-    removed = refit.removal(here, torch.from_numpy(fisher), 1, rounds=IN, keep=IN - 2)
+    removed = refit.cheapest_first(here, torch.from_numpy(fisher), 1, rounds=IN, keep=IN - 2)
     assert set(removed.order) == {dead, silent}
     columns = torch.tensor([c for c in range(IN) if c not in (dead, silent)])
-    assert np.allclose(z[:, columns] @ refit.refit(here, columns).numpy().T, z @ weight.T, atol=1e-3)
+    assert np.allclose(z[:, columns] @ refit.refitted(here, columns).numpy().T, z @ weight.T, atol=1e-3)
 
 
 def test_several_a_round_cost_no_less_than_the_best_set(drawn: tuple[np.ndarray, ...]) -> None:
@@ -122,6 +124,6 @@ def test_several_a_round_cost_no_less_than_the_best_set(drawn: tuple[np.ndarray,
 
     least = min(cost(gone) for gone in combinations(range(IN), away))
     for rounds in (1, 2, away):
-        removed = refit.removal(here, torch.from_numpy(fisher), 1, rounds, keep=IN - away)
+        removed = refit.cheapest_first(here, torch.from_numpy(fisher), 1, rounds, keep=IN - away)
         assert removed.cost[-1] == pytest.approx(cost(tuple(removed.order)), rel=1e-6)
         assert least * (1 - 1e-9) <= removed.cost[-1] < 2 * least

@@ -12,7 +12,7 @@ from pydantic import ValidationError
 from tenth.core.errors import InputError
 from tenth.core.records import Shape
 from tenth.pruning import shape
-from tenth.pruning.shape import STEP, BlockMenu, PruningCosts, PruningLimits, Sizes
+from tenth.pruning.shape import STEP, BlockCosts, PruningCosts, PruningLimits, Sizes
 
 CHANNELS, GROUPS = 4 * STEP, 2
 SIZES = Sizes(channel=10, group=500, rest=7, blocks=3)
@@ -26,7 +26,7 @@ def menus(draw: st.DrawFn) -> PruningCosts:
         return (0.0, *(sum(steps[: i + 1]) for i in range(count)))
 
     blocks = [
-        BlockMenu(ffn=rising(CHANNELS // STEP - 1), kv_heads=rising(GROUPS), whole=draw(st.floats(0.1, 5.0)))
+        BlockCosts(ffn=rising(CHANNELS // STEP - 1), kv_heads=rising(GROUPS), whole=draw(st.floats(0.1, 5.0)))
         for _ in range(SIZES.blocks)
     ]
     return PruningCosts(channels=CHANNELS, groups=GROUPS, blocks=tuple(blocks))
@@ -80,7 +80,7 @@ def test_shapes_of_blocks_alike_are_the_best_of_those(costs: PruningCosts, share
 
 
 def test_nothing_to_remove_is_the_whole() -> None:
-    block = BlockMenu(ffn=(0.0, 0.1, 0.25, 0.5), kv_heads=(0.0, 0.2, 0.9), whole=2.0)
+    block = BlockCosts(ffn=(0.0, 0.1, 0.25, 0.5), kv_heads=(0.0, 0.2, 0.9), whole=2.0)
     costs = PruningCosts(channels=CHANNELS, groups=GROUPS, blocks=(block,) * 3)
     assert shape.without(costs, SIZES, 0) == shape.full(costs)
 

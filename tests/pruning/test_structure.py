@@ -16,7 +16,7 @@ from tenth.calibration.fisher import Stats
 from tenth.calibration.layerwise import LayerwiseModel
 from tenth.core.records import Shape
 from tenth.models.checkpoint import open_checkpoint
-from tenth.pruning import refit, resized, shape, structure
+from tenth.pruning import refit, removal, resized, shape, structure
 from tenth.pruning.settings import RefitSettings, RemovalSettings
 from tenth.pruning.shape import PruningCosts, PruningLimits
 from tenth.quantization.scales import log_probabilities, whole
@@ -48,7 +48,7 @@ def given(case: Case) -> dict[str, Any]:
 
 def priced(case: Case, folder: Path) -> PruningCosts:
     settings = RemovalSettings(**given(case), folder=folder)
-    structure.removal_costs(settings, silent)
+    removal.removal_costs(settings, silent)
     assert [path.name for path in folder.iterdir()] == ["pruning-costs.json"]
     return PruningCosts.model_validate_json((folder / "pruning-costs.json").read_bytes())
 
@@ -125,11 +125,11 @@ def test_half_of_a_part_costs_between_what_is_predicted_and_measured(llama: Case
     hook.remove()
     gram = sum(z.T @ z for z in seen) / llama.windows.size
     moment = Stats(llama.folder / "stats").moment(f"model.layers.{BLOCKS - 1}.mlp.down_proj.weight")
-    found = refit.site(down.weight.detach(), gram, llama.windows.size)
-    predicted = refit.removal(found, torch.from_numpy(moment), 1, structure.ROUNDS).cost
+    found = refit.least_squares(down.weight.detach(), gram, llama.windows.size)
+    predicted = refit.cheapest_first(found, torch.from_numpy(moment), 1, removal.ROUNDS).cost
     wanted = FULL.model_copy(update={"ffn": (WIDTH, WIDTH, WIDTH // 2)})
     measured = kl(original[:, :-1], logs(made(llama, wanted, tmp_path / "half"), llama.windows))
-    assert 1 / structure.TRUST < measured / predicted[WIDTH // 2] < structure.TRUST
+    assert 1 / removal.TRUST < measured / predicted[WIDTH // 2] < removal.TRUST
     factor = (measured / predicted[WIDTH // 2]) ** 0.5
     for entry, gone in ((1, shape.STEP), (2, 2 * shape.STEP)):
         assert costs.blocks[-1].ffn[entry] == pytest.approx(factor * predicted[gone], rel=0.1)
@@ -154,8 +154,8 @@ def test_the_least_damage_is_what_the_refitted_model_does(llama: Case, tmp_path:
             error = (residual_outputs[0] - residual_outputs[1]).double()
             total += error.T @ error
         z = torch.cat(inputs)
-        here = refit.site(down.weight, z.T @ z / len(z), len(z))
-        predicted = refit.removal(here, fisher, 1, structure.ROUNDS, 64).cost[removed]
+        here = refit.least_squares(down.weight, z.T @ z / len(z), len(z))
+        predicted = refit.cheapest_first(here, fisher, 1, removal.ROUNDS, 64).cost[removed]
     measured = float((fisher * total).sum()) / llama.windows.size
     # The prediction has the pull of the form in it, the measurement has not.
     assert 0.4 * predicted < measured <= 1.001 * predicted
@@ -209,7 +209,7 @@ def test_a_killed_run_resumes_to_the_same_bytes(llama: Case, tmp_path: Path) -> 
     expected = files(made(llama, wanted, tmp_path / "whole"))
     assert set(expected) >= {"config.json", "model.safetensors"}
     assert not [name for name in expected if name.endswith((".npy", ".f32"))]
-    solve = refit.site
+    solve = refit.least_squares
     for solved in (1, 2, 3):
         left = iter(range(solved))
 
@@ -219,7 +219,7 @@ def test_a_killed_run_resumes_to_the_same_bytes(llama: Case, tmp_path: Path) -> 
             return solve(*given)
 
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(refit, "site", dying)
+            patch.setattr(refit, "least_squares", dying)
             with pytest.raises(Killed):
                 made(llama, wanted, tmp_path / f"killed-{solved}")
         assert files(made(llama, wanted, tmp_path / f"killed-{solved}")) == expected

@@ -179,7 +179,7 @@ class Stages:
         return kl_by_type
 
     def costs(self, texts: Texts, calibration: Path) -> PruningCosts:
-        """What removing each part of the model would cost (pruning/structure.py)."""
+        """What removing each part of the model would cost (pruning/removal.py)."""
 
         def build(folder: Path) -> None:
             job = MeasureRemovals(**self._pruned(texts, calibration), folder=folder)

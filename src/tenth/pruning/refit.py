@@ -1,6 +1,6 @@
 r"""Removing columns of a matrix and refitting those that stay, in closed form.
 
-A site reads z and gives W z; what it should give is a target t. With G = E[z z^T] and C = E[(t - W z) z^T]
+A matrix reads z and gives W z; what it should give is a target t. With G = E[z z^T] and C = E[(t - W z) z^T]
 
     H = G + e I,    W* = W + C inverse(H)
 
@@ -29,8 +29,8 @@ FEW = 0.1  # of the same, for each column that there is for a token
 
 
 @dataclass(frozen=True)
-class Site:
-    """What is known of a matrix: its best values [out, in] and their quadratic form H [in, in]."""
+class LeastSquares:
+    """A matrix's best values [out, in], and their quadratic form H [in, in]."""
 
     best: torch.Tensor
     form: torch.Tensor
@@ -47,20 +47,24 @@ class Removal:
     cost: list[float]
 
 
-def site(weight: torch.Tensor, gram: torch.Tensor, tokens: int, cross: torch.Tensor | None = None) -> Site:
-    """From W [out, in], and of that many tokens G [in, in] and C [out, in] (None: W gives what is wanted)."""
+def least_squares(
+    weight: torch.Tensor, gram: torch.Tensor, tokens: int, cross: torch.Tensor | None = None
+) -> LeastSquares:
+    """The problem, from W [out, in], and of that many tokens G [in, in] and C [out, in]; None: C is 0."""
     form = gram.double().clone()
     share = max(DAMPING, FEW * len(form) / tokens)
     form.diagonal().add_(max(share * float(form.diagonal().mean()), 1e-12))
     best = weight.double()
     if cross is not None:
         best = best + torch.linalg.solve(form, cross.double().T).T
-    return Site(best, form)
+    return LeastSquares(best, form)
 
 
-def removal(here: Site, fisher: torch.Tensor, unit: int, rounds: int, keep: int = 0) -> Removal:
+def cheapest_first(
+    problem: LeastSquares, fisher: torch.Tensor, unit: int, rounds: int, keep: int = 0
+) -> Removal:
     """The order in which units of `unit` columns should go until `keep` are left, in `rounds` rounds."""
-    weight, inverse = here.best.clone(), torch.linalg.inv(here.form)
+    weight, inverse = problem.best.clone(), torch.linalg.inv(problem.form)
     fisher = fisher.double()
     alive = list(range(weight.shape[1] // unit))
     gone = len(alive) - keep
@@ -85,13 +89,13 @@ def removal(here: Site, fisher: torch.Tensor, unit: int, rounds: int, keep: int 
     return Removal(order, cost)
 
 
-def refit(here: Site, columns: torch.Tensor) -> torch.Tensor:
+def refitted(problem: LeastSquares, columns: torch.Tensor) -> torch.Tensor:
     """The best values of those columns where all others are gone, float32 [out, len(columns)]."""
     if not len(columns):
-        return here.best[:, :0].float()
-    form = here.form[columns]
-    found: torch.Tensor = torch.linalg.solve(form[:, columns], (here.best @ here.form[:, columns]).T)
-    return found.T.float().contiguous()
+        return problem.best[:, :0].float()
+    form = problem.form[columns]
+    values: torch.Tensor = torch.linalg.solve(form[:, columns], (problem.best @ problem.form[:, columns]).T)
+    return values.T.float().contiguous()
 
 
 def _scores(weight: torch.Tensor, inverse: torch.Tensor, fisher: torch.Tensor, unit: int) -> torch.Tensor:

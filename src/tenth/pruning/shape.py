@@ -1,6 +1,6 @@
 """What a smaller model could look like: channels, KV groups and blocks to keep, and what each removal costs.
 
-A `PruningCosts` has the costs, in nats per token, of one block's parts at a time (pruning/structure.py); they
+A `PruningCosts` has the costs, in nats per token, of one block's parts at a time (pruning/removal.py); they
 are taken to add up, and a fit corrects their sum by what a shape that it made was measured to cost. A `Shape`
 (core/records.py) is a choice.
 Which choice is best for a number of weights is a knapsack; its Lagrangian is minimised block by block: remove
@@ -24,7 +24,7 @@ from tenth.models.arch import Architecture
 STEP = 32  # channels between two entries of a menu
 
 
-class BlockMenu(Record):
+class BlockCosts(Record):
     """Costs of one block, nats per token. ffn: without the cheapest 0, STEP, 2 STEP, ... channels; kv_heads:
     without the cheapest 0, 1, 2, ... groups, the last entry (no attention) as measured; whole: measured.
     """
@@ -39,7 +39,7 @@ class PruningCosts(Record):
 
     channels: int = Field(gt=0)
     groups: int = Field(gt=0)
-    blocks: tuple[BlockMenu, ...]
+    blocks: tuple[BlockCosts, ...]
 
 
 @dataclass(frozen=True)
@@ -131,7 +131,7 @@ def widths(costs: PruningCosts, multiple: int) -> list[int]:
 
 
 def _options(
-    costs: PruningCosts, sizes: Sizes, block: BlockMenu, limits: PruningLimits, first: bool
+    costs: PruningCosts, sizes: Sizes, block: BlockCosts, limits: PruningLimits, first: bool
 ) -> list[_Option]:
     """What a block can be; the first keeps its attention, of which llama.cpp takes the length of a head."""
     options = [

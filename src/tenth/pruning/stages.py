@@ -12,7 +12,7 @@ class MeasureRemovals(RemovalSettings, Job[PruningCosts]):
 
     def run(self, emit: Emit) -> PruningCosts:
         """Write pruning-costs.json into the folder."""
-        from tenth.pruning.structure import removal_costs
+        from tenth.pruning.removal import removal_costs
 
         return removal_costs(self, emit)
 
