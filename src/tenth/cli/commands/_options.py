@@ -39,10 +39,19 @@ def whole_number(_: type, tokens: Sequence[Token]) -> int:
 
 
 Whole = Annotated[int, Parameter(converter=whole_number)]
-Out = Annotated[Path, Parameter(help="A folder made by tenth fit.")]
-Share = Annotated[str | None, Parameter(help="Share of the device's memory; 10% unless told otherwise.")]
-Work = Annotated[Path | None, Parameter(help="Folder for intermediate results; a stopped run resumes there.")]
-Json = Annotated[bool, FLAG, Parameter(name="--json", help="One JSON object on stdout; all else on stderr.")]
+Out = Annotated[Path, Parameter(help="A folder that tenth fit made.")]
+Share = Annotated[
+    str | None, Parameter(help="The share of the device's memory that may be used; 10% if not given.")
+]
+Work = Annotated[
+    Path | None,
+    Parameter(help="Folder for intermediate results, where a stopped run goes on; else the cache folder."),
+]
+Json = Annotated[
+    bool,
+    FLAG,
+    Parameter(name="--json", help="Print one JSON object on stdout; everything else goes to stderr."),
+]
 
 
 def names(text: str | None) -> tuple[str, ...]:
@@ -56,24 +65,24 @@ class Target:
     """What a fit is for: a budget, and what the device must do within it."""
 
     device: str | None = None
-    """One of tenth devices, or a device file.toml."""
+    """A device: a name that tenth devices lists, or a file.toml of your own."""
     share: Share = None
     memory: str | None = None
-    """The budget itself instead of a device, such as 800MB."""
+    """The memory that may be used, such as 800MB, where no device is given."""
     context: Whole | None = None
-    """Tokens of context: 2048, or all of a shorter-sighted model."""
+    """Tokens that the model can look back on; by default 2048, or as many as it was made for if fewer."""
     min_speed: float | None = None
-    """Least decoding speed on the device, tokens/s."""
+    """The least writing speed on the device, in tokens/s."""
     max_joules: float | None = None
-    """Most joules per decoded token on the device."""
+    """The most energy on the device for each token that it writes, in joules."""
     battery_hours: float | None = None
-    """Hours that its battery must last at --min-speed, or at 10 tokens/s."""
+    """Hours that its battery must last while it writes, at --min-speed or else at 10 tokens/s."""
     prefer: Literal["quality", "speed"] = "quality"
-    """speed gives up to half more predicted KL, or 0.005 nats, for fewer seconds per token."""
+    """speed takes the fastest plan whose predicted KL is at most 1.5 times the best one's, or 0.005 more."""
     backend: str = "cpu"
-    """Of the device: cpu, opencl, hexagon, metal or cuda."""
+    """The part of the device that computes: cpu, opencl, hexagon, metal or cuda."""
     grid: float | None = None
-    """Grams of CO2 per kWh: adds an answer's CO2."""
+    """Grams of CO2 per kWh of your electricity: adds the CO2 of an answer."""
 
     def resolve(self, models: Sequence[str]) -> Request:
         """What is asked of these models; a hub's config.json is fetched, and no weights.

@@ -24,7 +24,7 @@ def chat(
     seed: Annotated[Whole, NOT_NEGATIVE, Parameter(help="Seed of the draws.")] = 0,
     as_json: Json = False,
 ) -> None:
-    """Talk with a fitted model, offline. /quit, Ctrl-C or the end of the input leaves."""
+    """Talk with a fitted model, offline; /quit or Ctrl-C ends it."""
     from tenth.cli.console import ConsoleReporter
     from tenth.runtime import chat as talking
     from tenth.runtime.bundle import open_bundle

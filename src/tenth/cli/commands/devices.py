@@ -10,7 +10,7 @@ PLACE = 30
 
 
 def devices(*, share: Share = None, as_json: Json = False) -> None:
-    """List the known devices and what a share of each is."""
+    """List the known devices, and how much memory a share of each is."""
     from tenth.cli.console import ConsoleReporter
     from tenth.devices import catalogue
 

@@ -25,7 +25,7 @@ def eval(  # noqa: A001
     threads: Annotated[Whole, NOT_NEGATIVE, Parameter(help="0 for all cores.")] = 0,
     as_json: Json = False,
 ) -> None:
-    """Ask a model the tasks of lm-eval, and compare it with its original item by item.
+    """Ask a model questions with known answers, and compare it with its original one by one.
 
     Writes eval.json and eval.jsonl (every item's outcome) into the bundle, or into --output.
     """

@@ -27,21 +27,21 @@ class Making:
     """The texts of a fit, and how hard it tries."""
 
     text: Path | None = None
-    """UTF-8 text to calibrate on."""
+    """A UTF-8 text like those that the model will see: it shows which weights matter."""
     eval_text: Path | None = None
-    """UTF-8 text to measure on."""
+    """A UTF-8 text to judge the result on; by default the end of --text."""
     effort: Literal["fast", "normal", "best"] = "normal"
-    """How hard to try; the time it takes is said first."""
+    """How hard to try; how long it will take is printed first."""
     windows: Annotated[Whole | None, Parameter(validator=Number(gte=8))] = None
-    """Windows of text to calibrate on, 8 or more; 32, 128 or 256 by effort."""
+    """Pieces of 512 tokens to calibrate on, 8 or more; by effort 32, 128 or 256."""
     baselines: Annotated[Whole, NOT_NEGATIVE] = 2
-    """Stock recipes to measure beside it; 0 saves that time."""
+    """How many stock recipes are made and measured beside it; 0 saves that time."""
     seed: Whole = 0
-    """Seed of everything random."""
+    """The seed of everything random."""
     threads: Annotated[Whole, NOT_NEGATIVE] = 0
-    """Threads; 0 takes all cores."""
+    """Threads to compute with; 0 takes all cores."""
     device_compute: Literal["cpu", "cuda"] = "cpu"
-    """Where to calibrate and round."""
+    """What calibrates, rounds and trains."""
 
 
 @options("A smaller model")
@@ -50,15 +50,15 @@ class Structure:
     """What may be removed from the model, and how that is made good."""
 
     structure: bool = True
-    """Remove parts of the model where bits alone are too few."""
+    """Whether parts of the model may be removed where fewer bits alone are not enough."""
     homogeneous: Annotated[bool, FLAG] = False
-    """Blocks of a smaller model stay alike."""
+    """Where parts are removed: give all blocks the same width."""
     heal: str | None = None
-    """Train a smaller model towards the original: 10min, or 5Mtok."""
+    """Where parts are removed: train the rest towards the original, for 10min or on 5Mtok of text."""
     vocabulary: str | None = None
-    """Tokens to keep, such as 32k: those that --text uses most."""
+    """How many tokens to keep, such as 32k: those that --text uses most."""
     languages: str | None = None
-    """Keep tokens of these languages' scripts alone, such as en,de."""
+    """Keep only tokens in the scripts of these languages, such as en,de."""
 
 
 @Parameter(name="*")
@@ -67,23 +67,23 @@ class Output:
     """What is written, and where."""
 
     out: Annotated[Path, Parameter(alias="-o")]
-    """The folder to make."""
+    """The folder to make: OUT."""
     quantise: bool = True
-    """--no-quantise keeps matrices in half precision."""
+    """Whether matrices are stored in fewer bits; --no-quantise keeps 16 for each weight."""
     form: Annotated[Literal["gguf", "hf"], Parameter(name="--format")] = "gguf"
-    """hf also writes a Hugging Face folder, OUT/hf; blocks stay alike."""
+    """hf also writes a Hugging Face folder, OUT/hf; all blocks then get the same width."""
     dtype: Literal["float32", "float16", "bfloat16"] = "float16"
-    """Of the Hugging Face folder."""
+    """The precision of the Hugging Face folder."""
     work: Work = None
     overwrite: bool = False
-    """Replace a finished result in OUT."""
+    """Whether a finished result in OUT is replaced."""
 
 
 def fit(
     models: Annotated[
         list[str],
         Parameter(
-            help="A Hugging Face folder, a hub name, or the word: bundled; of several the best fit is taken."
+            help="A Hugging Face folder, a name on its hub, or: bundled. Of several, the best is kept."
         ),
     ],
     /,
@@ -94,9 +94,9 @@ def fit(
     structure: Structure = Structure(),
     as_json: Json = False,
 ) -> None:
-    """Compress MODEL for a device, measure it, and write OUT/model.gguf with its report.
+    """Make MODEL small enough for a device, measure it, and write OUT/model.gguf with its report.
 
-    Of several models the one is taken that says most about held-out text.
+    Each of several models is fitted; the one with the fewest bits per byte of held-out text is kept.
     """
     from tenth.models.source import is_remote, resolve
     from tenth.runtime.bundle import BUNDLE_FILES, check_destination, read_bundle

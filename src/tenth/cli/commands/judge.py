@@ -86,9 +86,9 @@ def judge(
     out: Annotated[Path, Parameter(alias="-o", help="Folder of verdicts and logs.")] = Path("results"),
     as_json: Json = False,
 ) -> int:
-    """Judge submissions: run each, shut in, under one set of rules, and write a verdict with its log.
+    """Compare compressed models: run each, shut off, under the same rules, and write a verdict with its log.
 
-    What has a verdict under the same rules and conditions is not judged again.
+    A submission that has a verdict under the same rules and conditions is not judged again.
     """
     from tenth.cli.console import ConsoleReporter
     from tenth.leaderboard import run

@@ -26,7 +26,7 @@ def leaderboard(
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Draw verdicts as a web site that needs no server: open SITE/index.html."""
+    """Draw the verdicts of tenth judge as a web site that needs no server: open SITE/index.html."""
     from tenth.cli.console import ConsoleReporter
     from tenth.leaderboard.site import site
 

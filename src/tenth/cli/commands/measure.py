@@ -48,7 +48,7 @@ def measure(
     connection: Connection = Connection(),
     as_json: Json = False,
 ) -> None:
-    """Measure a fitted model here, or --on another device: speed by depth, memory, energy, no network.
+    """Measure a fitted model here, or --on another device: speed, memory, energy, and that it runs offline.
 
     Writes OUT/measure.json, or OUT/measure-<device>.json.
     """

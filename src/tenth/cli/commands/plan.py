@@ -12,14 +12,14 @@ PLACE = 20
 
 
 def plan(
-    model: Annotated[str, Parameter(help="A Hugging Face folder, a hub name, or the word: bundled.")],
+    model: Annotated[str, Parameter(help="A Hugging Face folder, a name on its hub, or the word: bundled.")],
     /,
     *,
     target: Target = Target(),
     work: Work = None,
     as_json: Json = False,
 ) -> None:
-    """Say what fit would decide, from config.json alone, or from what a fit measured in its --work folder."""
+    """Say whether MODEL will fit, how good and how fast it would be; config.json is enough."""
     request = target.resolve([model])
 
     from rich.console import Console

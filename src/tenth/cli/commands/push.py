@@ -22,7 +22,7 @@ def push(
     overwrite: Annotated[bool, Parameter(help="Replace what an earlier push left there.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Copy a fitted model, and what runs it, to another device; say what to type there."""
+    """Copy a fitted model, with what runs it, to another device, and print what to type there."""
     from tenth.cli.console import ConsoleReporter
     from tenth.remote import run as remote
 

@@ -19,7 +19,7 @@ def serve(
     port: Annotated[Whole, PORT, Parameter(help="Port on this machine.")] = 8080,
     as_json: Json = False,
 ) -> None:
-    """Serve a fitted model to this machine only, with an OpenAI-compatible HTTP interface."""
+    """Let programs on this machine talk with a fitted model: an OpenAI-compatible HTTP server."""
     from tenth.cli.console import ConsoleReporter
     from tenth.runtime import bundle
     from tenth.runtime import serve as serving

@@ -47,7 +47,7 @@ def submit(
     template: Annotated[bool, FLAG, Parameter(help="Print a submission.toml to fill in by hand.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Make a submission for the judge from a fitted model: its file, and submission.toml."""
+    """Make a submission for tenth judge from a fitted model: its file, and submission.toml."""
     from tenth.leaderboard import submission
 
     if template:
