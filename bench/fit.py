@@ -20,6 +20,7 @@ from pathlib import Path
 import numpy as np
 
 from tenth.cli.console import ConsoleReporter
+from tenth.core.jobs import Compute
 from tenth.core.records import MB, Budget, Plan, Reading, Runtime
 from tenth.core.store import default_work
 from tenth.measurement.quality import quality
@@ -73,7 +74,7 @@ def main() -> None:
     voice, checkpoint = ConsoleReporter(), open_checkpoint(given.model)
     specs = checkpoint.specs()
 
-    stages = Stages(checkpoint, default_work(), voice, given.out / "log.txt", 0)
+    stages = Stages(checkpoint, default_work(), voice, given.out / "log.txt", Compute())
     texts = stages.texts(given.text, given.eval_text, 512, EFFORTS[given.effort], 0)
     reference, calibration = stages.reference(texts), stages.calibration(texts, 0)
     problem = Problem(

@@ -19,6 +19,7 @@ import numpy as np
 
 from tenth.cli.console import ConsoleReporter
 from tenth.core.ggml import storage_type
+from tenth.core.jobs import Compute
 from tenth.core.records import Runtime
 from tenth.models.checkpoint import open_checkpoint
 from tenth.pipeline.steps import Stages
@@ -49,7 +50,7 @@ def main() -> None:
     given = parser.parse_args()
     checkpoint = open_checkpoint(given.model)
     with tempfile.TemporaryDirectory() as scratch:
-        stages = Stages(checkpoint, Path(scratch), ConsoleReporter(), Path(scratch) / "log.txt", 0)
+        stages = Stages(checkpoint, Path(scratch), ConsoleReporter(), Path(scratch) / "log.txt", Compute())
         types = {
             s.name: given.type if storage_type(given.type).holds(s.columns) else "Q8_0"
             for s in checkpoint.specs()

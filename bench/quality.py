@@ -26,6 +26,7 @@ from scipy.optimize import Bounds, LinearConstraint, milp
 
 from tenth.cli.console import ConsoleReporter
 from tenth.core.ggml import WEIGHT_TYPES, storage_type
+from tenth.core.jobs import Compute
 from tenth.core.records import MB, TensorSpec
 from tenth.core.store import default_work
 from tenth.measurement.quality import quality
@@ -82,7 +83,11 @@ def main() -> None:
     linear = [spec for spec in checkpoint.specs() if spec.linear]
 
     stages = Stages(
-        checkpoint, default_work(), ConsoleReporter(), given.out / "log.txt", 0, given.device_compute
+        checkpoint,
+        default_work(),
+        ConsoleReporter(),
+        given.out / "log.txt",
+        Compute(device=given.device_compute),
     )
     texts = stages.texts(given.text, given.eval_text, 512, effort, 0)
     calibration, reference = stages.calibration(texts, 0), stages.reference(texts)

@@ -30,7 +30,8 @@ import slicing
 import torch
 from slim import Llama, Referee, load
 
-from tenth.calibration import fisher
+from tenth.calibration.fisher import calibrate
+from tenth.core.jobs import Compute
 from tenth.distillation.distil import RATE
 from tenth.distillation.targets import Live
 from tenth.distillation.training import BETAS, CLIP, EPSILON, Schedule, gradient
@@ -74,8 +75,8 @@ class Ours:
         calibration, costs = work / "calibration", work / "costs"
         for folder in (calibration, costs):
             folder.mkdir()
-        model, where = str(checkpoint.path), (given.threads, given.device)
-        fisher.run(silent, model, str(windows), str(calibration), given.seed, *where)
+        compute = Compute(threads=given.threads, device=given.device)
+        calibrate(checkpoint.path, windows, given.seed, calibration, compute, silent)
         self._given = RemovalSettings(
             model=checkpoint.path,
             tokens=(windows,),
@@ -219,24 +220,13 @@ def _windows(
     """(held-out windows, bytes predicted there, windows of the text), as every fit makes them."""
     folder = work / name
     folder.mkdir()
-    paths = [None if path is None else str(path) for path in (source, given.eval_text)]
-    found = text.run(
-        silent,
-        str(given.model),
-        paths[0],
-        paths[1],
-        str(folder),
-        LENGTH,
-        count,
-        0,
-        given.eval_windows,
-        given.seed,
-    )
+    wanted = text.Wanted(length=LENGTH, calibrate=count, train=0, judge=given.eval_windows, seed=given.seed)
+    texts = text.cut(given.model, source, given.eval_text, wanted, folder)
     held, windows = (
         torch.from_numpy(np.load(folder / f"{file}.npy").astype(np.int64)).to(given.device)
         for file in ("held-out", "calibration")
     )
-    return held, int(found["bytes"]), windows
+    return held, texts.bytes, windows
 
 
 def plot(lines: Path, out: Path) -> None:

@@ -14,13 +14,14 @@ from commands import Killed
 from reference import naive_gram
 from tiny import make_model
 
-from tenth.calibration import fisher
-from tenth.calibration.fisher import Stats
+from tenth.calibration.fisher import calibrate
 from tenth.calibration.layerwise import Hidden
+from tenth.calibration.stats import Stats
+from tenth.core.jobs import Compute
 from tenth.core.records import TensorSpec
 from tenth.models.checkpoint import Checkpoint, open_checkpoint
-from tenth.quantization import rounding
 from tenth.quantization.encode import LARGEST, Rounding
+from tenth.quantization.rounding import round_plan
 
 KINDS = ("Q4_0", "IQ4_NL", "Q5_1", "MXFP4", "Q4_1", "Q5_0")  # rows of 64 and 96
 HEAD, EMBEDDING = "lm_head.weight", "model.embed_tokens.weight"
@@ -91,20 +92,20 @@ class Case:
         types: dict[str, str] | None = None,
         emit: Any = lambda event: None,
         rounds: int = ROUNDS,
-        by: Any = rounding,
-    ) -> dict[str, Any]:
+        by: Any = round_plan,
+    ) -> int:
         folder.mkdir(exist_ok=True)
-        found: dict[str, Any] = by.run(
-            emit,
-            str(self.folder),
-            str(self.folder / "tokens.npy"),
-            str(self.folder / "stats"),
+        count: int = by(
+            self.folder,
+            self.folder / "tokens.npy",
+            self.folder / "stats",
             self.types if types is None else types,
-            str(folder),
+            folder,
             rounds,
-            1,
+            Compute(threads=1),
+            emit,
         )
-        return found
+        return count
 
 
 def make_case(folder: Path, family: str, variant: str | None, **changes: Any) -> Case:
@@ -113,7 +114,7 @@ def make_case(folder: Path, family: str, variant: str | None, **changes: Any) ->
     windows = rng.choice(rng.permutation(200)[:40], (6, 24)).astype(np.int32)
     np.save(folder / "tokens.npy", windows)
     (folder / "stats").mkdir()
-    fisher.run(lambda event: None, str(folder), str(folder / "tokens.npy"), str(folder / "stats"), 1, 1)
+    calibrate(folder, folder / "tokens.npy", 1, folder / "stats", Compute(threads=1), lambda event: None)
     return Case(folder, model, windows)
 
 
@@ -131,7 +132,7 @@ def make_small(folder: Path, variant: str = "tied") -> Case:
     )
 
 
-def kill(case: Case, folder: Path, death: int, by: Any = rounding) -> None:
+def kill(case: Case, folder: Path, death: int, by: Any = round_plan) -> None:
     """Run until the event of that number."""
     seen: list[dict[str, Any]] = []
 
@@ -144,7 +145,7 @@ def kill(case: Case, folder: Path, death: int, by: Any = rounding) -> None:
         case.run(folder, emit=emit, rounds=0, by=by)
 
 
-def kill_at(case: Case, folder: Path, function: str, time: int, before: bool, by: Any = rounding) -> None:
+def kill_at(case: Case, folder: Path, function: str, time: int, before: bool, by: Any = round_plan) -> None:
     """Run until just before or after that call of Hidden.<function>, which writes or removes hidden states:
     what a SIGKILL between two files can do.
     """

@@ -12,8 +12,11 @@ from commands import Killed
 from reference.naive_fisher import fisher, rounding_errors
 from tiny import VOCABULARY, make_model
 
-from tenth.calibration import fisher as calibrate
-from tenth.calibration.fisher import Stats
+from tenth.calibration import fisher as fisher_module
+from tenth.calibration.fisher import calibrate, rounding_noise
+from tenth.calibration.stats import SiteStats, Stats
+from tenth.core.ggml import ACTIVATION_BLOCKS
+from tenth.core.jobs import Compute
 from tenth.models.checkpoint import open_checkpoint
 
 EMBEDDING = "model.embed_tokens.weight"
@@ -36,7 +39,7 @@ def texts(folder: Path, count: int, length: int, vocabulary: int = VOCABULARY, s
 
 def collect(folder: Path, destination: Path, emit: Any = lambda event: None, seed: int = 5) -> Stats:
     destination.mkdir(exist_ok=True)
-    calibrate.run(emit, str(folder), str(folder / "tokens.npy"), str(destination), seed, 1)
+    calibrate(folder, folder / "tokens.npy", seed, destination, Compute(threads=1), emit)
     return Stats(destination)
 
 
@@ -118,7 +121,7 @@ def test_killed_between_two_files_and_resumed_is_the_same(
     make_model(tmp_path, "llama", "tied", num_hidden_layers=1)
     texts(tmp_path, 2, 12)
     collect(tmp_path, tmp_path / "whole")
-    owner: Any = calibrate if function == "_save" else Hidden
+    owner: Any = fisher_module if function == "_save" else Hidden
     real, count = getattr(owner, function), [0]
 
     def dying(*args: Any) -> None:
@@ -191,7 +194,7 @@ def test_predicts_the_true_kl_of_a_small_disturbance(variant: str, tmp_path: Pat
 
 def test_damage_of_rows_adds_up_and_is_the_double_loop() -> None:
     rng = np.random.default_rng(0)
-    stats = calibrate.SiteStats(
+    stats = SiteStats(
         rows=rng.random(6, np.float32),
         cols=rng.random(64, np.float32),
         grad2=rng.random(6, np.float32),
@@ -212,24 +215,24 @@ def test_damage_of_rows_adds_up_and_is_the_double_loop() -> None:
 
 def test_no_gradient_is_no_damage() -> None:
     zero = np.zeros(32, np.float32)
-    stats = calibrate.SiteStats(zero[:4], zero, zero[:4], zero, {256: zero, 32: zero})
+    stats = SiteStats(zero[:4], zero, zero[:4], zero, {256: zero, 32: zero})
     assert stats.predicted_kl(np.ones((4, 32), np.float32)) == 0.0
-    assert stats.activation_damage(np.ones((4, 32), np.float32), 32) == 0.0
+    assert stats.activation_kl(np.ones((4, 32), np.float32), 32) == 0.0
 
 
-@pytest.mark.parametrize("block", calibrate.ACTIVATION_BLOCKS)
+@pytest.mark.parametrize("block", ACTIVATION_BLOCKS)
 @pytest.mark.parametrize("columns", [256, 96, 300])
 def test_rounding_noise_is_that_of_rounding(block: int, columns: int) -> None:
     x = np.random.default_rng(columns).standard_normal((7, columns)).astype(np.float32)
     x[2] = 0
     x[3, 5] = 1e4  # an outlier swallows its block
-    found = calibrate.rounding_noise(torch.from_numpy(x.copy()), block)
+    found = rounding_noise(torch.from_numpy(x.copy()), block)
     expected = (rounding_errors(x, block).astype(np.float64) ** 2).sum(0)
     np.testing.assert_allclose(found.numpy(), expected, rtol=1e-3, atol=1e-6)
 
 
-@pytest.mark.parametrize("block", calibrate.ACTIVATION_BLOCKS)
-def test_activation_damage_predicts_simulated_rounding(block: int) -> None:
+@pytest.mark.parametrize("block", ACTIVATION_BLOCKS)
+def test_activation_kl_predicts_simulated_rounding(block: int) -> None:
     """A linear layer in front of a softmax: the KL of rounding its input, in expectation over inputs."""
     rng = np.random.default_rng(block)
     tokens, columns, out = 4000, 256, 24
@@ -238,10 +241,10 @@ def test_activation_damage_predicts_simulated_rounding(block: int) -> None:
     logits = torch.from_numpy(x @ weight.T).double()
     labels = torch.multinomial(logits.softmax(-1), 1, generator=torch.Generator().manual_seed(0))[:, 0]
     g = logits.softmax(-1) - torch.nn.functional.one_hot(labels, out)
-    noise = calibrate.rounding_noise(torch.from_numpy(x), block).numpy() / tokens
+    noise = rounding_noise(torch.from_numpy(x), block).numpy() / tokens
     one = np.ones(columns, np.float32)
-    stats = calibrate.SiteStats(one[:out], one, g.square().mean(0).float().numpy(), one, {block: noise})
+    stats = SiteStats(one[:out], one, g.square().mean(0).float().numpy(), one, {block: noise})
     rounded = torch.from_numpy((x - rounding_errors(x, block)) @ weight.T).double()
     p, q = logits.log_softmax(-1), rounded.log_softmax(-1)
     true = float((p.exp() * (p - q)).sum(-1).mean())
-    assert stats.activation_damage(weight, block) == pytest.approx(true, rel=0.25)
+    assert stats.activation_kl(weight, block) == pytest.approx(true, rel=0.25)

@@ -36,16 +36,9 @@ def windows(
     model: Path, folder: Path, given: Path | None, judge_on: Path | None = None, **changes: Any
 ) -> Any:
     folder.mkdir()
-    settings = {"length": 32, "calibrate": 10, "train": 0, "judge": 3, "seed": 0, **changes}
-    said = text.run(
-        lambda event: None,
-        str(model),
-        str(given) if given else None,
-        str(judge_on) if judge_on else None,
-        str(folder),
-        **settings,
-    )
-    return said, np.load(folder / "calibration.npy"), np.load(folder / "held-out.npy")
+    wanted = text.Wanted(**{"length": 32, "calibrate": 10, "train": 0, "judge": 3, "seed": 0, **changes})
+    texts = text.cut(model, given, judge_on, wanted, folder)
+    return texts, np.load(folder / "calibration.npy"), np.load(folder / "held-out.npy")
 
 
 def rows(array: np.ndarray) -> set[bytes]:
@@ -58,13 +51,12 @@ def test_calibration_and_held_out_never_overlap(model: Path, tmp_path: Path) -> 
     every = ids[: len(ids) // 32 * 32].reshape(-1, 32)
     held_out = []
     for seed in range(5):
-        said, calibration, held = windows(
+        _, calibration, held = windows(
             model, tmp_path / str(seed), given, calibrate=10**6, judge=10**6, seed=seed
         )
         assert not rows(calibration) & rows(held)
         assert rows(calibration) | rows(held) == rows(every)
         assert len(held) == pytest.approx(text.HELD_OUT * len(every), abs=1)
-        assert (said["calibration"], said["held_out"]) == (len(calibration), len(held))
         held_out.append(held)
     np.testing.assert_array_equal(held_out[0], every[-len(held_out[0]) :])
     assert all(np.array_equal(held_out[0], held) for held in held_out)
@@ -77,12 +69,12 @@ def test_seed_decides_which_windows_and_nothing_else_does(model: Path, tmp_path:
     )
     np.testing.assert_array_equal(one[1], same[1])
     assert not np.array_equal(one[1], other[1])
-    for said, calibration, held in (one, other):
+    for texts, calibration, held in (one, other):
         assert calibration.shape == (10, 32)
         assert held.shape == (3, 32)
         assert calibration.dtype == held.dtype == np.int32
-        assert said["calibration"] == 10
-        assert said["length"] == 32
+        assert len(calibration) == 10
+        assert texts.length == 32
 
 
 def test_further_windows_are_others(model: Path, tmp_path: Path) -> None:
@@ -109,9 +101,9 @@ def test_judging_text_of_its_own(model: Path, tmp_path: Path) -> None:
 def test_bytes_are_those_of_the_predicted_tokens(model: Path, tmp_path: Path) -> None:
     path = tmp_path / "ascii.txt"
     path.write_text("".join(f"line {i} of plain words\n" for i in range(400)))
-    said, _, held = windows(model, tmp_path / "out", path)
+    texts, _, held = windows(model, tmp_path / "out", path)
     tokens = tokenizer(model)
-    assert said["bytes"] == sum(len(tokens.decode(window[1:]).encode()) for window in held)
+    assert texts.bytes == sum(len(tokens.decode(window[1:]).encode()) for window in held)
 
 
 @pytest.mark.parametrize(

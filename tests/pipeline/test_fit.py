@@ -203,7 +203,7 @@ def test_a_killed_run_resumes_to_the_same_bytes(ample: Fitted, tmp_path: Path) -
     moments = {
         "calibrate": 1.5,
         "run the original": 1.5,
-        "price every storage type": 0.5,
+        "predict the KL of every storage type": 0.5,
         "measure KV-cache types": 0.2,
         "round with error feedback": 2.0,
         "store the model": 0.1,
@@ -215,7 +215,7 @@ def test_a_killed_run_resumes_to_the_same_bytes(ample: Fitted, tmp_path: Path) -
         assert not (tmp_path / "out").exists()
     done = ample.shell.run(*words)
     assert done.returncode == 0, done.stderr
-    assert "price every" not in done.stderr
+    assert "predict the KL of every" not in done.stderr
     assert (tmp_path / "out" / "model.gguf").read_bytes() == (ample.out / "model.gguf").read_bytes()
     assert without_base(tmp_path / "out" / "plan.json") == without_base(ample.out / "plan.json")
     assert sorted(file.name for file in tmp_path.iterdir()) == ["out", "work"]
@@ -240,7 +240,7 @@ def test_best_trains_scales_and_proves_the_file_again(
     )
     card = fit.fit(options, ConsoleReporter())
     assert card.proof.fits
-    trained = json.loads(next(odd.work.glob("trained-*/trained.json")).read_text())
+    trained = json.loads(next(odd.work.glob("trained-*/result.json")).read_text())
     assert trained["after"] <= trained["before"]
     assert (tmp_path / "out" / "model.gguf").stat().st_size == (odd.out / "model.gguf").stat().st_size
     assert any("effort best" in note and "error feedback" in note for note in card.notes)

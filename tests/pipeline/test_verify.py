@@ -40,7 +40,7 @@ def store(work: Path, *names: str) -> None:
     for name in names:
         (work / name).mkdir()
         (work / name / "sensitivities.jsonl").write_text('{"name": "x", "sensitivities": {"F16": 0.5}}\n')
-        (work / name / "kv.json").write_text('{"k q8_0": 0.25}')
+        (work / name / "result.json").write_text('{"k q8_0": 0.25}')
 
 
 def test_a_peak_above_the_prediction_goes_to_the_base_rounded_up() -> None:

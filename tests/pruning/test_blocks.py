@@ -14,17 +14,23 @@ import torch
 from tiny import VOCABULARY, make_model
 from transformers import AutoModelForCausalLM
 
-from tenth.calibration import fisher
+from tenth.calibration.fisher import calibrate
 from tenth.calibration.layerwise import LayerwiseModel
 from tenth.core.errors import InputError
-from tenth.core.ggml import storage_type
+from tenth.core.ggml import WEIGHT_TYPES, storage_type
+from tenth.core.jobs import Compute
 from tenth.core.records import Runtime
 from tenth.models.checkpoint import Checkpoint, open_checkpoint
 from tenth.models.edit import keep_layers, replaced, take, uniform
 from tenth.models.formats.folder import write_folder
 from tenth.models.formats.gguf import write_gguf
 from tenth.planning import memory
-from tenth.quantization import default_sensitivity, recipes, scales, sensitivity, sequential, write
+from tenth.quantization import default_sensitivity, recipes, sensitivity
+from tenth.quantization.scales import train_scales
+from tenth.quantization.sensitivity import measure_sensitivities
+from tenth.quantization.sequential import round_sequentially
+from tenth.quantization.settings import ScaleTraining
+from tenth.quantization.write import write_model
 from tenth.runtime.llama import Session
 
 TOKENS = np.random.default_rng(1).integers(0, VOCABULARY, 40)
@@ -369,15 +375,15 @@ def test_the_stages_of_a_fit(variant: str, tmp_path: Path) -> None:
     np.save(tmp_path / "tokens.npy", windows)
     for name in ("stats", "rounded", "trained"):
         (tmp_path / name).mkdir()
-    model, tokens, stats = (str(tmp_path / name) for name in ("m", "tokens.npy", "stats"))
-    rounded, trained = str(tmp_path / "rounded"), str(tmp_path / "trained")
+    model, tokens, stats = (tmp_path / name for name in ("m", "tokens.npy", "stats"))
+    rounded, trained, compute = tmp_path / "rounded", tmp_path / "trained", Compute(threads=1)
     types = {spec.name: "Q5_1" for spec in checkpoint.specs() if spec.linear}
 
     def emit(event: dict[str, Any]) -> None:
         assert event["done"] >= 0
 
-    fisher.run(emit, model, tokens, stats, 1, 1)
-    sensitivity.run(emit, model, stats, str(tmp_path / "sensitivities.jsonl"), 1)
+    calibrate(model, tokens, 1, stats, compute, emit)
+    measure_sensitivities(model, stats, tmp_path / "sensitivities.jsonl", WEIGHT_TYPES, 1, emit)
     sensitivities = sensitivity.load(tmp_path / "sensitivities.jsonl")
     assert sensitivities.keys() == types.keys()
     assert all(
@@ -386,9 +392,10 @@ def test_the_stages_of_a_fit(variant: str, tmp_path: Path) -> None:
         for kind in predicted_kl
         if kind != "F32"
     )
-    sequential.run(emit, model, tokens, stats, types, rounded, 1, 1)
-    scales.run(emit, model, tokens, tokens, types, rounded, trained, 4, 2, 0, 1)
-    write.run(emit, model, types, str(tmp_path / "m.gguf"), stats, [trained, rounded], 1)
+    round_sequentially(model, tokens, stats, types, rounded, 1, compute, emit)
+    training = ScaleTraining(steps=4, batch=2, seed=0)
+    train_scales(model, (tokens, tokens), rounded, types, trained, training, compute, emit)
+    write_model(model, types, tmp_path / "m.gguf", stats, [trained, rounded], 1)
     opened = open_checkpoint(tmp_path / "m")
     stored = {tensor.name: tensor for tensor in gguf.GGUFReader(tmp_path / "m.gguf").tensors}
     values: dict[str, np.ndarray] = {}

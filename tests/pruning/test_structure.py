@@ -12,8 +12,8 @@ import torch
 from commands import Killed
 from rounded import Case, files, make_case
 
-from tenth.calibration.fisher import Stats
 from tenth.calibration.layerwise import LayerwiseModel
+from tenth.calibration.stats import Stats
 from tenth.core.records import Shape
 from tenth.models.checkpoint import open_checkpoint
 from tenth.pruning import refit, removal, resized, shape, structure

@@ -18,14 +18,15 @@ from tiny import CORPUS, make_model, write_tokenizer
 from tenth.core import jobs
 from tenth.core.errors import InputError
 from tenth.core.records import Runtime
+from tenth.core.stage import TextFile
 from tenth.distillation.budget import TrainingBudget
 from tenth.distillation.settings import TrainingResult, TrainingSettings
 from tenth.models.checkpoint import open_checkpoint
 from tenth.models.formats.folder import write_folder
 from tenth.models.formats.gguf import write_gguf
 from tenth.models.formats.trim import Tokens, tokens_of, trimmed
+from tenth.pipeline.stages import TrimVocabulary
 from tenth.pruning.scripts import KNOWN, foreign, scripts
-from tenth.pruning.stages import TrimVocabulary
 from tenth.pruning.vocabulary import KEPT, chosen, counted, retokenize, trim
 from tenth.runtime.llama import Session
 
@@ -295,9 +296,11 @@ def test_in_a_child(folders: Any, tmp_path: Path) -> None:
     folder = folders("qwen2")[0]
     text = tmp_path / "text.txt"
     text.write_text(TEXT)
-    job = TrimVocabulary(model=folder, text=text, size=280, languages=("en",), folder=tmp_path / "new")
+    file, new = TextFile.of(text), tmp_path / "new"
+    new.mkdir()
+    stage = TrimVocabulary(model=folder, text=file, size=280, languages=("en",), folder=new)
     events: list[dict[str, Any]] = []
-    found = jobs.run(job, events.append)
+    found = jobs.run(stage, events.append)
     assert (found.vocabulary, found.before) == (280, 384)
     assert found.tokens_before == len(opened(folder).encode(TEXT).ids)
     assert found.tokens == len(opened(tmp_path / "new").encode(TEXT).ids) > found.tokens_before

@@ -17,13 +17,14 @@ from gguf import GGMLQuantizationType, GGUFReader, quants
 from tiny import make_model
 
 from tenth.calibration.layerwise import LayerwiseModel
+from tenth.core.jobs import Compute
 from tenth.core.records import TensorSpec
 from tenth.models.checkpoint import Checkpoint, open_checkpoint
 from tenth.models.formats.gguf import write_gguf
-from tenth.quantization import scales as distil
-from tenth.quantization.encode import Rounding, quantise
+from tenth.quantization import scales
+from tenth.quantization.encode import Rounded, Rounding, path_of, quantise, trained_vectors
 from tenth.quantization.grids import GRIDS
-from tenth.quantization.rounding import Rounded, path_of, trained_vectors
+from tenth.quantization.settings import ScaleTraining, Trained
 
 KIND = "Q2_K"
 OTHERS = {
@@ -76,30 +77,21 @@ class Case:
     def rounded(self) -> Path:
         return self.folder / "rounded"
 
-    def run(
-        self, out: Path, emit: Any = lambda event: None, steps: int = STEPS, **more: Any
-    ) -> dict[str, Any]:
+    def run(self, out: Path, emit: Any = lambda event: None, steps: int = STEPS, **more: Any) -> Trained:
         out.mkdir(exist_ok=True)
-        return distil.run(
-            emit,
-            str(self.folder),
-            str(self.folder / "tokens.npy"),
-            str(self.folder / "further.npy"),
-            more.get("types", self.types),
-            str(self.rounded),
-            str(out),
-            steps,
-            BATCH,
-            more.get("seed", 0),
-            1,
+        texts = (self.folder / "tokens.npy", self.folder / "further.npy")
+        training = ScaleTraining(steps=steps, batch=BATCH, seed=more.get("seed", 0))
+        types = more.get("types", self.types)
+        return scales.train_scales(
+            self.folder, texts, self.rounded, types, out, training, Compute(threads=1), emit
         )
 
     @contextmanager
     def both(self) -> Iterator[tuple[LayerwiseModel, LayerwiseModel, dict[str, Any]]]:
         """The original, the stored model, and its trained tensors by name."""
         original, stored = LayerwiseModel(self.checkpoint, 1), LayerwiseModel(self.checkpoint, 1)
-        with distil.whole(original), distil.whole(stored):
-            made = [*distil._matrices(stored, self.types, self.rounded), *distil._vectors(stored)]
+        with scales.whole(original), scales.whole(stored):
+            made = [*scales._matrices(stored, self.types, self.rounded), *scales._vectors(stored)]
             for tensor in made:
                 tensor.show()
             yield original, stored, {tensor.name: tensor for tensor in made}
@@ -136,7 +128,7 @@ def tied(tmp_path_factory: pytest.TempPathFactory) -> Case:
 @pytest.fixture(autouse=True)
 def often(monkeypatch: pytest.MonkeyPatch) -> None:
     """Judged, and saved, every third step."""
-    monkeypatch.setattr(distil, "EVERY", 3)
+    monkeypatch.setattr(scales, "EVERY", 3)
 
 
 def files(folder: Path) -> dict[str, bytes]:
@@ -181,9 +173,9 @@ def test_divergence_is_that_of_transformers(case: Case) -> None:
         wanted = float(kl(case.model, stored_model(case, case.rounded), case.windows[:5]))
     with case.both() as (original, stored, _):
         for batch in (1, 2, 5, 8):
-            found = distil.divergence(original, stored, case.windows[:5], batch)
+            found = scales.divergence(original, stored, case.windows[:5], batch)
             assert found == pytest.approx(wanted, rel=1e-3)
-        assert distil.divergence(original, original, case.windows, 4) == pytest.approx(0, abs=1e-6)
+        assert scales.divergence(original, original, case.windows, 4) == pytest.approx(0, abs=1e-6)
     assert wanted > 0.01
 
 
@@ -195,7 +187,7 @@ def test_gradients_are_those_of_autograd_on_the_whole_model(case: Case) -> None:
     kl(case.model, whole, case.windows[:3]).backward()
     with case.both() as (original, stored, tensors):
         assert set(tensors) == set(case.specs) | set(case.norms)
-        distil._slope(original, stored, case.windows[:3])
+        scales._slope(original, stored, case.windows[:3])
         for name, tensor in tensors.items():
             wanted = whole.get_parameter({**case.specs, **case.norms}[name].source).grad
             torch.testing.assert_close(
@@ -211,17 +203,17 @@ def test_both_uses_of_a_tied_matrix_count(tied: Case) -> None:
     kl(tied.model, whole, tied.windows[:3]).backward()
     assert min(float(use.grad.norm()) for use in (head, embedding)) > 1e-3
     with tied.both() as (original, stored, tensors):
-        distil._slope(original, stored, tied.windows[:3])
+        scales._slope(original, stored, tied.windows[:3])
         found = tensors["token_embd.weight"].weight.grad
         torch.testing.assert_close(found, head.grad + embedding.grad, rtol=1e-3, atol=1e-5)
 
 
 def test_gradient_does_not_remember_the_steps_before(tied: Case) -> None:
     with tied.both() as (original, stored, tensors):
-        distil._slope(original, stored, tied.windows[:2])
+        scales._slope(original, stored, tied.windows[:2])
         fresh = {name: tensor.slope().clone() for name, tensor in tensors.items()}
-        distil._slope(original, stored, tied.windows[2:4])
-        distil._slope(original, stored, tied.windows[:2])
+        scales._slope(original, stored, tied.windows[2:4])
+        scales._slope(original, stored, tied.windows[:2])
         for name, tensor in tensors.items():
             torch.testing.assert_close(tensor.slope(), fresh[name], rtol=1e-4, atol=1e-7, msg=name)
 
@@ -229,7 +221,7 @@ def test_gradient_does_not_remember_the_steps_before(tied: Case) -> None:
 def test_slope_of_theta_is_the_finite_difference(case: Case) -> None:
     step = 2e-3
     with case.both() as (original, stored, tensors):
-        distil._slope(original, stored, case.windows[:4])
+        scales._slope(original, stored, case.windows[:4])
         for name, tensor in tensors.items():
             slope = tensor.slope()
             direction = slope / slope.norm()
@@ -237,7 +229,7 @@ def test_slope_of_theta_is_the_finite_difference(case: Case) -> None:
             for sign in (1, -1):
                 tensor.theta.copy_(sign * step * direction)
                 tensor.show()
-                values.append(distil.divergence(original, stored, case.windows[:4], 4))
+                values.append(scales.divergence(original, stored, case.windows[:4], 4))
             tensor.theta.zero_()
             tensor.show()
             assert (values[0] - values[1]) / (2 * step) == pytest.approx(float(slope.norm()), rel=0.02), name
@@ -251,7 +243,7 @@ def trained(case: Case, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path,
     """The folder and the result of a run of some steps."""
     folder = tmp_path_factory.mktemp("trained")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(distil, "EVERY", 3)
+        patch.setattr(scales, "EVERY", 3)
         return folder, case.run(folder, steps=18)
 
 
@@ -259,12 +251,12 @@ def test_training_helps_on_windows_that_were_not_trained_on(
     case: Case, trained: tuple[Path, dict[str, Any]]
 ) -> None:
     folder, found = trained
-    assert found["after"] < 0.97 * found["before"]
+    assert found.after < 0.97 * found.before
     judge = case.judge
     with torch.no_grad():
         before, after = (float(kl(case.model, stored_model(case, f), judge)) for f in (case.rounded, folder))
-    assert found["before"] == pytest.approx(before, rel=1e-3)
-    assert found["after"] == pytest.approx(after, rel=1e-2)  # the file's scales have half precision
+    assert found.before == pytest.approx(before, rel=1e-3)
+    assert found.after == pytest.approx(after, rel=1e-2)  # the file's scales have half precision
 
 
 def test_only_super_scales_and_norms_change(case: Case, trained: tuple[Path, dict[str, Any]]) -> None:
@@ -311,9 +303,9 @@ def test_trained_norms_reach_the_file(
 def test_what_does_not_help_is_not_taken(
     steps: int, rate: float, tied: Case, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(distil, "RATE", rate)
+    monkeypatch.setattr(scales, "RATE", rate)
     found = tied.run(tmp_path, steps=steps)
-    assert found["after"] == found["before"] > 0
+    assert found.after == found.before > 0
     for name, kind in tied.types.items():
         data = [path_of(folder, name, kind).read_bytes() for folder in (tied.rounded, tmp_path)]
         assert data[0] == data[1]
@@ -338,7 +330,7 @@ def test_steps_draw_from_all_but_those_that_judge_and_slow_down(
 ) -> None:
     batches: list[set[bytes]] = []
     rates: list[float] = []
-    slope, move = distil._slope, distil._State.move
+    slope, move = scales._slope, scales._State.move
 
     def seen_slope(original: LayerwiseModel, stored: LayerwiseModel, tokens: np.ndarray) -> None:
         batches.append({window.tobytes() for window in tokens})
@@ -348,8 +340,8 @@ def test_steps_draw_from_all_but_those_that_judge_and_slow_down(
         rates.append(rate)
         move(self, rate)
 
-    monkeypatch.setattr(distil, "_slope", seen_slope)
-    monkeypatch.setattr(distil._State, "move", seen_move)
+    monkeypatch.setattr(scales, "_slope", seen_slope)
+    monkeypatch.setattr(scales._State, "move", seen_move)
     tied.run(tmp_path, steps=12)
     train = {window.tobytes() for window in tied.windows} - {window.tobytes() for window in tied.judge}
     assert [len(batch) for batch in batches] == [BATCH] * 12
@@ -379,7 +371,7 @@ def finished(
     """Files, result and events of a run that nothing disturbed."""
     folder, events = tmp_path_factory.mktemp("finished"), []
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(distil, "EVERY", 3)
+        patch.setattr(scales, "EVERY", 3)
         result = tied.run(folder, events.append)
     return files(folder), result, events
 
@@ -403,7 +395,7 @@ def test_killed_at_any_point_and_resumed_is_the_same(
     function: str, time: int, tied: Case, finished: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """In a step, at a judgement, while files are written."""
-    real, count = getattr(distil, function, lambda event: None), [0]
+    real, count = getattr(scales, function, lambda event: None), [0]
 
     def dying(*args: Any) -> Any:
         count[0] += 1
@@ -413,7 +405,7 @@ def test_killed_at_any_point_and_resumed_is_the_same(
 
     with monkeypatch.context() as patch:
         if function != "emit":
-            patch.setattr(distil, function, dying)
+            patch.setattr(scales, function, dying)
         with pytest.raises(Killed):
             tied.run(tmp_path, dying if function == "emit" else lambda event: None)
     kept, result, _ = finished

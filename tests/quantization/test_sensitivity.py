@@ -13,9 +13,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tiny import make_model
 
-from tenth.calibration import fisher
-from tenth.calibration.fisher import SiteStats, Stats
+from tenth.calibration import stats
+from tenth.calibration.fisher import calibrate
+from tenth.calibration.stats import SiteStats, Stats
 from tenth.core.ggml import WEIGHT_TYPES, storage_type
+from tenth.core.jobs import Compute
 from tenth.models.checkpoint import open_checkpoint
 from tenth.quantization import sensitivity
 from tenth.quantization.encode import quantise
@@ -28,7 +30,7 @@ def stats_of(rows: int, columns: int, seed: int = 0, spread: float = 1.0) -> Sit
     def heavy(n: int) -> np.ndarray:
         return np.exp(spread * rng.standard_normal(n)).astype(np.float32)
 
-    noise = {n: 1e-4 * heavy(columns) for n in fisher.ACTIVATION_BLOCKS}
+    noise = {n: 1e-4 * heavy(columns) for n in stats.ACTIVATION_BLOCKS}
     return SiteStats(heavy(rows), heavy(columns), heavy(rows), heavy(columns), noise)
 
 
@@ -140,14 +142,14 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Any:
     )
     np.save(folder / "tokens.npy", np.random.default_rng(0).integers(0, 64, (2, 12)).astype(np.int32))
     (folder / "stats").mkdir()
-    fisher.run(
-        lambda event: None, str(folder), str(folder / "tokens.npy"), str(folder / "stats"), seed=0, threads=1
-    )
+    calibrate(folder, folder / "tokens.npy", 0, folder / "stats", Compute(threads=1), lambda event: None)
     return open_checkpoint(folder)
 
 
 def run(checkpoint: Any, destination: Path, emit: Any = lambda event: None, threads: int = 2) -> bytes:
-    sensitivity.run(emit, str(checkpoint.path), str(checkpoint.path / "stats"), str(destination), threads)
+    sensitivity.measure_sensitivities(
+        checkpoint.path, checkpoint.path / "stats", destination, WEIGHT_TYPES, threads, emit
+    )
     return destination.read_bytes()
 
 

@@ -12,10 +12,10 @@ import torch
 from reference import naive_feedback, naive_gram
 from rounded import ROUNDS, Case, files, kill, kill_at, make_case, make_small
 
-from tenth.quantization import gptq, sequential
-from tenth.quantization.encode import Rounding
+from tenth.quantization import gptq
+from tenth.quantization.encode import Rounded, Rounding, path_of
 from tenth.quantization.grids import GRIDS
-from tenth.quantization.rounding import Rounded, path_of
+from tenth.quantization.sequential import round_sequentially
 
 MODELS = [("llama", "tied"), ("llama", "head_dim"), ("phi3", "plain"), ("gemma2", "softcaps")]
 COARSE = "Q4_0"
@@ -30,7 +30,7 @@ def case(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
 def done(case: Case, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a run for all types."""
     folder = tmp_path_factory.mktemp("rounded")
-    case.run(folder, by=sequential)
+    case.run(folder, by=round_sequentially)
     return folder
 
 
@@ -115,7 +115,7 @@ def _before(layer: int | None, other: int | None) -> bool:
 def test_it_is_nearer_to_the_original_than_rounding_each_block_alone(case: Case, tmp_path: Path) -> None:
     types = dict.fromkeys(case.linear, COARSE)
     case.run(tmp_path / "alone", types)
-    case.run(tmp_path / "sequential", types, by=sequential)
+    case.run(tmp_path / "sequential", types, by=round_sequentially)
     found = [
         kl(case, with_weights(case, stored_weights(case, tmp_path / name, types)))
         for name in ("sequential", "alone")
@@ -125,7 +125,7 @@ def test_it_is_nearer_to_the_original_than_rounding_each_block_alone(case: Case,
 
 def test_progress_grows_to_all_weights(small: Case, tmp_path: Path) -> None:
     events: list[dict[str, Any]] = []
-    small.run(tmp_path, emit=events.append, by=sequential)
+    small.run(tmp_path, emit=events.append, by=round_sequentially)
     total = sum(spec.count for spec in small.wanted.values())
     assert [event["total"] for event in events] == [total] * len(small.wanted)
     counts = np.diff([0, *(event["done"] for event in events)])
@@ -133,7 +133,7 @@ def test_progress_grows_to_all_weights(small: Case, tmp_path: Path) -> None:
 
 
 def test_nothing_to_round(small: Case, tmp_path: Path) -> None:
-    assert small.run(tmp_path, dict.fromkeys(small.linear, "F16"), by=sequential) == {"tensors": 0}
+    assert small.run(tmp_path, dict.fromkeys(small.linear, "F16"), by=round_sequentially) == 0
     assert not files(tmp_path)
 
 
@@ -144,7 +144,7 @@ def test_nothing_to_round(small: Case, tmp_path: Path) -> None:
 def finished(small: Case, tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
     """The files of a run that nothing disturbed."""
     folder = tmp_path_factory.mktemp("finished")
-    small.run(folder, rounds=0, by=sequential)
+    small.run(folder, rounds=0, by=round_sequentially)
     return files(folder)
 
 
@@ -155,8 +155,8 @@ def finished(small: Case, tmp_path_factory: pytest.TempPathFactory) -> dict[str,
 def test_killed_between_two_files_and_resumed_is_the_same(
     function: str, time: int, before: bool, small: Case, finished: dict[str, bytes], tmp_path: Path
 ) -> None:
-    kill_at(small, tmp_path, function, time, before, by=sequential)
-    small.run(tmp_path, rounds=0, by=sequential)
+    kill_at(small, tmp_path, function, time, before, by=round_sequentially)
+    small.run(tmp_path, rounds=0, by=round_sequentially)
     assert files(tmp_path) == finished
 
 
@@ -164,6 +164,6 @@ def test_killed_between_two_files_and_resumed_is_the_same(
 def test_killed_at_any_event_and_resumed_is_the_same(
     death: int, small: Case, finished: dict[str, bytes], tmp_path: Path
 ) -> None:
-    kill(small, tmp_path, death, by=sequential)
-    small.run(tmp_path, rounds=0, by=sequential)
+    kill(small, tmp_path, death, by=round_sequentially)
+    small.run(tmp_path, rounds=0, by=round_sequentially)
     assert files(tmp_path) == finished

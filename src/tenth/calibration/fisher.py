@@ -30,88 +30,27 @@ layerwise.TOGETHER of both); hidden states at block boundaries are on disk.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
+import torch
+from torch import nn
 
+from tenth.calibration.layerwise import Hidden, LayerwiseModel
 from tenth.core.ggml import ACTIVATION_BLOCKS
+from tenth.core.jobs import Compute, Emit
 from tenth.core.store import atomic
-from tenth.models.checkpoint import HEAD
+from tenth.models.checkpoint import HEAD, open_checkpoint
 
 ROWS_AT_ONCE = 8192  # of a weight gradient; bounds its memory
-
-
-@dataclass(frozen=True)
-class SiteStats:
-    """What is known of one linear site; all float32."""
-
-    rows: np.ndarray  # [out]: Fisher information summed over columns, per token
-    cols: np.ndarray  # [in]: the same summed over rows
-    grad2: np.ndarray  # [out]: E[g^2] of the output, per position
-    square: np.ndarray  # [in]: E[x^2] of the input
-    noise: dict[int, np.ndarray]  # block length -> [in]: mean square error of rounding the input to 8 bits
-
-    def predicted_kl(self, error: np.ndarray, rows: np.ndarray | slice = slice(None)) -> float:
-        """KL in nats per token of a weight error [n, in] in the given rows."""
-        total = float(self.rows.sum(dtype=np.float64))
-        if total == 0.0:
-            return 0.0
-        return 0.5 * float(self.rows[rows] @ (error * error) @ self.cols) / total
-
-    def activation_damage(
-        self, weight: np.ndarray, block: int, rows: np.ndarray | slice = slice(None)
-    ) -> float:
-        """KL in nats per token of rounding this site's input to 8 bits in blocks."""
-        return 0.5 * float(self.grad2[rows] @ (weight * weight) @ self.noise[block])
-
-
-class Stats:
-    """Read-only view of a calibration folder: one npz file a block, plus the embedding's and the head's."""
-
-    def __init__(self, folder: Path) -> None:
-        self._files = {}
-        for path in sorted(folder.glob("stats-*.npz")):
-            with np.load(path, allow_pickle=False) as data:
-                for key in data.files:
-                    self._files[key.rsplit("/", 1)[0]] = path
-
-    def __contains__(self, source: str) -> bool:
-        return source in self._files
-
-    def energy(self, source: str) -> np.ndarray:
-        """float32 [windows, T]: the squared gradient of the site's output at each position."""
-        with np.load(self._files[source], allow_pickle=False) as data:
-            energy: np.ndarray = data[f"{source}/energy"]
-            return energy
-
-    def moment(self, source: str) -> np.ndarray:
-        """float32 [out, out]: E[g g^T] of the gradient of the output, per position; of a block's two ends."""
-        with np.load(self._files[source], allow_pickle=False) as data:
-            moment: np.ndarray = data[f"{source}/moment"]
-            return moment
-
-    def __getitem__(self, source: str) -> SiteStats:
-        """Stats of the Hugging Face weight name; KeyError for an unknown one."""
-        with np.load(self._files[source], allow_pickle=False) as data:
-            return SiteStats(
-                rows=data[f"{source}/rows"],
-                cols=data[f"{source}/cols"],
-                grad2=data[f"{source}/grad2"],
-                square=data[f"{source}/square"],
-                noise={n: data[f"{source}/noise{n}"] for n in ACTIVATION_BLOCKS},
-            )
 
 
 class _Site:
     """Accumulates one SiteStats over windows."""
 
-    def __init__(self, out: int, columns: int, device: Any, whole: bool = False) -> None:
-        import torch
-
-        def zeros(size: int) -> Any:
+    def __init__(self, out: int, columns: int, device: torch.device, whole: bool = False) -> None:
+        def zeros(size: int) -> torch.Tensor:
             return torch.zeros(size, dtype=torch.float64, device=device)
 
         self.rows, self.grad2, self.cols, self.square = zeros(out), zeros(out), zeros(columns), zeros(columns)
@@ -120,7 +59,7 @@ class _Site:
         self.energy: list[np.ndarray] = []
         self.windows = 0
 
-    def add(self, x: Any, g: Any) -> None:
+    def add(self, x: torch.Tensor, g: torch.Tensor) -> None:
         """Windows: inputs [B, T, in], gradients of each one's summed loss at the outputs [B, T, out]."""
         for start in range(0, g.shape[2], ROWS_AT_ONCE):
             square = (g[:, :, start : start + ROWS_AT_ONCE].mT @ x).square_().sum(0)
@@ -149,14 +88,12 @@ class _Site:
         return {f"{source}/{key}": value for key, value in arrays.items()}
 
 
-def rounding_noise(x: Any, block: int) -> Any:
+def rounding_noise(x: torch.Tensor, block: int) -> torch.Tensor:
     """[in] float64: summed over tokens, the square error of rounding x [T, in] to 8 bits by blocks.
 
     The step is amax / 127 (ggml-quants.c, quantize_row_q8_K and quantize_row_q8_0). A last block may be
     short.
     """
-    import torch
-
     tokens, columns = x.shape
     padded = torch.nn.functional.pad(x, (0, -columns % block)).reshape(tokens, -1, block)
     step = (padded.abs().amax(2, keepdim=True) / 127).clamp_min(1e-30)
@@ -164,49 +101,38 @@ def rounding_noise(x: Any, block: int) -> Any:
     return error.square_().sum(0).reshape(-1)[:columns].double()
 
 
-def run(
-    emit: Callable[[dict[str, Any]], None],
-    model: str,
-    tokens: str,
-    folder: str,
-    seed: int,
-    threads: int,
-    device: str = "cpu",
-) -> dict[str, Any]:
-    """In a child process: calibrate the model folder on tokens.npy int32 [windows, T]; fills `folder`,
-    resumes in it. device: where torch computes.
+def calibrate(model: Path, tokens: Path, seed: int, folder: Path, compute: Compute, emit: Emit) -> None:
+    """Fill `folder` with the statistics of every block (calibration/stats.py); resumes in it.
 
-    Emits {"done": work, "total": work}, in block passes.
+    model: a Hugging Face folder. tokens: npy, int32 [windows, T]. seed: of the labels that are drawn. Emits
+    {"done": work, "total": work}, in block passes.
     """
-    from tenth.calibration.layerwise import Hidden, LayerwiseModel
-    from tenth.models.checkpoint import open_checkpoint
-
-    here = Path(folder)
-    layerwise = LayerwiseModel(open_checkpoint(Path(model)), threads, device)
     windows = np.load(tokens, allow_pickle=False)
-    count, depth = len(windows), len(layerwise.blocks)
+    layerwise = LayerwiseModel(open_checkpoint(model), compute.threads, compute.device)
+    depth = len(layerwise.blocks)
     total = 4 * depth + 2
-    state = Hidden(here, count, windows.shape[1], layerwise.width, layerwise.device, layerwise.together)
+    state = Hidden(
+        folder, len(windows), windows.shape[1], layerwise.width, layerwise.device, layerwise.together
+    )
 
     def done(work: int) -> None:
         emit({"done": work, "total": total})
 
     _forward(layerwise, windows, state, done)
-    _head(layerwise, windows, state, here, seed)
+    _head(layerwise, windows, state, folder, seed)
     done(depth + 1)
     for index in reversed(range(depth)):
-        _block(layerwise, index, state, here)
+        _block(layerwise, index, state, folder)
         done(depth + 1 + 3 * (depth - index))
-    _embedding(layerwise, windows, state, here)
+    _embedding(layerwise, windows, state, folder)
     done(total)
     state.clear()
-    return {"windows": count, "length": int(windows.shape[1])}
 
 
-def _forward(layerwise: Any, windows: np.ndarray, state: Any, done: Callable[[int], None]) -> None:
+def _forward(
+    layerwise: LayerwiseModel, windows: np.ndarray, state: Hidden, done: Callable[[int], None]
+) -> None:
     """Hidden states at every block boundary, on disk: boundary i enters block i."""
-    import torch
-
     if not state.has(0):
         with layerwise.embed() as embed:
             state.write(0, (embed(window) for window in windows))
@@ -218,20 +144,20 @@ def _forward(layerwise: Any, windows: np.ndarray, state: Any, done: Callable[[in
             done(index + 1)
 
 
-def _head(layerwise: Any, windows: np.ndarray, state: Any, here: Path, seed: int) -> None:
+def _head(layerwise: LayerwiseModel, windows: np.ndarray, state: Hidden, here: Path, seed: int) -> None:
     """Draw labels from the model, start the gradient, and keep the head's own stats."""
-    import torch
-
     if (here / "stats-head.npz").exists():
         return
     draw = torch.Generator().manual_seed(seed)
     with layerwise.head() as head:
         site = _Site(head.out_features, head.in_features, layerwise.device)
-        seen: list[Any] = []
+        seen: list[torch.Tensor] = []
         hook = head.register_forward_hook(lambda _m, args, out: seen.extend((args[0].detach(), out)))
 
-        def gradients() -> Any:
-            for hidden in (window for part in state.read(len(layerwise.blocks)) for window in part.split(1)):
+        def gradients() -> Iterator[torch.Tensor]:
+            for hidden in (
+                window for part in state.read(len(layerwise.blocks)) for window in torch.split(part, 1)
+            ):
                 seen.clear()
                 hidden.requires_grad_(True)
                 logits = layerwise.logits(hidden)[0]
@@ -251,10 +177,8 @@ def _head(layerwise: Any, windows: np.ndarray, state: Any, here: Path, seed: int
         _save(here / "stats-head.npz", site.arrays(layerwise.source_of(head), windows.shape[1]))
 
 
-def _block(layerwise: Any, index: int, state: Any, here: Path) -> None:
+def _block(layerwise: LayerwiseModel, index: int, state: Hidden, here: Path) -> None:
     """One block backward: run it again with gradients, keep its sites' stats, hand the gradient down."""
-    import torch
-
     path = here / f"stats-{index:04d}.npz"
     if path.exists():
         return
@@ -265,13 +189,13 @@ def _block(layerwise: Any, index: int, state: Any, here: Path) -> None:
             m: _Site(m.out_features, m.in_features, layerwise.device, name in residual_outputs)
             for m, name in linears.items()
         }
-        seen: dict[Any, Any] = {}
+        seen: dict[nn.Module, tuple[torch.Tensor, torch.Tensor]] = {}
         hooks = [
             m.register_forward_hook(lambda m, args, out: seen.update({m: (args[0].detach(), out)}))
             for m in linears
         ]
 
-        def gradients() -> Any:
+        def gradients() -> Iterator[torch.Tensor]:
             for hidden, gradient in zip(state.read(index), state.read(f"gradient-{index + 1}"), strict=True):
                 seen.clear()
                 hidden.requires_grad_(True)
@@ -290,17 +214,17 @@ def _block(layerwise: Any, index: int, state: Any, here: Path) -> None:
     state.drop(f"gradient-{index + 1}")  # only now: a killed run starts this block again from it
 
 
-def _embedding(layerwise: Any, windows: np.ndarray, state: Any, here: Path) -> None:
+def _embedding(layerwise: LayerwiseModel, windows: np.ndarray, state: Hidden, here: Path) -> None:
     """The embedding's stats: gradients of one token's occurrences add up before they are squared."""
-    import torch
-
     path, source = here / "stats-embedding.npz", layerwise.source_of(layerwise.embedding)
     if path.exists():
         return
     rows, columns = layerwise.checkpoint.tensors[source].shape
     site = _Site(rows, columns, layerwise.device)
     with layerwise.embed() as embed:  # some families scale what they look up
-        looked_up = layerwise.embedding.weight[layerwise.ids(windows[0])]
+        weight = layerwise.embedding.weight
+        assert isinstance(weight, torch.Tensor)
+        looked_up = weight[layerwise.ids(windows[0])]
         scale = float(embed(windows[0]).norm() / looked_up.norm().clamp_min(1e-30))
     gradients = (window for part in state.read("gradient-0") for window in part)
     for window, gradient in zip(windows, gradients, strict=True):

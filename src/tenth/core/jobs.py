@@ -53,10 +53,26 @@ class Job(Record, Generic[Result]):
     def run(self, emit: Emit) -> Result:
         """Do the work; `emit` sends an event to the parent. The annotated result travels as JSON."""
 
+    def returned(self) -> TypeAdapter[Result]:
+        """What `run` is annotated to return, and how that becomes JSON and back."""
+        return TypeAdapter(get_type_hints(type(self).run)["return"])
+
+    def plain(self, emit: Emit) -> JsonValue:
+        """Run it here; the result as JSON."""
+        plain: JsonValue = self.returned().dump_python(self.run(emit), mode="json")
+        return plain
+
     def pack(self) -> Packed:
         """The job as plain JSON, for a job that runs it or for another machine."""
         kind = f"{type(self).__module__}:{type(self).__qualname__}"
         return Packed(kind=kind, fields=self.model_dump(mode="json"))
+
+
+class Compute(Record):
+    """Where torch computes. Results differ by float32's rounding only."""
+
+    threads: int = 0  # 0: all cores
+    device: str = "cpu"  # or "cuda"
 
 
 class Packed(Record):
@@ -134,22 +150,7 @@ def run(job: Job[Result], on_event: Emit | None = None, around: Surroundings | N
     dies, NativeError where it fails otherwise. Whatever is raised here, Ctrl-C included, ends the child.
     """
     packed = job.pack()
-    return result_of(job, _run_packed(packed, on_event, around or Surroundings()))
-
-
-def plain_result(job: Job[Any], emit: Emit) -> JsonValue:
-    """Run a job here; its result as JSON."""
-    plain: JsonValue = _returned(job).dump_python(job.run(emit), mode="json")
-    return plain
-
-
-def result_of(job: Job[Result], plain: JsonValue) -> Result:
-    """The result of a job from its JSON, of the type that the job's `run` is annotated to return."""
-    return _returned(job).validate_python(plain)
-
-
-def _returned(job: Job[Result]) -> TypeAdapter[Result]:
-    return TypeAdapter(get_type_hints(type(job).run)["return"])
+    return job.returned().validate_python(_run_packed(packed, on_event, around or Surroundings()))
 
 
 def _run_packed(packed: Packed, on_event: Emit | None, around: Surroundings) -> JsonValue:
@@ -333,7 +334,7 @@ def main() -> None:
 def _answer(packed: Packed, emit: Emit) -> dict[str, JsonValue]:
     """The last message of a child: its result, or what went wrong."""
     try:
-        result = plain_result(packed.unpack(), emit)
+        result = packed.unpack().plain(emit)
         json.dumps(result)
         return {"result": result}
     except errors.TenthError as error:

@@ -49,14 +49,19 @@ class Store:
                 f"cannot make the work folder {root}: {error.strerror}; choose another with --work"
             ) from error
 
+    def place(self, name: str, inputs: Mapping[str, Any]) -> Path:
+        """Where the finished folder of a stage is, or will be; inputs: JSON values."""
+        key = hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()[:16]
+        return self.root / f"{name}-{key}"
+
     def stage(self, name: str, inputs: Mapping[str, Any], build: Callable[[Path], None]) -> Path:
         """The folder of the stage `name` for these inputs (JSON values): built now, or found finished.
 
         An unfinished one is kept when `build` raises or the process dies, and handed to `build` again, which
         resumes in it.
         """
-        key = _key(inputs)
-        final, partial = self.root / f"{name}-{key}", self.root / f"{name}-{key}.partial"
+        final = self.place(name, inputs)
+        partial = final.with_name(final.name + ".partial")
         while not final.exists():
             partial.mkdir(exist_ok=True)
             with self.alone(partial):
@@ -67,7 +72,7 @@ class Store:
 
     def shelf(self, name: str, inputs: Mapping[str, Any]) -> Path:
         """A folder that is never finished: what is in it stays right, and more may be added."""
-        folder = self.root / f"{name}-{_key(inputs)}"
+        folder = self.place(name, inputs)
         folder.mkdir(exist_ok=True)
         return folder
 
@@ -107,10 +112,6 @@ def _open(folder: Path) -> int | None:
         return os.open(folder, os.O_RDONLY)
     except (ImportError, OSError):
         return None
-
-
-def _key(inputs: Mapping[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def sha256(*files: Path) -> str:

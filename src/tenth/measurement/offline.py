@@ -91,7 +91,7 @@ def enclose(job: jobs.Job[jobs.Result], folder: Path, log: Path | None = None) -
         libraries=libraries,
         kernel=kernel,
     )
-    return jobs.result_of(job, seen.result), offline
+    return job.returned().validate_python(seen.result), offline
 
 
 def _fallback(network: str) -> tuple[str, str]:
@@ -168,7 +168,7 @@ class _Enclosed(jobs.Job[_Seen]):
         attempts, files = _listen()
         before = _unrouted()
         _mark("begin")
-        result = jobs.plain_result(self.job.unpack(), emit)
+        result = self.job.unpack().plain(emit)
         _mark("end")
         tried, opened = list(attempts), list(files)
         roots = {sys.prefix, sys.base_prefix, *sys.path, *sysconfig.get_paths().values()}

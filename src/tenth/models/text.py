@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import lzma
-from collections.abc import Callable
 from importlib import resources
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from tenth.core.errors import InputError
+from tenth.core.records import Record
+from tenth.models.tokens import tokenizer
 
 LENGTH = 512  # tokens of a window, unless the model or the wanted context is shorter
 HELD_OUT = 0.15  # of the calibration text's end, where no other text is given to judge on
@@ -37,57 +37,72 @@ def read(path: Path | None) -> str:
     return text
 
 
-def run(
-    emit: Callable[[dict[str, Any]], None],  # noqa: ARG001
-    model: str,
-    text: str | None,
-    eval_text: str | None,
-    folder: str,
-    length: int,
-    calibrate: int,
-    train: int,
-    judge: int,
-    seed: int,
-) -> dict[str, Any]:
-    """In a child process: calibration.npy, further.npy, held-out.npy (int32 [windows, length]); their sizes.
+class Wanted(Record):
+    """How many windows of which length are cut from a text."""
 
-    Calibration windows are drawn with `seed`, further ones from the rest, as far as that goes; held-out ones
-    are the first of eval_text, or of the calibration text's end. InputError if there is too little text.
+    length: int  # tokens
+    calibrate: int  # windows to calibrate on
+    train: int  # and further ones to train on, as far as the text goes
+    judge: int  # held-out windows
+    seed: int  # of the draw of the first two
+
+
+class Texts(Record):
+    """Windows of token ids on disk."""
+
+    folder: Path
+    length: int  # tokens of a window
+    bytes: int  # UTF-8, of the predicted held-out tokens: all but the first of each window
+
+    @property
+    def calibration(self) -> Path:
+        """npy, int32 [windows, length], to calibrate on."""
+        return self.folder / "calibration.npy"
+
+    @property
+    def further(self) -> Path:
+        """npy, int32 [windows, length], to train on as well."""
+        return self.folder / "further.npy"
+
+    @property
+    def held_out(self) -> Path:
+        """npy, int32 [windows, length], to judge on."""
+        return self.folder / "held-out.npy"
+
+
+def cut(model: Path, text: Path | None, eval_text: Path | None, wanted: Wanted, folder: Path) -> Texts:
+    """Cut texts into windows of the model's tokens, and leave them in `folder`.
+
+    Calibration windows are drawn by the seed, further ones from the rest; held-out ones are the first of
+    eval_text, or of the calibration text's end. InputError if there is too little text.
     """
-    from tenth.models.tokens import tokenizer
-
-    tokens = tokenizer(Path(model))
-    given = read(Path(text) if text else None)
+    tokens, length = tokenizer(model), wanted.length
+    given = read(text)
     windows = _windows(tokens.encode(given), length)
     if eval_text:
-        other = read(Path(eval_text))
+        other = read(eval_text)
         if other == given:
             raise InputError(f"{eval_text} is the same text as is calibrated on; leave --eval-text out")
         held = _windows(tokens.encode(other), length)
     else:
-        cut = len(windows) - max(1, round(HELD_OUT * len(windows)))
-        windows, held = windows[:cut], windows[cut:]
-    for name, found, fewest in (("calibrate on", windows, FEWEST), ("judge on", held, 1)):
-        if len(found) < fewest:
-            need = fewest * length
+        end = len(windows) - max(1, round(HELD_OUT * len(windows)))
+        windows, held = windows[:end], windows[end:]
+    for name, enough, fewest in (("calibrate on", windows, FEWEST), ("judge on", held, 1)):
+        if len(enough) < fewest:
             raise InputError(
-                f"the text is too short to {name}: {found.size} tokens in whole windows of {length},"
-                f" needed {need}; give a longer --text"
+                f"the text is too short to {name}: {enough.size} tokens in whole windows of {length},"
+                f" needed {fewest * length}; give a longer --text"
             )
-    order = np.random.default_rng(seed).permutation(len(windows))
-    held = held[:judge]
-    here = Path(folder)
-    np.save(here / "calibration.npy", windows[np.sort(order[:calibrate])], allow_pickle=False)
-    np.save(here / "further.npy", windows[np.sort(order[calibrate:][:train])], allow_pickle=False)
-    np.save(here / "held-out.npy", held, allow_pickle=False)
+    order = np.random.default_rng(wanted.seed).permutation(len(windows))
+    held = held[: wanted.judge]
     # The first token of a window is given, not predicted.
     predicted = sum(len(tokens.decode(w).encode()) - len(tokens.decode(w[:1]).encode()) for w in held)
-    return {
-        "calibration": min(calibrate, len(windows)),
-        "held_out": len(held),
-        "bytes": predicted,
-        "length": length,
-    }
+    texts = Texts(folder=folder, length=length, bytes=predicted)
+    drawn, rest = order[: wanted.calibrate], order[wanted.calibrate :][: wanted.train]
+    np.save(texts.calibration, windows[np.sort(drawn)], allow_pickle=False)
+    np.save(texts.further, windows[np.sort(rest)], allow_pickle=False)
+    np.save(texts.held_out, held, allow_pickle=False)
+    return texts
 
 
 def _windows(ids: np.ndarray, length: int) -> np.ndarray:

@@ -18,17 +18,21 @@ from pathlib import Path
 from typing import Any
 
 from tenth.core.errors import BudgetError
+from tenth.core.ggml import WEIGHT_TYPES
+from tenth.core.jobs import Compute
 from tenth.core.progress import Reporter
 from tenth.core.records import Budget, Candidate, Proof, Requirements, Shape, Structure
 from tenth.devices.profile import Device
+from tenth.distillation.budget import TrainingBudget
 from tenth.measurement.quality import between
 from tenth.models import text
 from tenth.models.arch import Architecture
 from tenth.models.checkpoint import Checkpoint, open_checkpoint
 from tenth.models.formats.hf import FloatType
 from tenth.models.formats.tokenizer import tokenizer_metadata
+from tenth.models.text import Texts
 from tenth.pipeline.effort import EFFORTS, WORTH_TRAINING, Effort, expected
-from tenth.pipeline.steps import Stages, Texts
+from tenth.pipeline.steps import Stages
 from tenth.pipeline.verify import MemoryCorrection, MemoryCorrections, prove_until_it_fits
 from tenth.planning import joint
 from tenth.planning import memory as cost
@@ -78,6 +82,11 @@ class FitOptions:
         """The effort with the windows that were asked for."""
         effort = EFFORTS[self.effort]
         return effort if self.windows is None else replace(effort, windows=self.windows)
+
+    @property
+    def where(self) -> Compute:
+        """Where torch computes."""
+        return Compute(threads=self.threads, device=self.compute)
 
     @property
     def alike(self) -> bool:
@@ -170,7 +179,7 @@ def analyse(
 ) -> Analysis:
     """Measure a model; original: the one that it was made of, and is judged by."""
     budget, effort = options.budget, options.tried
-    stages = Stages(checkpoint, work, reporter, log, options.threads, options.compute)
+    stages = Stages(checkpoint, work, reporter, log, options.where)
     length, weights = min(text.LENGTH, budget.context), sum(spec.count for spec in checkpoint.specs())
     minutes = expected(effort, weights, length, options.threads, options.compute) / 60
     what = "the smaller model" if original else checkpoint.name
@@ -181,7 +190,7 @@ def analyse(
     stages.check_weights()
     calibration = stages.calibration(texts, options.seed)
     reference = original.reference if original else stages.reference(texts)
-    sensitivities = stages.sensitivities(calibration, None if options.quantise else ["F16"])
+    sensitivities = stages.sensitivities(calibration, WEIGHT_TYPES if options.quantise else ["F16"])
     kv = stages.kv_sensitivities(texts, checkpoint.arch.head_dim(checkpoint.config))
     problem = replace(_first(options, checkpoint), sensitivities=sensitivities, kv=kv)
     correction = MemoryCorrection(
@@ -254,7 +263,7 @@ def candidates(options: FitOptions, analysis: Analysis, folder: Path) -> Iterato
 def _smaller(options: FitOptions, analysis: Analysis, alone: float) -> Analysis | None:
     """The smaller model that promises the least predicted KL, if that is less than of bits alone."""
     stages, reporter = analysis.stages, analysis.stages.reporter
-    costs = stages.costs(analysis.texts, analysis.calibration)
+    costs = stages.pruning_costs(analysis.texts, analysis.calibration)
     limits, memory = _freedom(options, analysis.checkpoint), options.budget.memory
     growth, made, folder, measured, bits = 1.0, None, Path(), 0.0, 0.0
     while True:
@@ -278,7 +287,9 @@ def _smaller(options: FitOptions, analysis: Analysis, alone: float) -> Analysis 
         return None
     healed = ""
     if options.heal:
-        folder, training = stages.healed(folder, analysis.texts, options.text, options.heal, options.seed)
+        folder, training = stages.healed(
+            folder, analysis.texts, options.text, TrainingBudget.parse(options.heal), options.seed
+        )
         healed = f"{options.heal}: KL {training.before:.3g} to {training.after:.3g} on windows held back"
         for note in training.notes:
             reporter.say(note)
@@ -296,7 +307,11 @@ def _smaller(options: FitOptions, analysis: Analysis, alone: float) -> Analysis 
 def _measured_kl(stages: Stages, analysis: Analysis, folder: Path) -> float:
     """KL of the model in a folder to the original, before quantisation."""
     smaller = Stages(
-        open_checkpoint(folder), stages.store.root, stages.reporter, stages.log, analysis.problem.threads
+        open_checkpoint(folder),
+        stages.store.root,
+        stages.reporter,
+        stages.log,
+        Compute(threads=analysis.problem.threads),
     )
     return between(analysis.reference, smaller.reference(analysis.texts))
 

@@ -21,6 +21,7 @@ from tenth.core.progress import Reporter
 from tenth.core.records import Budget, Candidate, Plan, Requirements, Scorecard, Structure
 from tenth.core.store import default_work, sha256
 from tenth.devices.profile import Device
+from tenth.distillation.budget import TrainingBudget
 from tenth.measurement.check import sample
 from tenth.measurement.quality import original
 from tenth.models import text
@@ -180,14 +181,15 @@ def _source(
     if options.vocabulary is None and not options.languages:
         check(options, checkpoint)
         return checkpoint, None
-    stages = Stages(checkpoint, work, reporter, log, options.threads, options.compute)
+    stages = Stages(checkpoint, work, reporter, log, options.where)
     folder, healed = stages.trimmed(options.text, options.vocabulary or before, options.languages), ""
     length = min(text.LENGTH, options.budget.context)
     texts = stages.texts(options.text, options.eval_text, length, options.tried, options.seed)
     bits = next(r.value for r in original(stages.reference(texts)) if r.name == "bits_per_byte")
     if options.heal:
-        folder, training = stages.healed(
-            folder, texts, options.text, options.heal, options.seed, respelled=True
+        training_budget = TrainingBudget.parse(options.heal)
+        folder, training = stages.healed_vocabulary(
+            folder, texts, options.text, training_budget, options.seed
         )
         healed = f"{options.heal}: loss {training.before:.3g} to {training.after:.3g} on windows held back"
     trimmed = replace(open_checkpoint(folder), name=checkpoint.name)

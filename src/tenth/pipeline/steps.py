@@ -4,32 +4,51 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypedDict, TypeVar
 
+from tenth.calibration.stats import windows_within
 from tenth.core import jobs
 from tenth.core.format import megabytes
-from tenth.core.jobs import Job
+from tenth.core.ggml import WEIGHT_TYPES
+from tenth.core.jobs import Compute, Event, Job
 from tenth.core.progress import Reporter
 from tenth.core.records import MB, Candidate, Proof, Reading, Runtime, Shape
-from tenth.core.store import Store, write_text
+from tenth.core.stage import Stage, TextFile
+from tenth.core.store import Store
 from tenth.distillation.budget import TrainingBudget
-from tenth.distillation.settings import DistilResult, TrainingResult, TrainingSettings
-from tenth.distillation.stages import Distil, DistilVocabulary, WriteCorpus
+from tenth.distillation.settings import DistilResult, TrainingResult
 from tenth.measurement.memory import prove
 from tenth.measurement.quality import quality
 from tenth.measurement.speed import speed
+from tenth.models import text
 from tenth.models.checkpoint import Checkpoint
 from tenth.models.formats.gguf import storage, tensor_bytes
+from tenth.models.text import Texts
 from tenth.pipeline.effort import BATCH, Effort
+from tenth.pipeline.stages import (
+    Calibrate,
+    CutTexts,
+    Distil,
+    DistilVocabulary,
+    MeasureKv,
+    MeasureRemovals,
+    MeasureSensitivities,
+    RemoveAndRefit,
+    Round,
+    RoundSequentially,
+    RunOriginal,
+    TrainScales,
+    TrimVocabulary,
+    WriteCorpus,
+    WriteModel,
+)
 from tenth.planning.plan import Decision, Problem
 from tenth.pruning.shape import PruningCosts
-from tenth.pruning.stages import MeasureRemovals, RemoveAndRefit, TrimVocabulary
-from tenth.quantization import kv, recipes, sensitivity
+from tenth.quantization import recipes, sensitivity
+from tenth.quantization.settings import BYTES_PER_WEIGHT, ScaleTraining
 
-METRICS = 3  # raised whenever a stage's meaning changes, so that old results are not used
 JUDGE_WINDOWS, LEAST_WINDOWS = 48, 12  # of held-out text
 JUDGE_WORK = 15_000 * MB  # weights x windows: large models are judged on fewer
 SPEED_REPEATS = 3
@@ -38,81 +57,53 @@ HEAL_RATE = {
     "cpu": 20_000,
     "cuda": 1_000_000,
 }  # tokens of text read for a second of healing: more than it takes
-HEAL_TOKENS = 50_000_000  # at most, where healing is given as a time
 Result = TypeVar("Result")
+HEAL_TOKENS = 50_000_000  # at most, where healing is given as a time
 
 
-@dataclass(frozen=True)
-class Texts:
-    """Windows of token ids on disk."""
+class _Common(TypedDict):
+    """The fields that all stages of a model share."""
 
-    folder: Path
-    length: int
-    bytes: int  # UTF-8, of the predicted held-out tokens
-
-    @property
-    def calibration(self) -> Path:
-        """int32 [windows, length] to calibrate on."""
-        return self.folder / "calibration.npy"
-
-    @property
-    def further(self) -> Path:
-        """int32 [windows, length] to train on as well."""
-        return self.folder / "further.npy"
-
-    @property
-    def held_out(self) -> Path:
-        """int32 [windows, length] to judge on."""
-        return self.folder / "held-out.npy"
+    model: Path
+    model_hash: str
+    threads: int
+    device: str
 
 
 class Stages:
     """The expensive steps for one model, memoised in `work`; `used` has the folders of those asked for."""
 
     def __init__(
-        self,
-        checkpoint: Checkpoint,
-        work: Path,
-        reporter: Reporter,
-        log: Path,
-        threads: int,
-        device: str = "cpu",
+        self, checkpoint: Checkpoint, work: Path, reporter: Reporter, log: Path, compute: Compute
     ) -> None:
         self.checkpoint, self.reporter, self.log = checkpoint, reporter, log
         self.store = Store(work, reporter.say)
         self.model_hash = checkpoint.hash()
         self.used: dict[str, Path] = {}
-        self._common: dict[str, Any] = {"model": str(checkpoint.path), "threads": threads}
-        self._device = {"device": device}  # of torch; results differ by float32's rounding only
+        self._common: _Common = {
+            "model": checkpoint.path,
+            "model_hash": self.model_hash,
+            "threads": compute.threads,
+            "device": compute.device,
+        }
 
     def texts(
-        self, text: Path | None, eval_text: Path | None, length: int, effort: Effort, seed: int
+        self, file: Path | None, eval_file: Path | None, length: int, effort: Effort, seed: int
     ) -> Texts:
         """Tokenise the texts into windows."""
-        from tenth.calibration.reference import windows_within
-
         weights = sum(spec.count for spec in self.checkpoint.specs())
-        wanted = max(LEAST_WINDOWS, min(JUDGE_WINDOWS, JUDGE_WORK // weights))
-        judge = windows_within(wanted, length, int(self.checkpoint.config["vocab_size"]))
-        given = {
-            "text": str(text) if text else None,
-            "eval_text": str(eval_text) if eval_text else None,
-            "length": length,
-            "calibrate": effort.windows,
-            "train": max(0, max(effort.training, REFIT) - effort.windows),
-            "judge": judge,
-            "seed": seed,
-        }
-        stamps = [_stamp(path) for path in (text, eval_text)]
-
-        def build(folder: Path) -> None:
-            arguments = {"model": self._common["model"], **given, "folder": str(folder)}
-            found = self._child("read the texts", "tenth.models.text:run", arguments)
-            write_text(folder / "texts.json", json.dumps(found))
-
-        folder = self._stage("texts", {**given, "stamps": stamps}, build)
-        found = json.loads((folder / "texts.json").read_text())
-        return Texts(folder, found["length"], found["bytes"])
+        judge = max(LEAST_WINDOWS, min(JUDGE_WINDOWS, JUDGE_WORK // weights))
+        wanted = text.Wanted(
+            length=length,
+            calibrate=effort.windows,
+            train=max(0, max(effort.training, REFIT) - effort.windows),
+            judge=windows_within(judge, length, int(self.checkpoint.config["vocab_size"])),
+            seed=seed,
+        )
+        files = TextFile.of(file), TextFile.of(eval_file)
+        stage = CutTexts(**self._common, text=files[0], eval_text=files[1], wanted=wanted)
+        folder, texts = self._made(stage)
+        return texts.model_copy(update={"folder": folder})
 
     def check_weights(self) -> None:
         """InputError for a NaN or an infinity among them."""
@@ -122,146 +113,70 @@ class Stages:
 
     def reference(self, texts: Texts) -> Path:
         """The original's log-probabilities on the held-out windows."""
-        given = {**self._common, "tokens": str(texts.held_out), "text_bytes": texts.bytes}
-
-        def build(folder: Path) -> None:
-            self._child(
-                "run the original", "tenth.calibration.reference:run", {**given, "folder": str(folder)}
-            )
-
-        return self._stage("reference", {"texts": texts.folder.name}, build)
+        return self._made(RunOriginal(**self._common, tokens=texts.held_out, text_bytes=texts.bytes))[0]
 
     def calibration(self, texts: Texts, seed: int) -> Path:
-        """How much each weight matters (calibration/fisher.py)."""
-        given = {**self._common, **self._device, "tokens": str(texts.calibration), "seed": seed}
-
-        def build(folder: Path) -> None:
-            self._child("calibrate", "tenth.calibration.fisher:run", {**given, "folder": str(folder)})
-
-        return self._stage("calibration", {"texts": texts.folder.name, "seed": seed}, build)
+        """How much each weight matters."""
+        return self._made(Calibrate(**self._common, tokens=texts.calibration, seed=seed))[0]
 
     def sensitivities(
-        self, calibration: Path, types: Sequence[str] | None = None
+        self, calibration: Path, types: Sequence[str] = WEIGHT_TYPES
     ) -> sensitivity.Sensitivities:
-        """What every type, or those alone, costs every tensor, in nats per token
-        (quantization/sensitivity.py).
-        """
-        asked = {"types": list(types)} if types else {}
-
-        def build(folder: Path) -> None:
-            given = {"calibration": str(calibration), "destination": str(folder / "sensitivities.jsonl")}
-            self._child(
-                "price every storage type",
-                "tenth.quantization.sensitivity:run",
-                {**self._common, **given, **asked},
-            )
-
-        return sensitivity.load(
-            self._stage("sensitivities", {"from": calibration.name, **asked}, build) / "sensitivities.jsonl"
-        )
+        """What every type, or those alone, costs every tensor, in nats per token."""
+        stage = MeasureSensitivities(**self._common, calibration=calibration, types=tuple(types))
+        return sensitivity.load(self._made(stage)[0] / "sensitivities.jsonl")
 
     def kv_sensitivities(self, texts: Texts, head: int) -> dict[str, float]:
-        """What every KV-cache type costs, in nats per token (quantization/kv.py)."""
-        specs = [spec for spec in self.checkpoint.specs() if spec.linear]
-        windows = 2 if sum(spec.count for spec in specs) < 300 * MB else 1
+        """What every KV-cache type costs, in nats per token; head: size of an attention head."""
+        linear = sum(spec.count for spec in self.checkpoint.specs() if spec.linear)
+        windows = 2 if linear < 300 * MB else 1
+        return self._made(MeasureKv(**self._common, tokens=texts.held_out, windows=windows, head=head))[1]
 
-        def build(folder: Path) -> None:
-            types = {spec.name: kv.probe_type(spec.columns) for spec in specs}
-            probe = self.write(types, None, folder / "probe.gguf", "store a probe")
-            given = {"gguf": str(probe), "tokens": str(texts.held_out), "windows": windows, "head": head}
-            given["threads"] = self._common["threads"]
-            found = self._child("measure KV-cache types", "tenth.quantization.kv:run", given)
-            write_text(folder / "kv.json", json.dumps(found))
-            probe.unlink()
-
-        folder = self._stage("kv", {"texts": texts.folder.name, "windows": windows}, build)
-        kl_by_type: dict[str, float] = json.loads((folder / "kv.json").read_text())
-        return kl_by_type
-
-    def costs(self, texts: Texts, calibration: Path) -> PruningCosts:
-        """What removing each part of the model would cost (pruning/removal.py)."""
-
-        def build(folder: Path) -> None:
-            job = MeasureRemovals(**self._pruned(texts, calibration), folder=folder)
-            self._run_job("price every removal", job)
-
-        folder = self._stage("pruning-costs", {"from": calibration.name, "texts": texts.folder.name}, build)
-        return PruningCosts.model_validate_json((folder / "pruning-costs.json").read_bytes())
+    def pruning_costs(self, texts: Texts, calibration: Path) -> PruningCosts:
+        """What removing each part of the model would cost."""
+        tokens = texts.calibration, texts.further
+        return self._made(MeasureRemovals(**self._common, tokens=tokens, calibration=calibration))[1]
 
     def shaped(self, texts: Texts, calibration: Path, shape: Shape) -> Path:
-        """A folder with the model in that shape, what stays refitted (pruning/structure.py)."""
-        chosen = {"chosen": shape.model_dump(mode="json")}
+        """A folder with the model in that shape, what stays refitted."""
+        tokens = texts.calibration, texts.further
+        stage = RemoveAndRefit(**self._common, tokens=tokens, calibration=calibration, shape=shape)
+        return self._made(stage)[0]
 
-        def build(folder: Path) -> None:
-            job = RemoveAndRefit(**self._pruned(texts, calibration), shape=shape, folder=folder)
-            self._run_job("remove and refit", job)
-
-        made_from = {"from": calibration.name, "texts": texts.folder.name, **chosen}
-        return self._stage("shaped", made_from, build)
+    def trimmed(self, file: Path | None, size: int, languages: Sequence[str]) -> Path:
+        """A folder with the model and at most `size` tokens, those that the text has most use for."""
+        text = TextFile.of(file)
+        stage = TrimVocabulary(**self._common, text=text, size=size, languages=tuple(languages))
+        return self._made(stage)[0]
 
     def healed(
-        self, smaller: Path, texts: Texts, text: Path | None, amount: str, seed: int, respelled: bool = False
-    ) -> tuple[Path, TrainingResult]:
-        """A folder with the smaller model trained towards this one, and how that went
-        (distillation/distil.py).
-
-        respelled: it has fewer tokens (distillation/cross_tokenizer.py).
-        """
-        training_budget, device = TrainingBudget.parse(amount), self._device["device"]
-        tokens = training_budget.tokens or min(
-            HEAL_TOKENS, round(training_budget.seconds * HEAL_RATE[device])
+        self, smaller: Path, texts: Texts, file: Path | None, training_budget: TrainingBudget, seed: int
+    ) -> tuple[Path, DistilResult]:
+        """A folder with a model of fewer parts, trained towards this one, and how that went."""
+        corpus = self._corpus(texts, file, training_budget, seed)
+        stage = Distil(
+            **self._common,
+            smaller=smaller,
+            tokens=self._place(corpus) / "windows.npy",
+            training_budget=training_budget,
+            seed=seed,
+            memory=_free_memory(),
         )
-        given: dict[str, Any] = {"length": texts.length, "seed": seed}
+        return self._made(stage, corpus)
 
-        def build(folder: Path) -> None:
-            windows = folder / "windows.npy"
-            if not windows.exists():
-                corpus = WriteCorpus(
-                    model=self.checkpoint.path,
-                    text=text,
-                    destination=windows,
-                    length=texts.length,
-                    tokens=tokens,
-                    seed=seed,
-                    held_out=texts.held_out,
-                )
-                self._run_job("read the text to heal on", corpus)
-            settings = TrainingSettings(
-                model=smaller,
-                original=self.checkpoint.path,
-                tokens=windows,
-                folder=folder,
-                training_budget=training_budget,
-                seed=seed,
-                threads=self._common["threads"],
-                device=device,
-            )
-            label = f"heal, {amount}"
-            result: TrainingResult
-            if respelled:
-                result = self._run_job(label, DistilVocabulary(**dict(settings)))
-            else:
-                result = self._run_job(label, Distil(**dict(settings), memory=_free_memory()))
-            write_text(folder / "healed.json", result.model_dump_json())
-            windows.unlink()
-
-        made_from = {"smaller": smaller.name, "texts": texts.folder.name, "amount": amount, **given}
-        made_from["stamp"] = _stamp(text)
-        folder = self._stage("healed", made_from, build)
-        kind = TrainingResult if respelled else DistilResult
-        return folder, kind.model_validate_json((folder / "healed.json").read_bytes())
-
-    def trimmed(self, text: Path | None, size: int, languages: Sequence[str]) -> Path:
-        """A folder with the model and at most `size` tokens (pruning/vocabulary.py)."""
-        given = {"text": str(text) if text else None, "size": size, "languages": list(languages)}
-
-        def build(folder: Path) -> None:
-            job = TrimVocabulary(
-                model=self.checkpoint.path, text=text, size=size, languages=tuple(languages), folder=folder
-            )
-            self._run_job("trim the vocabulary", job)
-
-        return self._stage("trimmed", {**given, "stamp": _stamp(text)}, build)
+    def healed_vocabulary(
+        self, trimmed: Path, texts: Texts, file: Path | None, training_budget: TrainingBudget, seed: int
+    ) -> tuple[Path, TrainingResult]:
+        """A folder with a model of fewer tokens, trained towards this one, and how that went."""
+        corpus = self._corpus(texts, file, training_budget, seed)
+        stage = DistilVocabulary(
+            **self._common,
+            smaller=trimmed,
+            tokens=self._place(corpus) / "windows.npy",
+            training_budget=training_budget,
+            seed=seed,
+        )
+        return self._made(stage, corpus)
 
     def rounded(
         self, texts: Texts, calibration: Path, types: Mapping[str, str], effort: Effort
@@ -269,57 +184,39 @@ class Stages:
         """The folder of matrices of those types, rounded with error feedback; none at an effort without."""
         if effort.rounds is None:
             return []
-        made_from: dict[str, Any] = {"from": calibration.name, "rounds": effort.rounds, "metrics": METRICS}
-        if effort.sequential:  # a matrix depends on those before it: a folder for each plan
-            made_from["types"] = dict(types)
-        folder = self.store.shelf("rounded", made_from)
-        given = {
+        kind = RoundSequentially if effort.sequential else Round
+        stage = kind(
             **self._common,
-            **self._device,
-            "tokens": str(texts.calibration),
-            "calibration": str(calibration),
-            "types": dict(types),
-            "folder": str(folder),
-            "rounds": effort.rounds,
-        }
-        stage = (
-            "tenth.quantization.sequential:run" if effort.sequential else "tenth.quantization.rounding:run"
+            tokens=texts.calibration,
+            calibration=calibration,
+            types=dict(types),
+            rounds=effort.rounds,
         )
+        folder = self.store.shelf(stage.name, stage.key())
         with self.store.alone(folder):
-            self._child("round with error feedback", stage, given)
+            self._child(stage.label, stage.model_copy(update={"folder": folder}))
         return [folder]
 
     def trained(
         self, texts: Texts, rounded: Sequence[Path], types: Mapping[str, str], effort: Effort, seed: int
     ) -> list[Path]:
         """The folders of `rounded` after one with trained scales, if there is memory to train them."""
-        from tenth.quantization.scales import BYTES_PER_WEIGHT
-
         weights = sum(spec.count for spec in self.checkpoint.specs())
         needed, free = BYTES_PER_WEIGHT * weights, _free_memory()
-        if self._device["device"] == "cpu" and needed > free:
+        if self._common["device"] == "cpu" and needed > free:
             self.reporter.say(
                 f"scales are not trained: that needs {megabytes(needed)} MB, {megabytes(free)} MB are free"
             )
             return list(rounded)
-        given = {
-            "types": dict(types),
-            "rounded": str(rounded[0]),
-            "steps": effort.steps,
-            "batch": BATCH,
-            "seed": seed,
-        }
-
-        def build(folder: Path) -> None:
-            tokens = {"tokens": str(texts.calibration), "further": str(texts.further)}
-            arguments = {**self._common, **self._device, **tokens, **given}
-            found = self._child(
-                "train scales", "tenth.quantization.scales:run", {**arguments, "folder": str(folder)}
-            )
-            write_text(folder / "trained.json", json.dumps(found))
-
-        made_from = {**given, "rounded": rounded[0].name, "texts": texts.folder.name}
-        return [self._stage("trained", made_from, build), *rounded]
+        stage = TrainScales(
+            **self._common,
+            tokens=texts.calibration,
+            further=texts.further,
+            rounded=rounded[0],
+            types=dict(types),
+            training=ScaleTraining(steps=effort.steps, batch=BATCH, seed=seed),
+        )
+        return [self._made(stage)[0], *rounded]
 
     def write(
         self,
@@ -330,15 +227,16 @@ class Stages:
         rounded: Sequence[Path] = (),
     ) -> Path:
         """A GGUF of those types: what the folders of `rounded` have, the rest by ggml's encoders."""
-        given = {
-            **self._common,
-            "types": dict(types),
-            "destination": str(path),
-            "calibration": str(calibration) if calibration else None,
-            "rounded": [str(folder) for folder in rounded],
-        }
+        job = WriteModel(
+            model=self.checkpoint.path,
+            types=dict(types),
+            destination=path,
+            calibration=calibration,
+            rounded=tuple(rounded),
+            threads=self._common["threads"],
+        )
         total = sum(tensor_bytes(spec, storage(spec, types)) for spec in self.checkpoint.specs())
-        self._child(label, "tenth.quantization.write:run", given, total=total)
+        self._child(label, job, total)
         return path
 
     def prove(self, gguf: Path, decision: Decision, budget: int) -> Proof:
@@ -403,36 +301,45 @@ class Stages:
         measured = [candidate(name, stock[name], True) for name in best]
         return [*measured, candidate("Q4_0", self.stock("Q4_0", importance=False), False)]
 
-    def _pruned(self, texts: Texts, calibration: Path) -> dict[str, Any]:
-        """What the stages of pruning have in common."""
-        return {
-            "model": self.checkpoint.path,
-            "tokens": (texts.calibration, texts.further),
-            "calibration": calibration,
-            **self._device,
-            "threads": self._common["threads"],
-        }
+    def _corpus(
+        self, texts: Texts, file: Path | None, training_budget: TrainingBudget, seed: int
+    ) -> WriteCorpus:
+        """Windows of text for that much training."""
+        most = round(training_budget.seconds * HEAL_RATE[self._common["device"]])
+        return WriteCorpus(
+            **self._common,
+            text=TextFile.of(file),
+            length=texts.length,
+            tokens=training_budget.tokens or min(HEAL_TOKENS, most),
+            seed=seed,
+            held_out=texts.held_out,
+        )
 
-    def _stage(self, name: str, inputs: Mapping[str, Any], build: Callable[[Path], None]) -> Path:
-        """The finished folder of a stage of this model, built now where it is not there."""
-        inputs = {**inputs, "model": self.model_hash, "metrics": METRICS}
-        self.used[name] = self.store.stage(name, inputs, build)
-        return self.used[name]
+    def _place(self, stage: Stage[Result]) -> Path:
+        """Where a stage's folder is, or will be."""
+        return self.store.place(stage.name, stage.key())
 
-    def _child(self, label: str, function: str, arguments: dict[str, Any], total: float = 1.0) -> Any:
-        """The result of a function run in a child process, with a progress bar."""
+    def _made(self, stage: Stage[Result], scratch: Stage[Any] | None = None) -> tuple[Path, Result]:
+        """The finished folder of a stage and its result, made now where it is not there.
+
+        scratch: a stage that is made before, and whose folder is removed after.
+        """
+
+        def build(folder: Path) -> None:
+            if scratch is not None:
+                self._made(scratch)
+            self._child(stage.label, stage.model_copy(update={"folder": folder}))
+
+        folder = self.used[stage.name] = self.store.stage(stage.name, stage.key(), build)
+        if scratch is not None:
+            self.store.remove(self._place(scratch))
+        return folder, stage.model_copy(update={"folder": folder}).result()
+
+    def _child(self, label: str, job: Job[Result], total: float = 1.0) -> Result:
+        """The result of a job, with a progress bar up to `total`: bytes if it is more than one."""
         with self.reporter.step(label, total, "B" if total > 1 else "") as advance:
 
-            def on_event(event: dict[str, Any]) -> None:
-                advance(event["done"] * (total / event["total"] if "total" in event else 1.0))
-
-            return jobs.call(function, arguments, on_event, self.log)
-
-    def _run_job(self, label: str, job: Job[Result], total: float = 1.0) -> Result:
-        """The result of a job run in a child process, with a progress bar."""
-        with self.reporter.step(label, total, "B" if total > 1 else "") as advance:
-
-            def on_event(event: jobs.Event) -> None:
+            def on_event(event: Event) -> None:
                 advance(event["done"] * (total / event["total"] if "total" in event else 1.0))
 
             return jobs.run(job, on_event, jobs.Surroundings(self.log))
@@ -445,10 +352,3 @@ def _free_memory() -> int:
         return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable"))
     except (OSError, StopIteration):
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
-
-
-def _stamp(path: Path | None) -> list[int] | None:
-    if path is None:
-        return None
-    status = path.stat()
-    return [status.st_size, status.st_mtime_ns]

@@ -22,6 +22,7 @@ from pydantic import Field
 from tenth.core.errors import NativeError
 from tenth.core.format import megabytes
 from tenth.core.records import Budget, Proof, Record
+from tenth.core.stage import RESULT
 from tenth.core.store import write_text
 from tenth.pipeline.steps import Stages
 from tenth.planning.memory import Constants, corrected
@@ -117,7 +118,7 @@ class MemoryCorrections:
     def measurements(
         self, correction: MemoryCorrection
     ) -> tuple[sensitivity.Sensitivities, dict[str, float]]:
-        """(prices, KV-cache sensitivities), nats per token."""
+        """(sensitivities of matrices, KV-cache sensitivities), nats per token."""
         sensitivities, kv = self._paths(correction)
         return sensitivity.load(sensitivities), json.loads(kv.read_text(encoding="utf-8"))
 
@@ -125,7 +126,7 @@ class MemoryCorrections:
         # Names only: a correction is read from a file and must not lead out of the work folder.
         return (
             self._work / Path(correction.sensitivities).name / "sensitivities.jsonl",
-            self._work / Path(correction.kv).name / "kv.json",
+            self._work / Path(correction.kv).name / RESULT,
         )
 
     def _others(self, correction: MemoryCorrection) -> list[MemoryCorrection]:

@@ -19,8 +19,8 @@ from typing import Any
 
 import torch
 
-from tenth.calibration.fisher import Stats
 from tenth.calibration.layerwise import Hidden, LayerwiseModel
+from tenth.calibration.stats import Stats
 from tenth.core.jobs import Emit
 from tenth.core.store import write_text
 from tenth.models.checkpoint import open_checkpoint

@@ -13,8 +13,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from tenth.calibration.fisher import Stats
 from tenth.calibration.layerwise import Hidden, LayerwiseModel
+from tenth.calibration.stats import Stats
 
 
 class Part(NamedTuple):

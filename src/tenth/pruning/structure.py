@@ -26,8 +26,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from tenth.calibration.fisher import Stats
 from tenth.calibration.layerwise import Hidden, LayerwiseModel
+from tenth.calibration.stats import Stats
 from tenth.core.jobs import Emit
 from tenth.core.records import Shape
 from tenth.core.store import atomic, write_text

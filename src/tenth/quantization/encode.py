@@ -11,15 +11,19 @@ none takes NaN, and a block of zero importance is given a small uniform one.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from functools import cache
+from pathlib import Path
 
 import numpy as np
 
 from tenth.core.errors import InputError
 from tenth.core.ggml import storage_type
 from tenth.core.records import TensorSpec
+from tenth.core.store import atomic
+from tenth.models.formats.gguf import Encode
 from tenth.runtime import llama
 
 # Scales and minima are half-precision (up to 65504) and may exceed the largest weight; past it ggml writes
@@ -92,3 +96,43 @@ class Rounding:
         """`quantise` on all threads."""
         parts = [part for part in np.array_split(rows, self._threads) if len(part)]
         return np.concatenate(list(self._pool.map(lambda part: quantise(part, type_name, importance), parts)))
+
+
+def path_of(folder: Path, name: str, type_name: str) -> Path:
+    """Where a rounded tensor lies."""
+    return folder / f"{name}.{type_name}.npy"
+
+
+def keep(folder: Path, name: str, type_name: str, values: np.ndarray) -> None:
+    """Put a tensor there, whole or not at all."""
+    with atomic(path_of(folder, name, type_name)) as partial, partial.open("wb") as file:
+        np.save(file, values, allow_pickle=False)
+
+
+class Rounded:
+    """An `Encode` that hands out what was rounded; where nothing was, `otherwise` encodes.
+
+    folders: the first that has a tensor counts.
+    """
+
+    def __init__(self, folders: Sequence[Path], otherwise: Encode) -> None:
+        self._folders, self._otherwise = folders, otherwise
+
+    def __call__(self, spec: TensorSpec, type_name: str, rows: np.ndarray, start: int) -> np.ndarray:
+        """Blocks of `rows`, which begin at row `start` of the GGUF tensor. uint8 [n, row bytes]."""
+        for folder in self._folders:
+            with suppress(FileNotFoundError):
+                whole = np.load(path_of(folder, spec.name, type_name), mmap_mode="r", allow_pickle=False)
+                return np.ascontiguousarray(whole[start : start + len(rows)])
+        return self._otherwise(spec, type_name, rows, start)
+
+
+def trained_vectors(folders: Sequence[Path], specs: Iterable[TensorSpec]) -> dict[str, np.ndarray]:
+    """The vectors in folders (quantization/scales.py), float32 [n] by GGUF name."""
+    found = {}
+    for spec in specs:
+        for folder in folders:
+            path = path_of(folder, spec.name, "F32")
+            if len(spec.shape) == 1 and spec.name not in found and path.exists():
+                found[spec.name] = np.load(path, allow_pickle=False)
+    return found

@@ -8,15 +8,16 @@ values' sensitivities add up within the noise. The transforms that llama.cpp app
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from tenth.core.divergence import divergence, log_softmax
 from tenth.core.ggml import KV_TYPES, storage_type
+from tenth.core.jobs import Emit
 from tenth.core.records import Runtime
+from tenth.models.checkpoint import open_checkpoint
+from tenth.quantization.write import write_model
 from tenth.runtime.llama import Session
 
 PROBE = "Q8_0"
@@ -27,37 +28,40 @@ def probe_type(columns: int) -> str:
     return PROBE if storage_type(PROBE).holds(columns) else "F16"
 
 
-def run(
-    emit: Callable[[dict[str, Any]], None], gguf: str, tokens: str, windows: int, head: int, threads: int
+def measure_kv(
+    model: Path, tokens: Path, windows: int, head: int, folder: Path, threads: int, emit: Emit
 ) -> dict[str, float]:
-    """In a child process: {"k q8_0": nats per token, "v q8_0": ..., ...} on the first windows of tokens.npy
-    [windows, T].
+    """{"k q8_0": nats per token, "v q8_0": ..., ...} on the first windows of tokens (npy, int32 [windows,
+    T]).
 
-    head: size of an attention head; types whose blocks do not divide it are left out.
+    head: size of an attention head; types whose blocks do not divide it are left out. The probe lies in
+    `folder` meanwhile. Emits {"done": runs, "total": runs}.
     """
+    probe = folder / "probe.gguf"
+    specs = [spec for spec in open_checkpoint(model).specs() if spec.linear]
+    write_model(model, {spec.name: probe_type(spec.columns) for spec in specs}, probe, threads=threads)
     texts = np.load(tokens, allow_pickle=False)[:windows]
     kinds = [kind for kind in KV_TYPES if kind != "f16" and storage_type(kind).holds(head)]
     runs = [(side, kind) for kind in kinds for side in "kv"]
     total = len(runs) + 1
-    original = _logprobs(gguf, texts, "f16", "f16", threads)
+    original = _logprobs(probe, texts, "f16", "f16", threads)
     emit({"done": 1, "total": total})
     kl_by_type = {}
     for number, (side, kind) in enumerate(runs):
-        changed = _logprobs(
-            gguf, texts, kind if side == "k" else "f16", kind if side == "v" else "f16", threads
-        )
-        kl_by_type[f"{side} {kind}"] = float(
-            np.mean([divergence(a, b).mean() for a, b in zip(original, changed, strict=True)])
-        )
+        k, v = (kind, "f16") if side == "k" else ("f16", kind)
+        changed = _logprobs(probe, texts, k, v, threads)
+        kls = [divergence(a, b).mean() for a, b in zip(original, changed, strict=True)]
+        kl_by_type[f"{side} {kind}"] = float(np.mean(kls))
         emit({"done": number + 2, "total": total})
+    probe.unlink()
     return kl_by_type
 
 
-def _logprobs(gguf: str, texts: np.ndarray, k: str, v: str, threads: int) -> list[np.ndarray]:
+def _logprobs(gguf: Path, texts: np.ndarray, k: str, v: str, threads: int) -> list[np.ndarray]:
     length = texts.shape[1]
     out = []
     runtime = Runtime(n_ctx=length, n_ubatch=min(length, 512), type_k=k, type_v=v, threads=threads)
-    with Session.open(Path(gguf), runtime, n_batch=length) as session:
+    with Session.open(gguf, runtime, n_batch=length) as session:
         for text in texts:
             session.clear()
             out.append(log_softmax(session.decode(text, 0, True)))

@@ -10,112 +10,61 @@ disk.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
 
-from tenth.calibration.fisher import Stats
+from tenth.calibration.layerwise import Hidden, LayerwiseModel
+from tenth.calibration.stats import Stats
+from tenth.core.jobs import Compute, Emit
 from tenth.core.records import TensorSpec
-from tenth.core.store import atomic
 from tenth.models.checkpoint import HEAD, Checkpoint, open_checkpoint
-from tenth.models.formats.gguf import Encode, source_rows
-from tenth.quantization.encode import LARGEST, Rounding
-
-if TYPE_CHECKING:
-    import torch
-
-    from tenth.calibration.layerwise import Hidden, LayerwiseModel
+from tenth.models.formats.gguf import source_rows
+from tenth.quantization import gptq, gram
+from tenth.quantization.encode import LARGEST, Rounding, keep, path_of
+from tenth.quantization.grids import GRIDS
 
 SLICE = 32_000_000  # bytes of float32 rows that are rounded together
 GPU_ROWS = 4096  # of a matrix; columns of fewer take a GPU longer to start than a processor to round
 
 
-def path_of(folder: Path, name: str, type_name: str) -> Path:
-    """Where a rounded tensor lies."""
-    return folder / f"{name}.{type_name}.npy"
-
-
-def keep(folder: Path, name: str, type_name: str, values: np.ndarray) -> None:
-    """Put a tensor there, whole or not at all."""
-    with atomic(path_of(folder, name, type_name)) as partial, partial.open("wb") as file:
-        np.save(file, values, allow_pickle=False)
-
-
-class Rounded:
-    """An `Encode` that hands out what was rounded; where nothing was, `otherwise` encodes.
-
-    folders: the first that has a tensor counts.
-    """
-
-    def __init__(self, folders: Sequence[Path], otherwise: Encode) -> None:
-        self._folders, self._otherwise = folders, otherwise
-
-    def __call__(self, spec: TensorSpec, type_name: str, rows: np.ndarray, start: int) -> np.ndarray:
-        """Blocks of `rows`, which begin at row `start` of the GGUF tensor. uint8 [n, row bytes]."""
-        for folder in self._folders:
-            with suppress(FileNotFoundError):
-                whole = np.load(path_of(folder, spec.name, type_name), mmap_mode="r", allow_pickle=False)
-                return np.ascontiguousarray(whole[start : start + len(rows)])
-        return self._otherwise(spec, type_name, rows, start)
-
-
-def trained_vectors(folders: Sequence[Path], specs: Iterable[TensorSpec]) -> dict[str, np.ndarray]:
-    """The vectors in folders (quantization/scales.py), float32 [n] by GGUF name."""
-    found = {}
-    for spec in specs:
-        for folder in folders:
-            path = path_of(folder, spec.name, "F32")
-            if len(spec.shape) == 1 and spec.name not in found and path.exists():
-                found[spec.name] = np.load(path, allow_pickle=False)
-    return found
-
-
-def run(
-    emit: Callable[[dict[str, Any]], None],
-    model: str,
-    tokens: str,
-    calibration: str,
-    types: dict[str, str],
-    folder: str,
+def round_plan(
+    model: Path,
+    tokens: Path,
+    calibration: Path,
+    types: Mapping[str, str],
+    folder: Path,
     rounds: int,
-    threads: int,
-    device: str = "cpu",
-) -> dict[str, Any]:
-    """In a child process: put what `types` (GGUF tensor name -> ggml type) asks for into `folder`.
+    compute: Compute,
+    emit: Emit,
+) -> int:
+    """Put what `types` (GGUF tensor name -> ggml type) asks for into `folder`; resumes by tensor.
 
-    Resumes by tensor. tokens: tokens.npy int32 [windows, T], those of `calibration`, a folder of stats. Types
-    without a grid (F16, BF16) and embeddings without a head are left to the plain encoder. device: of torch.
-    Emits {"done": weights, "total": weights}.
+    tokens: npy, int32 [windows, T], those of `calibration`, a folder of statistics. rounds: of refitting
+    scales. Types without a grid (F16, BF16) and embeddings without a head are left to the plain encoder.
+    Emits {"done": weights, "total": weights}. Returns how many tensors were rounded now.
     """
-    import torch
-
-    from tenth.calibration.layerwise import Hidden, LayerwiseModel
-    from tenth.quantization import gram
-
-    here, stats, windows = Path(folder), Stats(Path(calibration)), np.load(tokens, allow_pickle=False)
-    checkpoint = open_checkpoint(Path(model))
-    rounder = Rounder(checkpoint, types, here, stats, rounds, threads, emit)
+    stats, windows = Stats(calibration), np.load(tokens, allow_pickle=False)
+    checkpoint = open_checkpoint(model)
+    rounder = Rounder(checkpoint, types, folder, stats, rounds, compute.threads, emit)
     if not rounder.missing:
-        for left in here.glob("hidden-*"):  # by a run that was killed at its very end
+        for left in folder.glob("hidden-*"):  # by a run that was killed at its very end
             left.unlink()
-        return {"tensors": 0}
-    layerwise = LayerwiseModel(checkpoint, threads, device)
-    state = Hidden(here, len(windows), windows.shape[1], layerwise.width, layerwise.device)
+        return 0
+    layerwise = LayerwiseModel(checkpoint, compute.threads, compute.device)
+    state = Hidden(folder, len(windows), windows.shape[1], layerwise.width, layerwise.device)
     depth = len(layerwise.blocks)
     with torch.no_grad():
         for index in range(_start(layerwise, state, windows, rounder.missing), depth):
             if not rounder.missing:
                 break
-            wanted = {m: name for m, name in layerwise.linears(index).items() if name in rounder.missing}
-            with (
-                layerwise.block(index),
-                gram.Grams({m: stats.energy(name) for m, name in wanted.items()}) as grams,
-            ):
+            linears = {m: name for m, name in layerwise.linears(index).items() if name in rounder.missing}
+            energies = {module: stats.energy(name) for module, name in linears.items()}
+            with layerwise.block(index), gram.Grams(energies) as grams:
                 state.write(index + 1, (layerwise.run(index, hidden) for hidden in state.read(index)))
-            for module, name in wanted.items():
+            for module, name in linears.items():
                 rounder.put(name, grams.take(module, stats[name].cols))
             state.drop(index)
         source = layerwise.source_of(layerwise.embedding) if checkpoint.tied else HEAD
@@ -127,7 +76,7 @@ def run(
             matrix.diagonal().copy_(torch.from_numpy(stats[source].cols))  # errors of lookups do not mix
             rounder.put(source, matrix)
     state.clear()
-    return {"tensors": rounder.count}
+    return rounder.count
 
 
 def _start(
@@ -160,13 +109,10 @@ class Rounder:
         stats: Stats,
         rounds: int,
         threads: int,
-        emit: Callable[[dict[str, Any]], None],
-        done: int = 0,
+        emit: Emit,
     ) -> None:
-        from tenth.quantization.grids import GRIDS
-
         self._checkpoint, self._types, self._folder, self._rounds = checkpoint, types, folder, rounds
-        self._emit, self._done, self.count = emit, done, 0
+        self._emit, self.done, self.count = emit, 0, 0
         self._encode = Rounding(lambda source: stats[source].cols, threads)
         self.missing: dict[str, list[TensorSpec]] = defaultdict(list)
         for spec in checkpoint.specs():
@@ -174,15 +120,13 @@ class Rounder:
             multiplied = spec.role != "token_embd" or checkpoint.tied
             if multiplied and kind in GRIDS and not path_of(folder, spec.name, kind).exists():
                 self.missing[spec.source].append(spec)
-        self.total = done + sum(spec.count for specs in self.missing.values() for spec in specs)
+        self.total = sum(spec.count for specs in self.missing.values() for spec in specs)
 
     def put(self, source: str, matrix: torch.Tensor, shift: torch.Tensor | None = None) -> None:
         """Round and keep the tensors that are made of `source`; matrix: H of its columns, used up.
 
         shift: what is stored comes near to W + W shift instead of W; float32 [in, in].
         """
-        from tenth.quantization import gptq
-
         h = gptq.damped(matrix)
         for spec in self.missing.pop(source):
             kind = self._types[spec.name]
@@ -194,11 +138,6 @@ class Rounder:
     def _slices(
         self, spec: TensorSpec, kind: str, h: torch.Tensor, shift: torch.Tensor | None
     ) -> Iterable[np.ndarray]:
-        import torch
-
-        from tenth.quantization import gptq
-        from tenth.quantization.grids import GRIDS
-
         def encode(rows: np.ndarray, importance: np.ndarray) -> np.ndarray:
             return self._encode.weighted(rows.clip(-LARGEST, LARGEST), kind, importance)
 
@@ -207,5 +146,5 @@ class Rounder:
             if shift is not None:
                 weight = weight.addmm(weight, shift)
             yield gptq.round_rows(weight, h, GRIDS[kind], encode, self._rounds)
-            self._done += rows.size
-            self._emit({"done": self._done, "total": self.total})
+            self.done += rows.size
+            self._emit({"done": self.done, "total": self.total})

@@ -12,7 +12,7 @@ The whole model is in memory: about 20 bytes a weight.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
@@ -21,14 +21,15 @@ import numpy as np
 import torch
 
 from tenth.calibration.layerwise import LayerwiseModel
+from tenth.core.jobs import Compute, Emit
 from tenth.core.records import TensorSpec
 from tenth.core.store import atomic
 from tenth.models.checkpoint import open_checkpoint
+from tenth.quantization.encode import keep, path_of
 from tenth.quantization.gptq import decode
 from tenth.quantization.grids import GRIDS, Grid
-from tenth.quantization.rounding import keep, path_of
+from tenth.quantization.settings import ScaleTraining, Trained
 
-BYTES_PER_WEIGHT = 20
 HELD_BACK = 16  # windows to judge on
 RATE = 1e-3  # of theta, at the start
 FULL_RATE_AT = 0.1  # nats of KL; where there is less, the rate falls with its root
@@ -36,53 +37,45 @@ BETA1, BETA2, EPSILON = 0.9, 0.999, 1e-8
 EVERY = 25  # steps between judgements
 
 
-def run(
-    emit: Callable[[dict[str, Any]], None],
-    model: str,
-    tokens: str,
-    further: str,
-    types: dict[str, str],
-    rounded: str,
-    folder: str,
-    steps: int,
-    batch: int,
-    seed: int,
-    threads: int,
-    device: str = "cpu",
-) -> dict[str, Any]:
-    """In a child process: the tensors in `rounded` (quantization/rounding.py) with trained scales, into
-    `folder`; resumes.
+def train_scales(
+    model: Path,
+    texts: tuple[Path, Path],
+    rounded: Path,
+    types: Mapping[str, str],
+    folder: Path,
+    training: ScaleTraining,
+    compute: Compute,
+    emit: Emit,
+) -> Trained:
+    """Put the tensors in `rounded` with trained scales, and trained vectors, into `folder`; resumes.
 
-    tokens, further: files of int32 [windows, T]; the last of tokens are judged on. Returns the KL on those,
-    before and after. Emits {"done": steps, "total": steps}.
+    texts: two npy files of int32 [windows, T]; the last of the first are judged on. Emits {"done": steps,
+    "total": steps}.
     """
-    here, windows = Path(folder), np.load(tokens, allow_pickle=False)
-    held = max(1, min(HELD_BACK, len(windows) // 4))
-    train, judge = np.concatenate([windows[:-held], np.load(further, allow_pickle=False)]), windows[-held:]
-    checkpoint = open_checkpoint(Path(model))
-    original, stored = (
-        LayerwiseModel(checkpoint, threads, device),
-        LayerwiseModel(checkpoint, threads, device),
-    )
+    tokens, further = (np.load(path, allow_pickle=False) for path in texts)
+    held = max(1, min(HELD_BACK, len(tokens) // 4))
+    train, judge = np.concatenate([tokens[:-held], further]), tokens[-held:]
+    checkpoint, steps, batch = open_checkpoint(model), training.steps, training.batch
+    original, stored = (LayerwiseModel(checkpoint, compute.threads, compute.device) for _ in range(2))
     with whole(original), whole(stored):
-        tensors: list[_Matrix | _Vector] = [*_matrices(stored, types, Path(rounded)), *_vectors(stored)]
+        tensors: list[_Matrix | _Vector] = [*_matrices(stored, types, rounded), *_vectors(stored)]
         for tensor in tensors:
             tensor.show()
-        state = _State(tensors, here / "state.npz")
+        state = _State(tensors, folder / "state.npz")
         if not state.known:
             state.judged(divergence(original, stored, judge, batch))
         rate = RATE * min(1.0, math.sqrt(state.first / FULL_RATE_AT))
         while state.step < steps:
-            draw = np.random.default_rng([seed, state.step])
+            draw = np.random.default_rng([training.seed, state.step])
             _slope(original, stored, train[draw.choice(len(train), min(batch, len(train)), replace=False)])
             state.move(rate * min(1.0, 2 * (1 - state.step / steps)))
             if state.step % EVERY == 0 or state.step == steps:
                 state.judged(divergence(original, stored, judge, batch))
                 emit({"done": state.step, "total": steps})
         for tensor, theta in zip(tensors, state.best, strict=True):
-            keep(here, tensor.name, tensor.kind, tensor.with_theta(theta))
+            keep(folder, tensor.name, tensor.kind, tensor.with_theta(theta))
     state.path.unlink(missing_ok=True)
-    return {"before": state.first, "after": state.least}
+    return Trained(before=state.first, after=state.least)
 
 
 @contextmanager
@@ -207,7 +200,7 @@ def _vectors(layerwise: LayerwiseModel) -> Iterator[_Vector]:
             yield _Vector(spec, module)
 
 
-def _matrices(layerwise: LayerwiseModel, types: dict[str, str], rounded: Path) -> Iterator[_Matrix]:
+def _matrices(layerwise: LayerwiseModel, types: Mapping[str, str], rounded: Path) -> Iterator[_Matrix]:
     """Those that were rounded and have scales; a tied matrix is both the embedding and the head."""
     places: dict[str, list[Any]] = {
         source: [module]

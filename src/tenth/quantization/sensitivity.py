@@ -9,16 +9,16 @@ drawn in proportion to their sensitivity; it is the same for every type, so that
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from tenth.calibration.fisher import SiteStats, Stats
-from tenth.core.ggml import WEIGHT_TYPES, storage_type
+from tenth.calibration.stats import SiteStats, Stats
+from tenth.core.ggml import storage_type
+from tenth.core.jobs import Emit
 from tenth.core.records import TensorSpec
 from tenth.models.checkpoint import open_checkpoint
 from tenth.models.formats.hf import LazyTensor
@@ -64,7 +64,7 @@ def sensitivity(
     weight: float32 [n, columns], the given rows of the tensor; stands: how many rows each stands for.
     """
     sample = replace(stats, rows=stats.rows[rows] * stands, grad2=stats.grad2[rows] * stands)
-    noise = {block: sample.activation_damage(weight, block) for block in stats.noise}
+    noise = {block: sample.activation_kl(weight, block) for block in stats.noise}
     plain = 0.5 * float(sample.grad2 @ (weight * weight) @ stats.square)
     sensitivities = {}
     for name in types:
@@ -77,30 +77,25 @@ def sensitivity(
     return sensitivities
 
 
-def run(
-    emit: Callable[[dict[str, Any]], None],
-    model: str,
-    calibration: str,
-    destination: str,
-    threads: int,
-    types: Sequence[str] = WEIGHT_TYPES,
-) -> dict[str, Any]:
-    """In a child process: price every linear tensor of the model folder; resumes by tensor.
+def measure_sensitivities(
+    model: Path, calibration: Path, path: Path, types: Sequence[str], threads: int, emit: Emit
+) -> None:
+    """Write what each type would cost each linear tensor, a line of JSON a tensor; resumes by tensor.
 
-    Writes destination (JSON lines, one tensor each). Emits {"done": weights, "total": weights}.
+    model: a Hugging Face folder. calibration: folder of its statistics. path: of the lines. Emits {"done":
+    weights, "total": weights}.
     """
-    checkpoint, stats, path = open_checkpoint(Path(model)), Stats(Path(calibration)), Path(destination)
+    checkpoint, stats = open_checkpoint(model), Stats(calibration)
     specs = [spec for spec in checkpoint.specs() if spec.linear]
     finished = load(path) if path.exists() else {}
-    total, done = (
-        sum(spec.count for spec in specs),
-        sum(spec.count for spec in specs if spec.name in finished),
-    )
+    total = sum(spec.count for spec in specs)
+    done = sum(spec.count for spec in specs if spec.name in finished)
 
     def one(spec: TensorSpec) -> tuple[TensorSpec, dict[str, float]]:
         site = stats[spec.source]
         rows, stands = sampled_rows(site, spec.columns)
-        return spec, sensitivity(load_rows(checkpoint.tensors[spec.source], rows), rows, stands, site, types)
+        weight = load_rows(checkpoint.tensors[spec.source], rows)
+        return spec, sensitivity(weight, rows, stands, site, types)
 
     with ThreadPoolExecutor(threads or cores()) as pool, path.open("a", encoding="utf-8") as file:
         for spec, sensitivities in pool.map(one, [spec for spec in specs if spec.name not in finished]):
@@ -108,11 +103,10 @@ def run(
             file.flush()
             done += spec.count
             emit({"done": done, "total": total})
-    return {"tensors": len(specs)}
 
 
 def load(path: Path) -> Sensitivities:
-    """Prices as `run` wrote them; a last line cut short by a kill is dropped."""
+    """Sensitivities as they were written; a last line cut short by a kill is dropped."""
     sensitivities: Sensitivities = {}
     lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
     whole = [line for line in lines if line.endswith("\n")]

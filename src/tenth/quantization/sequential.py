@@ -16,71 +16,63 @@ both models are on disk.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from tenth.calibration.fisher import Stats
 from tenth.calibration.layerwise import Hidden, LayerwiseModel
+from tenth.calibration.stats import Stats
+from tenth.core.jobs import Compute, Emit, Event
 from tenth.core.records import TensorSpec
 from tenth.models.checkpoint import HEAD, Checkpoint, open_checkpoint
 from tenth.models.formats.gguf import source_rows
 from tenth.quantization import gram, rounding
-from tenth.quantization.encode import Rounding
+from tenth.quantization.encode import Rounding, keep, path_of
 from tenth.quantization.gptq import decode
 from tenth.quantization.grids import GRIDS
-from tenth.quantization.rounding import keep, path_of
 
 SHARE = 0.5  # of D
 
 
-def run(
-    emit: Callable[[dict[str, Any]], None],
-    model: str,
-    tokens: str,
-    calibration: str,
-    types: dict[str, str],
-    folder: str,
+def round_sequentially(
+    model: Path,
+    tokens: Path,
+    calibration: Path,
+    types: Mapping[str, str],
+    folder: Path,
     rounds: int,
-    threads: int,
-    device: str = "cpu",
-) -> dict[str, Any]:
-    """In a child process: put what `types` asks for into `folder`; resumes by block. See rounding.run.
+    compute: Compute,
+    emit: Emit,
+) -> int:
+    """Put what `types` asks for into `folder`, of this plan alone; resumes by block. See `round_plan`.
 
-    folder: of this plan alone. Embeddings without a head are put there too, as the plain encoder stores them.
-    Emits {"done": weights, "total": weights}.
+    Embeddings without a head are put there too, as the plain encoder stores them. Emits {"done": weights,
+    "total": weights}. Returns how many tensors were rounded now, the embedding not among them.
     """
-    here, stats, windows = Path(folder), Stats(Path(calibration)), np.load(tokens, allow_pickle=False)
-    checkpoint = open_checkpoint(Path(model))
-    stored = _Stored(checkpoint, types, here)
-    total = rounding.Rounder(checkpoint, types, here, stats, rounds, threads, emit).total
+    stats, windows = Stats(calibration), np.load(tokens, allow_pickle=False)
+    checkpoint = open_checkpoint(model)
+    stored = _Stored(checkpoint, types, folder)
+    total = rounding.Rounder(checkpoint, types, folder, stats, rounds, compute.threads, emit).total
     done = 0
     if not stored.has(stored.embedding):
         if checkpoint.tied:
-            only = {stored.embedding.name: types[stored.embedding.name]}
-            rounding.run(
-                lambda event: emit({**event, "total": total}),
-                model,
-                tokens,
-                calibration,
-                only,
-                folder,
-                rounds,
-                threads,
-                device,
-            )
+            alone = {stored.embedding.name: types[stored.embedding.name]}
+
+            def of_all(event: Event) -> None:
+                emit({**event, "total": total})
+
+            rounding.round_plan(model, tokens, calibration, alone, folder, rounds, compute, of_all)
             done = stored.embedding.count
         else:
-            stored.encode_embedding(stats, threads)
-    rounder = rounding.Rounder(checkpoint, types, here, stats, rounds, threads, emit, done)
-    layerwise = LayerwiseModel(checkpoint, threads, device)
-    state, depth = (
-        Hidden(here, len(windows), windows.shape[1], layerwise.width, layerwise.device),
-        len(layerwise.blocks),
-    )
+            stored.encode_embedding(stats, compute.threads)
+    rounder = rounding.Rounder(checkpoint, types, folder, stats, rounds, compute.threads, emit)
+    rounder.done, rounder.total = done, rounder.total + done
+    layerwise = LayerwiseModel(checkpoint, compute.threads, compute.device)
+    state = Hidden(folder, len(windows), windows.shape[1], layerwise.width, layerwise.device)
+    depth = len(layerwise.blocks)
     with torch.no_grad():
         if rounder.missing:
             for index in range(_start(layerwise, state, windows, stored), depth):
@@ -92,13 +84,13 @@ def run(
                     layerwise.logits(own)
             _put(rounder, HEAD, head, pairs, stats)
     state.clear()
-    return {"tensors": rounder.count}
+    return rounder.count
 
 
 class _Stored:
     """The matrices of the folder as the model will have them."""
 
-    def __init__(self, checkpoint: Checkpoint, types: dict[str, str], folder: Path) -> None:
+    def __init__(self, checkpoint: Checkpoint, types: Mapping[str, str], folder: Path) -> None:
         self._checkpoint, self._types, self._folder = checkpoint, types, folder
         self._specs = {spec.source: spec for spec in checkpoint.specs() if spec.linear}
         self.embedding = next(spec for spec in self._specs.values() if spec.role == "token_embd")

@@ -2,46 +2,43 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from tenth.calibration.fisher import Stats
+from tenth.calibration.stats import Stats
 from tenth.models.checkpoint import open_checkpoint
 from tenth.models.formats.gguf import write_gguf
-from tenth.quantization.encode import Rounding
-from tenth.quantization.rounding import Rounded, trained_vectors
+from tenth.quantization.encode import Rounded, Rounding, trained_vectors
 
 
-def run(
-    emit: Callable[[dict[str, Any]], None],
-    model: str,
-    types: dict[str, str],
-    destination: str,
-    calibration: str | None,
-    rounded: list[str],
-    threads: int,
-) -> dict[str, Any]:
-    """In a child process: write `destination`; types: GGUF tensor name -> ggml type.
+def write_model(
+    model: Path,
+    types: Mapping[str, str],
+    destination: Path,
+    calibration: Path | None = None,
+    rounded: Sequence[Path] = (),
+    threads: int = 0,
+    progress: Callable[[float], None] | None = None,
+) -> None:
+    """Write a Hugging Face folder as a GGUF, whole or not at all; types: GGUF tensor name -> ggml type.
 
-    rounded: folders of tensors that are rounded already (quantization/rounding.py); the first that has one
-    counts. The rest is encoded here. calibration: folder of stats for the importance weights; None stores
-    without any. Emits {"done": bytes}.
+    calibration: folder of statistics for the importance weights; None stores without any. rounded: folders of
+    tensors that are rounded already (quantization/rounding.py), of which the first that has one counts; the
+    rest is encoded here. progress: gets the bytes written.
     """
-    stats = Stats(Path(calibration)) if calibration else None
+    stats = Stats(calibration) if calibration else None
 
     def importance(source: str) -> np.ndarray | None:
         return stats[source].cols if stats and source in stats else None
 
-    checkpoint, folders = open_checkpoint(Path(model)), [Path(folder) for folder in rounded]
-    size = write_gguf(
+    checkpoint = open_checkpoint(model)
+    write_gguf(
         checkpoint,
         types,
-        Path(destination),
-        encode=Rounded(folders, Rounding(importance, threads)),
-        progress=lambda done: emit({"done": done}),
-        vectors=trained_vectors(folders, checkpoint.specs()),
+        destination,
+        encode=Rounded(rounded, Rounding(importance, threads)),
+        progress=progress,
+        vectors=trained_vectors(rounded, checkpoint.specs()),
     )
-    return {"bytes": size}

@@ -97,7 +97,7 @@ class Sandbox:
         finally:
             if group:
                 limits.remove(group.path)
-        return jobs.result_of(job, answer)
+        return job.returned().validate_python(answer)
 
 
 class _Enclosed(jobs.Job[JsonValue]):
@@ -122,7 +122,7 @@ class _Enclosed(jobs.Job[JsonValue]):
         emit({"isolation": [f"network: {network}", f"memory: {limited}", *lines]})
         if not group:
             Watch(start, self.limits.memory, emit).start()
-        return jobs.plain_result(work, emit)
+        return work.plain(emit)
 
 
 def call(
