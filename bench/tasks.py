@@ -12,15 +12,16 @@ from __future__ import annotations
 
 import argparse
 import json
-import statistics
 import tempfile
-import time
 from pathlib import Path
 from typing import Any
 
+from rollback import Rollback
+
 from tenth.cli.console import ConsoleReporter
 from tenth.core import jobs
-from tenth.evaluation import evaluate, results, runtimes, scoring
+from tenth.evaluation import evaluate, results
+from tenth.evaluation.settings import EvalSettings
 from tenth.models import source as models
 from tenth.models.checkpoint import open_checkpoint
 from tenth.models.formats.gguf import write_gguf
@@ -45,20 +46,16 @@ def main() -> None:
         if given.limit:
             agreement(gguf, folder, given)
         for name, pairs in shapes(given.data, given.items).items():
-            arguments = {
-                "path": str(gguf),
-                "pairs": pairs,
-                "repeats": given.repeats,
-                "threads": given.threads,
-            }
-            print(json.dumps({"shape": name, **jobs.call("tasks:rollback", arguments)}), flush=True)
+            job = Rollback(path=gguf, pairs=pairs, repeats=given.repeats, threads=given.threads)
+            print(json.dumps({"shape": name, **jobs.run(job).model_dump()}), flush=True)
 
 
 def agreement(gguf: Path, folder: Path, given: argparse.Namespace) -> None:
     """Every task by both routes."""
-    options = evaluate.Options(tuple(given.tasks.split(",")), given.limit, given.data, threads=given.threads)
-    ours, outcomes = evaluate.evaluate(evaluate.subject(str(gguf)), options, ConsoleReporter())
-    theirs, original = evaluate.evaluate(evaluate.subject(str(folder)), options, ConsoleReporter())
+    tasks = tuple(given.tasks.split(","))
+    settings = EvalSettings(tasks=tasks, limit=given.limit, data=given.data, threads=given.threads)
+    ours, outcomes = evaluate.evaluate(evaluate.subject(str(gguf)), settings, ConsoleReporter())
+    theirs, original = evaluate.evaluate(evaluate.subject(str(folder)), settings, ConsoleReporter())
     compared = results.compare(ours.tasks, outcomes, original)
     for one, other, pair in zip(ours.tasks, theirs.tasks, compared, strict=True):
         scores = {
@@ -90,34 +87,6 @@ def shapes(data: Path, count: int) -> dict[str, list[tuple[str, str]]]:
         context = f"{examples}\n\nQuestion: {row['question']}\nAnswer:"
         long += [(context, f" {text}") for text in row["mc1_targets"]["choices"]]
     return {"arc_easy": short, "truthfulqa_mc1 after 10 examples": long}
-
-
-def rollback(
-    emit: jobs.Emit, path: str, pairs: list[tuple[str, str]], repeats: int, threads: int
-) -> dict[str, Any]:
-    """In a child: both ways in turns."""
-    del emit
-    spans: dict[bool, list[float]] = {True: [], False: []}
-    found = {}
-    with runtimes.opened(path, None, threads) as tape:
-        for _ in range(repeats):
-            for reuse in (True, False):
-                begin = time.perf_counter()
-                found[reuse] = scoring.loglikelihoods(tape, pairs, reuse=reuse)
-                spans[reuse].append(time.perf_counter() - begin)
-    once, afresh = (statistics.median(spans[reuse]) for reuse in (True, False))
-    apart = max(abs(a[0] - b[0]) for a, b in zip(found[True], found[False], strict=True))
-    return {
-        "choices": len(pairs),
-        "contexts": len({context for context, _ in pairs}),
-        "threads": threads,
-        "rolled back, s": once,
-        "afresh, s": afresh,
-        "faster": afresh / once,
-        "runs": repeats,
-        "spans, s": [spans[True], spans[False]],
-        "largest difference, nats": apart,
-    }
 
 
 def _rows(file: Path, count: int) -> list[dict[str, Any]]:

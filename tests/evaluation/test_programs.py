@@ -48,13 +48,13 @@ FAILING = {  # what it tries -> what it meets
 
 
 def test_an_honest_program_passes() -> None:
-    assert programs.run(GOOD) == programs.Ran(True, "")
-    assert programs.run("import os; assert os.getuid() == 65534 and os.listdir('/tmp') == []").passed
+    assert programs.run_program(GOOD) == programs.ProgramResult(True, "")
+    assert programs.run_program("import os; assert os.getuid() == 65534 and os.listdir('/tmp') == []").passed
 
 
 @pytest.mark.parametrize("program", FAILING)
 def test_a_hostile_or_wrong_program_does_not(program: str) -> None:
-    ran = programs.run(program, seconds=5)
+    ran = programs.run_program(program, seconds=5)
     assert not ran.passed
     assert FAILING[program] in ran.reason
 
@@ -63,17 +63,17 @@ def test_a_hostile_or_wrong_program_does_not(program: str) -> None:
     "program", ["while True: pass", "import time; time.sleep(1000)", "while 1: print(1)"]
 )
 def test_time_runs_out(program: str) -> None:
-    assert not programs.run(program, seconds=0.5).passed
+    assert not programs.run_program(program, seconds=0.5).passed
 
 
 def test_nothing_is_left_behind(tmp_path: Path) -> None:
     secret = tmp_path / "answers.txt"
     secret.write_text("42")
     mounts = Path("/proc/self/mounts").read_text()
-    assert not programs.run(f"open({str(secret)!r})").passed
-    assert not programs.run(f"import shutil; shutil.rmtree({str(tmp_path)!r}); 1 / 0").passed
+    assert not programs.run_program(f"open({str(secret)!r})").passed
+    assert not programs.run_program(f"import shutil; shutil.rmtree({str(tmp_path)!r}); 1 / 0").passed
     assert secret.read_text() == "42"
-    programs.run("import time; time.sleep(1000)", seconds=0.3)
+    programs.run_program("import time; time.sleep(1000)", seconds=0.3)
     assert Path("/proc/self/mounts").read_text() == mounts
     alive = [p for p in Path("/proc").glob("[0-9]*") if _parent(p) == os.getpid() and _cell(p)]
     assert alive == []

@@ -143,9 +143,9 @@ def model(request: Any, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path,
 
 
 @pytest.fixture(params=["gguf", "folder"])
-def tape(request: Any, model: tuple[Path, Any]) -> Iterator[runtimes.LlamaTape | runtimes.HuggingFaceTape]:
+def tape(request: Any, model: tuple[Path, Any]) -> Iterator[runtimes.TextModel]:
     path = model[0] / "model.gguf" if request.param == "gguf" else model[0]
-    with runtimes.opened(str(path), None, 1) as opened:
+    with runtimes.opened(path, None, 1) as opened:
         yield opened
 
 
@@ -179,7 +179,7 @@ def test_both_runtimes_agree(model: tuple[Path, Any]) -> None:
     folder = model[0]
     answers = []
     for path in (folder, folder / "model.gguf"):
-        with runtimes.opened(str(path), None, 1) as tape:
+        with runtimes.opened(path, None, 1) as tape:
             scores = scoring.loglikelihoods(tape, PAIRS)
             said = scoring.generate(tape, [("The cat", ["\n"], 20), ("naïve", [], 10)])
             answers.append((scores, said, [tape.encode(text) for pair in PAIRS for text in pair]))
@@ -193,6 +193,6 @@ def test_a_broken_folder_is_explained(tmp_path: Path) -> None:
     (tmp_path / "model.safetensors").unlink()
     with (
         pytest.raises(InputError, match="transformers cannot open the model"),
-        runtimes.opened(str(tmp_path), None, 1),
+        runtimes.opened(tmp_path, None, 1),
     ):
         pass

@@ -14,8 +14,9 @@ from commands import Shell
 from tenth.cli.console import ConsoleReporter
 from tenth.core import jobs
 from tenth.core.errors import InputError, NativeError, OutputError
-from tenth.evaluation import catalogue, evaluate, hidden, programs, results
+from tenth.evaluation import catalogue, evaluate, hidden, programs, results, scoring
 from tenth.evaluation.results import Evaluation, Outcome
+from tenth.evaluation.settings import EvalSettings
 from tenth.models.checkpoint import open_checkpoint
 from tenth.models.formats.gguf import write_gguf
 
@@ -47,7 +48,7 @@ def model(folder: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def everything(model: Path, data: Path) -> tuple[Evaluation, list[Outcome]]:
-    options = evaluate.Options(tuple(TASKS), data=data, threads=1)
+    options = EvalSettings(tasks=tuple(TASKS), data=data, threads=1)
     return evaluate.evaluate(evaluate.subject(str(model)), options, ConsoleReporter())
 
 
@@ -95,7 +96,7 @@ def test_both_routes_give_the_same_answers_to_a_drawn_sample(
     folder: Path, data: Path, everything: tuple[Evaluation, list[Outcome]]
 ) -> None:
     seed = "ab" * 32
-    options = evaluate.Options((*SOME, "gsm8k", "chid"), limit=2, data=data, seed=seed, threads=1)
+    options = EvalSettings(tasks=(*SOME, "gsm8k", "chid"), limit=2, data=data, seed=seed, threads=1)
     found, outcomes = evaluate.evaluate(evaluate.subject(str(folder)), options, ConsoleReporter())
     assert found.runtime == "transformers, float32"
     rows = [json.loads(line) for line in (data / "piqa_validation.jsonl").read_text().splitlines()]
@@ -151,12 +152,12 @@ def test_what_cannot_be_asked(model: Path, data: Path, tmp_path: Path) -> None:
     (broken / "piqa_validation.jsonl").write_text('{"goal": "x", "sol1"')
     other.write_text('{"task": "piqa"}\n')
     for options, said in (
-        (evaluate.Options((), data=data), "give tasks"),
-        (evaluate.Options(("piqa", "piqa"), data=data), "named twice"),
-        (evaluate.Options(("piqa",), limit=0, data=data), "--limit 0"),
-        (evaluate.Options(("longbench",), data=small), "has no longbench/hotpotqa.jsonl"),
-        (evaluate.Options(("piqa",), data=tmp_path / "none"), "no folder of items"),
-        (evaluate.Options(("piqa",), data=broken), "the items cannot be read"),
+        (EvalSettings(tasks=(), data=data), "give tasks"),
+        (EvalSettings(tasks=("piqa", "piqa"), data=data), "named twice"),
+        (EvalSettings(tasks=("piqa",), limit=0, data=data), "--limit 0"),
+        (EvalSettings(tasks=("longbench",), data=small), "has no longbench/hotpotqa.jsonl"),
+        (EvalSettings(tasks=("piqa",), data=tmp_path / "none"), "no folder of items"),
+        (EvalSettings(tasks=("piqa",), data=broken), "the items cannot be read"),
     ):
         with pytest.raises(InputError, match=said):
             evaluate.evaluate(evaluate.subject(str(model)), options, ConsoleReporter())
@@ -171,16 +172,9 @@ def test_what_cannot_be_asked(model: Path, data: Path, tmp_path: Path) -> None:
 def test_a_file_that_is_no_model(tmp_path: Path) -> None:
     text = tmp_path / "text.gguf"
     text.write_text("no model at all, but long enough to have a header of some kind")
-    model = evaluate.subject(str(text)).model
-    arguments = {
-        "model": model,
-        "kind": "loglikelihood",
-        "asked": [["a", "b"]],
-        "labels": ["x"],
-        "threads": 1,
-    }
+    job = scoring.ScorePairs(path=text, runtime=None, threads=1, labels=["x"], pairs=[("a", "b")])
     with pytest.raises(NativeError, match="cannot load"):
-        jobs.call("tenth.evaluation.scoring:run", arguments)
+        jobs.run(job)
 
 
 def test_other_items_cannot_be_compared(everything: tuple[Evaluation, list[Outcome]]) -> None:

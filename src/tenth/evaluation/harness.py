@@ -12,131 +12,119 @@ import json
 import tempfile
 from collections import Counter, defaultdict
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import lm_eval
+from lm_eval.api.instance import Instance
 from lm_eval.api.model import LM
 from lm_eval.tasks import TaskManager
 
 from tenth.core import jobs
 from tenth.core.errors import InputError
-from tenth.evaluation import catalogue, hidden, textual
+from tenth.evaluation import catalogue, hidden, scoring, textual
 from tenth.evaluation.catalogue import PREFIX, Definition
-from tenth.evaluation.results import Outcome
+from tenth.evaluation.results import Asked, Outcome, TaskRun
+from tenth.evaluation.settings import EvalSettings, Subject
 from tenth.runtime import sandbox
 
 ANSWER_AT_MOST = 2000  # letters of an answer that are kept
+Answer = TypeVar("Answer")
 SHELF = Path(lm_eval.__file__).parent / "tasks"
 
 
 class Child(LM):  # type: ignore[misc]
-    """lm-eval's model: hands whole lists of requests to `scoring.run` in a child."""
+    """lm-eval's model: hands whole lists of requests to a child process (`scoring.Requests`)."""
 
-    def __init__(
-        self, model: dict[str, Any], threads: int, limits: sandbox.Limits | None, emit: jobs.Emit
-    ) -> None:
+    def __init__(self, subject: Subject, settings: EvalSettings, emit: jobs.Emit) -> None:
         super().__init__()
-        self._model, self._threads, self._limits, self._emit = model, threads, limits, emit
+        self._subject, self._settings, self._emit = subject, settings, emit
         self.seconds: defaultdict[str, float] = defaultdict(float)  # of the model's work, by task
 
-    def loglikelihood(self, requests: list[Any]) -> list[tuple[float, bool]]:
+    def loglikelihood(self, requests: list[Instance]) -> list[tuple[float, bool]]:
         """Nats of the continuation, and whether greedy decoding gives it."""
-        answers = self._ask("loglikelihood", requests, [r.args for r in requests])
-        return [(float(nats), bool(greedy)) for nats, greedy in answers]
+        pairs = [request.args for request in requests]
+        return self._ask(scoring.ScorePairs(pairs=pairs, **self._common(requests)), "loglikelihood", requests)
 
-    def loglikelihood_rolling(self, requests: list[Any]) -> list[float]:
+    def loglikelihood_rolling(self, requests: list[Instance]) -> list[float]:
         """Nats of whole texts."""
-        return [float(n) for n in self._ask("rolling", requests, [r.args[0] for r in requests])]
+        texts = [request.args[0] for request in requests]
+        return self._ask(scoring.ScoreTexts(texts=texts, **self._common(requests)), "rolling", requests)
 
-    def generate_until(self, requests: list[Any]) -> list[str]:
+    def generate_until(self, requests: list[Instance]) -> list[str]:
         """Greedy answers; a task that asks for chance in them, or sets no limit, is refused."""
-        asked = []
+        prompts = []
         for request in requests:
             context, how = request.args
             if how.get("do_sample") or "max_gen_toks" not in how:
                 raise InputError(f"{request.task_name}: only greedy answers with max_gen_toks are supported")
-            asked.append((context, how.get("until") or [], int(how["max_gen_toks"])))
-        return [str(text) for text in self._ask("generate", requests, asked)]
+            prompts.append((context, how.get("until") or [], int(how["max_gen_toks"])))
+        return self._ask(scoring.Generate(prompts=prompts, **self._common(requests)), "generate", requests)
 
-    def _ask(self, kind: str, requests: list[Any], asked: list[Any]) -> list[Any]:
-        arguments = {"model": self._model, "kind": kind, "asked": asked, "threads": self._threads}
-        arguments["labels"] = [request.task_name for request in requests]
-        total = len(asked)
+    def _common(self, requests: list[Instance]) -> dict[str, Any]:
+        """The fields of every job of requests."""
+        return {
+            "path": self._subject.path,
+            "runtime": self._subject.runtime,
+            "threads": self._settings.threads,
+            "labels": [request.task_name for request in requests],
+        }
 
-        def on_event(event: dict[str, Any]) -> None:
-            self._emit({"kind": kind, "done": event["done"], "total": total})
+    def _ask(
+        self, job: jobs.Job[scoring.Answers[Answer]], kind: str, requests: list[Instance]
+    ) -> list[Answer]:
+        def on_event(event: jobs.Event) -> None:
+            self._emit({"kind": kind, "done": event["done"], "total": len(requests)})
 
-        if self._limits:
-            path = Path(self._model["path"])
-            found = sandbox.call(
-                "tenth.evaluation.scoring:run",
-                arguments,
-                self._limits,
-                sandbox.Isolation(),
-                None,
-                [path],
-                on_event=on_event,
-            )
+        if self._settings.limits:
+            box = sandbox.Sandbox(self._settings.limits)
+            answered = box.run(job, [self._subject.path], on_event=on_event)
         else:
             # Threads that spin are slow where others work too.
-            passive = {"OMP_WAIT_POLICY": "passive"}
-            found = jobs.call("tenth.evaluation.scoring:run", arguments, on_event, env=passive)
-        for label, seconds in found["seconds"].items():
+            answered = jobs.run(job, on_event, jobs.Surroundings(env={"OMP_WAIT_POLICY": "passive"}))
+        for label, seconds in answered.seconds.items():
             self.seconds[label] += seconds
-        answers: list[Any] = found["answers"]
-        return answers
+        return answered.answers
 
 
-def run(
-    emit: jobs.Emit,
-    tasks: Sequence[str],
-    model: dict[str, Any],
-    data: str | None,
-    limit: int | None,
-    seed: str,
-    threads: int,
-    limits: dict[str, Any] | None = None,
-) -> dict[str, Any]:
-    """Ask everything. model: arguments of `runtimes.opened`; seed: hex, empty for the fixed sample; limits:
-    of `cell.Limits`, for a stranger's file.
-
-    Returns per task {"outcomes": [...], "available", "seconds", "version"}, and the harness's version.
-    """
-    found: dict[str, Any] = {}
+def ask_tasks(subject: Subject, settings: EvalSettings, emit: jobs.Emit) -> Asked:
+    """Ask everything. Raises InputError for items that cannot be read, NativeError where the model fails."""
     with tempfile.TemporaryDirectory(prefix="tenth-tasks-") as scratch:
-        folder = Path(scratch)
-        named = {}
-        for name in tasks:
-            task = catalogue.load(name)
-            named[name] = catalogue.write(name, task, None if data is None else Path(data), folder, SHELF)
-        manager = TaskManager(include_path=str(folder), include_defaults=False)
-        labels = [label for names in named.values() for label in names]
+        definitions = {name: catalogue.load(name) for name in settings.tasks}
+        labels_of = {
+            name: catalogue.write(name, task, settings.data, Path(scratch), SHELF)
+            for name, task in definitions.items()
+        }
+        manager = TaskManager(include_path=scratch, include_defaults=False)
+        labels = [label for names in labels_of.values() for label in names]
         loaded = _loaded(manager, labels)
+        seed = bytes.fromhex(settings.seed)
         chosen = {
-            label: _sample(loaded[label].eval_docs, limit, len(names), bytes.fromhex(seed))
-            for names in named.values()
+            label: _sample(loaded[label].eval_docs, settings.limit, len(names), seed)
+            for names in labels_of.values()
             for label in names
         }
-        lm = Child(model, threads, sandbox.Limits(**limits) if limits else None, emit)
+        model = Child(subject, settings, emit)
         results = lm_eval.simple_evaluate(
-            model=lm, tasks=labels, task_manager=manager, samples=chosen, bootstrap_iters=0, log_samples=True
+            model=model,
+            tasks=labels,
+            task_manager=manager,
+            samples=chosen,
+            bootstrap_iters=0,
+            log_samples=True,
         )
-        for name, names in named.items():
-            task = catalogue.load(name)
-            outcomes: list[Outcome] = []
-            for label in names:
-                samples = results["samples"][label]
-                found_here = [s for s in samples if s["filter"] == task.filter] or samples
-                commonest = _commonest(task, loaded[label])
-                outcomes += _outcomes(name, label, task, found_here, commonest, emit)
-            found[name] = {
-                "outcomes": [o.model_dump() for o in outcomes],
-                "available": sum(len(loaded[label].eval_docs) for label in names),
-                "seconds": sum(lm.seconds[label] for label in names),
-                "version": str(results["versions"].get(names[0], "")),
-            }
-    return {"tasks": found, "harness": f"lm-eval {lm_eval.__version__}"}
+        runs = {}
+        for name, task in definitions.items():
+            labels = labels_of[name]
+            members = [_Member(name, task, label, loaded[label]) for label in labels]
+            runs[name] = TaskRun(
+                outcomes=[o for m in members for o in m.outcomes(results["samples"][m.label], emit)],
+                available=sum(len(member.loaded.eval_docs) for member in members),
+                seconds=sum(model.seconds[label] for label in labels),
+                version=str(results["versions"].get(labels[0], "")),
+            )
+    return Asked(tasks=runs, harness=f"lm-eval {lm_eval.__version__}")
 
 
 def _loaded(manager: TaskManager, labels: list[str]) -> dict[str, Any]:
@@ -157,48 +145,52 @@ def _sample(docs: Any, limit: int | None, members: int, seed: bytes) -> list[int
     return hidden.draw(items, seed, -(-limit // members))
 
 
-def _outcomes(
-    name: str,
-    label: str,
-    task: Definition,
-    samples: Sequence[dict[str, Any]],
-    commonest: float,
-    emit: jobs.Emit,
-) -> list[Outcome]:
-    """What lm-eval found, and our own scoring where it has none; samples are of one member."""
-    member = label.removeprefix(PREFIX).removeprefix(name).removeprefix("_")
-    own = textual.scorer(task.scorer)
-    outcomes = []
-    for number, sample in enumerate(samples):
-        choices = sample["arguments"]
-        answers = [r[0] if isinstance(r, list) else r for r in sample["resps"]]
-        if own:
-            values = {task.metrics[0]: own(sample["doc"], str(answers[0]))}
-            emit({"kind": "check", "done": number + 1, "total": len(samples)})
-        else:
-            values = {metric: float(sample[metric]) for metric in task.metrics}
-        outcomes.append(
-            Outcome(
-                task=name,
-                id=f"{member}/{sample['doc_id']}" if member else str(sample["doc_id"]),
-                item=hidden.digest(sample["doc"]),
-                prompt=hashlib.sha256(json.dumps(choices, default=str).encode()).hexdigest(),
-                chance=_chance(task, sample["doc"], len(choices), commonest),
-                values=values,
-                answer=_said(answers),
+@dataclass(frozen=True)
+class _Member:
+    """A part of a task as lm-eval knows it."""
+
+    name: str  # of the task
+    task: Definition
+    label: str  # lm-eval's name of the member
+    loaded: Any  # lm-eval's task
+
+    def outcomes(self, samples: Sequence[dict[str, Any]], emit: jobs.Emit) -> list[Outcome]:
+        """What lm-eval found, and our own scoring where it has none."""
+        samples = [sample for sample in samples if sample["filter"] == self.task.filter] or samples
+        commonest = _commonest(self.task, self.loaded)
+        member = self.label.removeprefix(PREFIX).removeprefix(self.name).removeprefix("_")
+        own = textual.scorer(self.task.scorer)
+        outcomes = []
+        for number, sample in enumerate(samples):
+            choices = sample["arguments"]
+            answers = [r[0] if isinstance(r, list) else r for r in sample["resps"]]
+            if own:
+                values = {self.task.metrics[0]: own(sample["doc"], str(answers[0]))}
+                emit({"kind": "check", "done": number + 1, "total": len(samples)})
+            else:
+                values = {metric: float(sample[metric]) for metric in self.task.metrics}
+            outcomes.append(
+                Outcome(
+                    task=self.name,
+                    id=f"{member}/{sample['doc_id']}" if member else str(sample["doc_id"]),
+                    item=hidden.digest(sample["doc"]),
+                    prompt=hashlib.sha256(json.dumps(choices, default=str).encode()).hexdigest(),
+                    chance=_chance(self.task, sample["doc"], len(choices), commonest),
+                    values=values,
+                    answer=_shortened(answers),
+                )
             )
-        )
-    return outcomes
+        return outcomes
 
 
 def _commonest(task: Definition, loaded: Any) -> float:
     """Share of the likeliest answer among all items of a member, asked or not; 0 where it does not matter."""
     if task.chance != "majority":
         return 0.0
-    said = Counter(
+    answers = Counter(
         str(loaded.doc_to_target(doc)).rpartition(task.mark)[2].strip() for doc in loaded.eval_docs
     )
-    return said.most_common(1)[0][1] / said.total()
+    return answers.most_common(1)[0][1] / answers.total()
 
 
 def _chance(task: Definition, doc: dict[str, Any], choices: int, commonest: float) -> float:
@@ -216,7 +208,7 @@ def _chance(task: Definition, doc: dict[str, Any], choices: int, commonest: floa
     return float(sum(marks) / len(marks))
 
 
-def _said(answers: Sequence[Any]) -> str:
+def _shortened(answers: Sequence[Any]) -> str:
     """The number of the likeliest choice, or the text."""
     if isinstance(answers[0], str):
         return answers[0][:ANSWER_AT_MOST]

@@ -26,18 +26,18 @@ SECONDS = 10.0
 MEMORY = 512_000_000  # bytes of address space
 _STARTING = 10.0  # seconds more for the cell itself
 _WORD_BYTES = 32
-_SAID_AT_MOST = 2000
+_WORD_AT_MOST = 2000
 
 
 @dataclass(frozen=True)
-class Ran:
-    """What came of a program."""
+class ProgramResult:
+    """Whether a program ran to its end."""
 
-    passed: bool  # it ran to its end
+    passed: bool
     reason: str  # why not: the last line of its error, "time", or the signal
 
 
-def run(program: str, seconds: float = SECONDS, memory: int = MEMORY) -> Ran:
+def run_program(program: str, seconds: float = SECONDS, memory: int = MEMORY) -> ProgramResult:
     """Run a program. seconds: of its wall clock, and of processor time. memory: bytes of address space.
 
     Raises NativeError where the cell cannot be made.
@@ -81,13 +81,13 @@ def run(program: str, seconds: float = SECONDS, memory: int = MEMORY) -> Ran:
         child.communicate()
     os.set_blocking(ours, False)
     with os.fdopen(ours, "rb") as pipe:
-        said = (pipe.read(_SAID_AT_MOST) or b"").decode("utf-8", "replace")
+        said = (pipe.read(_WORD_AT_MOST) or b"").decode("utf-8", "replace")
     if trouble:
         reason = " ".join(trouble.decode("utf-8", "replace").split())
         raise NativeError(f"this machine cannot shut a program in: {reason}")
     if said == word:
-        return Ran(True, "")
-    return Ran(False, " ".join(said.split())[:200] or "it was ended: time, memory or a signal")
+        return ProgramResult(True, "")
+    return ProgramResult(False, " ".join(said.split())[:200] or "it was ended: time, memory or a signal")
 
 
 @cache
@@ -96,10 +96,10 @@ def trouble() -> str:
     if sys.platform != "linux":
         return f"{sys.platform} has no namespaces"
     try:
-        ran = run("pass")
+        result = run_program("pass")
     except NativeError as error:
         return str(error)
-    return "" if ran.passed else ran.reason
+    return "" if result.passed else result.reason
 
 
 def require() -> None:

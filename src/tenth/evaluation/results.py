@@ -19,7 +19,7 @@ ITEMS_AT_MOST = 1 << 30  # bytes of eval.jsonl
 
 
 class Outcome(Record):
-    """One item: what was asked, as a hash, and what came of it."""
+    """One item: what was asked, as a hash, and how well it was answered."""
 
     task: str
     id: str  # member and place in its file: "snarks/17"
@@ -28,6 +28,22 @@ class Outcome(Record):
     chance: float = Field(ge=0, le=1)
     values: dict[str, float]  # metric -> 0, 1 or a share
     answer: str = ""  # number of the choice, or the text
+
+
+class TaskRun(Record):
+    """What asking the items of one task gave."""
+
+    outcomes: list[Outcome]
+    available: int  # items that there are, asked or not
+    seconds: float  # of the model's own work
+    version: str  # of the task's configuration
+
+
+class Asked(Record):
+    """What a child that asked tasks gives back."""
+
+    harness: str  # "lm-eval 0.4.13"
+    tasks: dict[str, TaskRun]
 
 
 class Score(Record):

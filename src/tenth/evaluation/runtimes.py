@@ -1,5 +1,5 @@
 """What tasks run on: a GGUF in llama.cpp, or a Hugging Face folder in transformers; both as
-`scoring.TextModel`.
+`TextModel`.
 
 Opened in a child process only. The Hugging Face route is the check on the other one: float32, and nothing
 that was rolled back is ever used again (its cache serves growing texts alone), so where both agree on the
@@ -9,50 +9,66 @@ same weights, tokens and rolled-back caches are right. It holds the whole model 
 from __future__ import annotations
 
 import contextlib
+import logging
+import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import numpy as np
 
 from tenth.core.errors import InputError
 from tenth.core.records import Runtime
-
-if TYPE_CHECKING:
-    from tenth.runtime.llama import Session
+from tenth.models.checkpoint import open_config
+from tenth.models.tokens import tokenizer
+from tenth.runtime.llama import Session
 
 LONGEST = 4096  # tokens of context, where neither a bundle nor the model says less
 _PIECE = 256  # tokens that llama.cpp evaluates at once: its logits are that many rows
 
 
+class TextModel(Protocol):
+    """A model with a text of token ids in it, at most n_ctx long."""
+
+    n_ctx: int
+    start: int  # the token before an empty text
+
+    def encode(self, text: str) -> list[int]:
+        """Ids, with the begin token where the model's tokenizer adds one."""
+
+    def text(self, before: int, ids: Sequence[int]) -> str:
+        """What ids add to a text that ends with the token `before`."""
+
+    def ends(self, token: int) -> bool:
+        """Whether a token ends a text."""
+
+    def extend(self, keep: int, ids: Sequence[int], every: bool) -> np.ndarray:
+        """Forget all but `keep` tokens, go on with ids; logits [ids, vocabulary], or [1, .] of the last."""
+
+
 @contextlib.contextmanager
-def opened(path: str, runtime: dict[str, Any] | None, threads: int) -> Iterator[LlamaTape | HuggingFaceTape]:
+def opened(path: Path, runtime: Runtime | None, threads: int) -> Iterator[TextModel]:
     """A folder is a Hugging Face model, a file a GGUF, run as `runtime` says (an F32 cache where it is None).
 
     Raises InputError for what is neither, NativeError where llama.cpp refuses.
     """
-    if Path(path).is_dir():
-        yield HuggingFaceTape(Path(path), threads)
+    if path.is_dir():
+        yield HuggingFaceText(path, threads)
         return
-    from tenth.runtime.llama import Session
-
     exact = {"type_k": "f32", "type_v": "f32", "flash_attention": False}
-    how = Runtime(
-        **(runtime or {"n_ctx": _trained(path), **exact}) | {"n_ubatch": _PIECE, "threads": threads}
-    )
-    with Session.open(path, how, swa_full=True) as session:
-        yield LlamaTape(session, how.n_ctx)
+    settings = runtime.model_dump() if runtime else {"n_ctx": _trained(path), **exact}
+    runtime = Runtime.model_validate(settings | {"n_ubatch": _PIECE, "threads": threads})
+    with Session.open(path, runtime, swa_full=True) as session:
+        yield LlamaText(session, runtime.n_ctx)
 
 
-def _trained(path: str) -> int:
+def _trained(path: Path) -> int:
     """The context that a GGUF was made for, at most `LONGEST`."""
-    from tenth.runtime.llama import Session
-
     with Session.open(path, Runtime(n_ctx=8, n_ubatch=8, threads=1)) as session:
         return max(1, min(session.n_trained, LONGEST))
 
 
-class LlamaTape:
+class LlamaText(TextModel):
     """llama.cpp: the cache is rolled back."""
 
     def __init__(self, session: Session, n_ctx: int) -> None:
@@ -82,20 +98,14 @@ class LlamaTape:
         return self._session.decode(ids, keep, all_logits=every)
 
 
-class HuggingFaceTape:
+class HuggingFaceText(TextModel):
     """transformers in float32 on the processor; never runs code from the folder."""
 
     def __init__(self, folder: Path, threads: int) -> None:
-        import logging
-        import os
-
         os.environ.setdefault("TRANSFORMERS_OFFLINE", "1")
         logging.getLogger("transformers").setLevel(logging.ERROR)
         import torch
         from transformers import AutoModelForCausalLM
-
-        from tenth.models.checkpoint import open_config
-        from tenth.models.tokens import tokenizer
 
         if threads:
             torch.set_num_threads(threads)

@@ -11,39 +11,25 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
-from functools import partial
-from typing import TYPE_CHECKING, Any, Protocol
+from pathlib import Path
+from typing import Generic, TypeVar
 
+import numpy as np
+
+from tenth.core import jobs
+from tenth.core.divergence import log_softmax
 from tenth.core.errors import NativeError
-
-if TYPE_CHECKING:
-    import numpy as np
+from tenth.core.records import Record, Runtime
+from tenth.evaluation.runtimes import TextModel, opened
 
 Progress = Callable[[int], None]  # gets the number of requests answered
 _Asked = tuple[tuple[int, ...], int, int]  # ids, how many are context, which request
 _PIECE = 256  # rows of logits at a time
+Request = TypeVar("Request")
+Answer = TypeVar("Answer")
 
 
-class TextModel(Protocol):
-    """A model with a text of token ids in it, at most n_ctx long."""
-
-    n_ctx: int
-    start: int  # the token before an empty text
-
-    def encode(self, text: str) -> list[int]:
-        """Ids, with the begin token where the model's tokenizer adds one."""
-
-    def text(self, before: int, ids: Sequence[int]) -> str:
-        """What ids add to a text that ends with the token `before`."""
-
-    def ends(self, token: int) -> bool:
-        """Whether a token ends a text."""
-
-    def extend(self, keep: int, ids: Sequence[int], every: bool) -> np.ndarray:
-        """Forget all but `keep` tokens, go on with ids; logits [ids, vocabulary], or [1, .] of the last."""
-
-
-def split(tape: TextModel, context: str, continuation: str) -> tuple[list[int], int]:
+def split(model: TextModel, context: str, continuation: str) -> tuple[list[int], int]:
     """Ids of both together, and how many are context.
 
     As lm-eval does it, spaces that end the context count as continuation. Where the tokenizer joins letters
@@ -52,9 +38,9 @@ def split(tape: TextModel, context: str, continuation: str) -> tuple[list[int], 
     cut = len(context.rstrip())
     context, continuation = context[:cut], context[cut:] + continuation
     if not context:
-        ids = tape.encode(continuation)
-        return (ids, 1) if len(ids) > 1 and ids[0] == tape.start else ([tape.start, *ids], 1)
-    before, ids = tape.encode(context), tape.encode(context + continuation)
+        ids = model.encode(continuation)
+        return (ids, 1) if len(ids) > 1 and ids[0] == model.start else ([model.start, *ids], 1)
+    before, ids = model.encode(context), model.encode(context + continuation)
     return ids, max(1, min(shared(before, ids), len(ids) - 1))
 
 
@@ -69,7 +55,10 @@ def shared(one: Sequence[int], other: Sequence[int]) -> int:
 
 
 def loglikelihoods(
-    tape: TextModel, pairs: Sequence[tuple[str, str]], progress: Progress = lambda _: None, reuse: bool = True
+    model: TextModel,
+    pairs: Sequence[tuple[str, str]],
+    progress: Progress = lambda _: None,
+    reuse: bool = True,
 ) -> list[tuple[float, bool]]:
     """(nats, whether greedy decoding would give it) of each continuation after its context.
 
@@ -78,8 +67,8 @@ def loglikelihoods(
     """
     asked: list[_Asked] = []
     for number, (context, continuation) in enumerate(pairs):
-        ids, count = split(tape, context, continuation)
-        drop = max(0, len(ids) - 1 - tape.n_ctx)
+        ids, count = split(model, context, continuation)
+        drop = max(0, len(ids) - 1 - model.n_ctx)
         asked.append((tuple(ids[drop:]), max(1, count - drop), number))
     answers: list[tuple[float, bool]] = [(0.0, False)] * len(pairs)
     asked.sort()
@@ -93,10 +82,10 @@ def loglikelihoods(
         for whole, count, number in group:
             targets = whole[count:]
             if last is None or not reuse:
-                last = tape.extend(known, before[known:], every=False)
+                last = model.extend(known, before[known:], every=False)
             rows = last
             if len(targets) > 1:
-                rows = _joined(last, tape.extend(count, targets[:-1], every=True))
+                rows = np.concatenate([last, model.extend(count, targets[:-1], every=True)])
             answers[number] = _sum(rows, targets)
             held = whole[:-1] if len(targets) > 1 else before
         done += len(group)
@@ -116,12 +105,6 @@ def _groups(asked: Sequence[_Asked]) -> Iterator[list[_Asked]]:
         yield group
 
 
-def _joined(first: np.ndarray, rest: np.ndarray) -> np.ndarray:
-    import numpy as np
-
-    return np.concatenate([first, rest])
-
-
 def _likeliest(row: np.ndarray) -> int:
     """The token of the largest logit; NativeError for NaN, which argmax takes for the largest."""
     token = int(row.argmax())
@@ -132,10 +115,6 @@ def _likeliest(row: np.ndarray) -> int:
 
 def _sum(rows: np.ndarray, targets: Sequence[int]) -> tuple[float, bool]:
     """Nats of the targets under rows of logits, and whether each is the likeliest; NativeError for NaN."""
-    import numpy as np
-
-    from tenth.core.divergence import log_softmax
-
     wanted = np.asarray(targets)
     nats = log_softmax(rows)[np.arange(len(wanted)), wanted]
     total = float(nats.sum(dtype=np.float64))
@@ -144,22 +123,22 @@ def _sum(rows: np.ndarray, targets: Sequence[int]) -> tuple[float, bool]:
     return total, bool((rows.argmax(axis=1) == wanted).all())
 
 
-def rolling(tape: TextModel, texts: Sequence[str], progress: Progress = lambda _: None) -> list[float]:
+def rolling(model: TextModel, texts: Sequence[str], progress: Progress = lambda _: None) -> list[float]:
     """Nats of whole texts, every token predicted once with as much before it as fits.
 
     Windows are those of lm-eval: full ones side by side, the last one pulled back to be full as well.
     """
     totals = []
     for number, text in enumerate(texts):
-        ids = tape.encode(text)
-        ids = ids if ids[:1] == [tape.start] else [tape.start, *ids]
+        ids = model.encode(text)
+        ids = ids if ids[:1] == [model.start] else [model.start, *ids]
         total, done = 0.0, 1  # tokens already predicted, and the first
         while done < len(ids):
-            end = min(done + tape.n_ctx, len(ids))
-            begin = max(0, end - 1 - tape.n_ctx)
+            end = min(done + model.n_ctx, len(ids))
+            begin = max(0, end - 1 - model.n_ctx)
             window = ids[begin : end - 1]
             for at in range(0, len(window), _PIECE):
-                rows = tape.extend(at, window[at : at + _PIECE], every=True)
+                rows = model.extend(at, window[at : at + _PIECE], every=True)
                 skip = max(0, done - 1 - begin - at)
                 if skip < len(rows):
                     first = begin + at + skip + 1
@@ -171,32 +150,34 @@ def rolling(tape: TextModel, texts: Sequence[str], progress: Progress = lambda _
 
 
 def generate(
-    tape: TextModel, asked: Sequence[tuple[str, Sequence[str], int]], progress: Progress = lambda _: None
+    model: TextModel, prompts: Sequence[tuple[str, Sequence[str], int]], progress: Progress = lambda _: None
 ) -> list[str]:
     """Greedy answers to (context, stops, most tokens): up to an end token, a stop or the limit.
 
     An answer may fill half of n_ctx at most; what then does not fit is lost from the context's beginning.
     """
-    order = sorted((tape.encode(one[0]) or [tape.start], number) for number, one in enumerate(asked))
-    answers = [""] * len(asked)
+    order = sorted(
+        (model.encode(prompt[0]) or [model.start], number) for number, prompt in enumerate(prompts)
+    )
+    answers = [""] * len(prompts)
     held: list[int] = []
     for done, (whole, number) in enumerate(order):
-        _, stops, limit = asked[number]
-        limit = min(limit, max(1, tape.n_ctx // 2))
-        context = whole[-(tape.n_ctx - limit) :]
+        _, stops, limit = prompts[number]
+        limit = min(limit, max(1, model.n_ctx // 2))
+        context = whole[-(model.n_ctx - limit) :]
         known = min(shared(held, context), len(context) - 1)
-        row = tape.extend(known, context[known:], every=False)
+        row = model.extend(known, context[known:], every=False)
         made: list[int] = []
         text = ""
         while len(made) < limit:
             token = _likeliest(row[0])
-            if tape.ends(token):
+            if model.ends(token):
                 break
             made.append(token)
-            text = tape.text(context[-1], made)
+            text = model.text(context[-1], made)
             if any(stop and stop in text for stop in stops) or len(made) == limit:
                 break
-            row = tape.extend(len(context) + len(made) - 1, [token], every=False)
+            row = model.extend(len(context) + len(made) - 1, [token], every=False)
         places = [text.find(stop) for stop in stops if stop and stop in text]
         answers[number] = text[: min(places)] if places else text
         held = [*context, *made[:-1]]
@@ -204,40 +185,74 @@ def generate(
     return answers
 
 
-def run(
-    emit: Callable[[dict[str, Any]], None],
-    model: dict[str, Any],
-    kind: str,
-    asked: list[Any],
-    labels: list[str],
-    threads: int,
-) -> dict[str, Any]:
-    """The child's side of `harness.Child`. kind: one of the functions above; asked: its requests; labels: the
-    task of each.
+class Answers(Record, Generic[Answer]):
+    """One answer a request; by task the seconds they took, without those of loading the model."""
 
-    Returns the answers, and by task the seconds they took, without those of loading the model.
-    """
-    from tenth.evaluation import runtimes
-
-    functions: dict[str, Callable[..., list[Any]]] = {
-        "loglikelihood": loglikelihoods,
-        "rolling": rolling,
-        "generate": generate,
-    }
-    answers: list[Any] = [None] * len(asked)
-    seconds, done = {}, 0
-    with runtimes.opened(**model, threads=threads) as tape:
-        for label in dict.fromkeys(labels):
-            numbers = [number for number, of in enumerate(labels) if of == label]
-            begin = time.monotonic()
-            tell = partial(_tell, emit, done)
-            found = functions[kind](tape, [asked[n] for n in numbers], progress=tell)
-            for number, answer in zip(numbers, found, strict=True):
-                answers[number] = answer
-            seconds[label] = time.monotonic() - begin
-            done += len(numbers)
-    return {"answers": answers, "seconds": seconds}
+    answers: list[Answer]
+    seconds: dict[str, float]
 
 
-def _tell(emit: Callable[[dict[str, Any]], None], before: int, count: int) -> None:
-    emit({"done": before + count})
+class _Requests(Record):
+    """What jobs of requests have in common: the model, and the task of each request."""
+
+    path: Path  # a GGUF or a Hugging Face folder
+    runtime: Runtime | None
+    threads: int
+    labels: list[str]
+
+    def answers(
+        self,
+        function: Callable[[TextModel, Sequence[Request], Progress], list[Answer]],
+        requests: Sequence[Request],
+        emit: jobs.Emit,
+    ) -> tuple[list[Answer], dict[str, float]]:
+        """(answers, seconds by task); emits the number of requests that are answered."""
+        answers: dict[int, Answer] = {}
+        seconds: dict[str, float] = {}
+        with opened(self.path, self.runtime, self.threads) as model:
+            for label in dict.fromkeys(self.labels):
+                numbers = [number for number, of in enumerate(self.labels) if of == label]
+                begin, before = time.monotonic(), len(answers)
+                asked = [requests[number] for number in numbers]
+                answered = function(model, asked, _progress(emit, before))
+                answers |= zip(numbers, answered, strict=True)
+                seconds[label] = time.monotonic() - begin
+        return [answers[number] for number in range(len(requests))], seconds
+
+
+def _progress(emit: jobs.Emit, before: int) -> Progress:
+    """Tells the parent how many requests are answered; so many were before."""
+    return lambda count: emit({"done": before + count})
+
+
+class ScorePairs(_Requests, jobs.Job[Answers[tuple[float, bool]]]):
+    """`loglikelihoods` of (context, continuation)."""
+
+    pairs: list[tuple[str, str]]
+
+    def run(self, emit: jobs.Emit) -> Answers[tuple[float, bool]]:
+        """Answer."""
+        answers, seconds = self.answers(loglikelihoods, self.pairs, emit)
+        return Answers(answers=answers, seconds=seconds)
+
+
+class ScoreTexts(_Requests, jobs.Job[Answers[float]]):
+    """`rolling` of whole texts."""
+
+    texts: list[str]
+
+    def run(self, emit: jobs.Emit) -> Answers[float]:
+        """Answer."""
+        answers, seconds = self.answers(rolling, self.texts, emit)
+        return Answers(answers=answers, seconds=seconds)
+
+
+class Generate(_Requests, jobs.Job[Answers[str]]):
+    """`generate` of (context, stops, most tokens)."""
+
+    prompts: list[tuple[str, list[str], int]]
+
+    def run(self, emit: jobs.Emit) -> Answers[str]:
+        """Answer."""
+        answers, seconds = self.answers(generate, self.prompts, emit)
+        return Answers(answers=answers, seconds=seconds)

@@ -27,7 +27,7 @@ def scorer(name: str) -> Scorer | None:
 def passes(doc: dict[str, Any], answer: str) -> float:
     """1 where prompt and answer together pass HumanEval's tests of that item."""
     program = f"{doc['prompt']}{answer}\n{doc['test']}\ncheck({doc['entry_point']})\n"
-    return float(programs.run(program).passed)
+    return float(programs.run_program(program).passed)
 
 
 def overlap(doc: dict[str, Any], answer: str) -> float:

@@ -5,19 +5,24 @@ original's.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
-from tenth.evaluation import evaluate, hidden, results
-from tenth.evaluation.results import Outcome
+from pydantic import JsonValue
+
+from tenth.core import statistics
+from tenth.core.progress import Reporter
+from tenth.core.records import Runtime
+from tenth.core.statistics import Comparison
+from tenth.core.store import Store
+from tenth.evaluation import results
+from tenth.evaluation.evaluate import evaluate
+from tenth.evaluation.hidden import gap
+from tenth.evaluation.results import Outcome, TaskResult
+from tenth.evaluation.settings import EvalSettings, Subject
 from tenth.leaderboard.records import TaskScore
 from tenth.runtime import sandbox
-
-if TYPE_CHECKING:
-    from tenth.core.progress import Reporter
-    from tenth.core.store import Store
 
 
 class Quiet:
@@ -33,23 +38,22 @@ class Quiet:
 
 
 def original(
-    name: str, gguf: Path, identity: str, options: evaluate.Options, store: Store, reporter: Reporter
+    name: str, gguf: Path, identity: str, settings: EvalSettings, store: Store, reporter: Reporter
 ) -> Path:
     """The original's outcomes (eval.jsonl), asked once. identity: its hash."""
 
-    def ask(here: Path) -> None:
-        of = evaluate.Subject(name, gguf, None, None)
-        done, outcomes = evaluate.evaluate(of, options, reporter)
-        results.write(here, done, outcomes)
+    def ask_original(here: Path) -> None:
+        evaluation, outcomes = evaluate(Subject(name=name, path=gguf), settings, reporter)
+        results.write(here, evaluation, outcomes)
 
-    asked: dict[str, Any] = {
+    inputs: dict[str, JsonValue] = {
         "hash": identity,
-        "tasks": list(options.tasks),
-        "limit": options.limit,
-        "seed": options.seed,
-        "data": _stamp(options.data),
+        "tasks": list(settings.tasks),
+        "limit": settings.limit,
+        "seed": settings.seed,
+        "data": _stamp(settings.data),
     }
-    return store.stage("asked", asked, ask) / results.ITEMS
+    return store.stage("asked", inputs, ask_original) / results.ITEMS
 
 
 def _stamp(data: Path | None) -> str:
@@ -61,55 +65,46 @@ def _stamp(data: Path | None) -> str:
 
 
 def ask(
-    gguf: Path,
-    runtime: dict[str, Any],
-    options: evaluate.Options,
-    seed: str,
-    originals: Path | None,
-    log: Path,
+    gguf: Path, runtime: Runtime, settings: EvalSettings, seed: str, originals: Path | None, log: Path
 ) -> list[TaskScore]:
     """Every task's score. seed: hex of the hidden items' seed; empty for none. originals: of `original`.
 
     Raises InputError (no data), NativeError (the file fails).
     """
-    of = evaluate.Subject(gguf.name, gguf, runtime, None)
-    done, outcomes = evaluate.evaluate(of, options, Quiet(), log)
+    subject = Subject(name=gguf.name, path=gguf, runtime=runtime)
+    evaluation, outcomes = evaluate(subject, settings, Quiet(), log)
     compared = {}
     if originals is not None:
         theirs = results.read_items(originals)
-        compared = {c.task: c for c in results.compare(done.tasks, outcomes, theirs)}
-    secret: dict[str, list[Outcome]] = {}
+        compared = {c.task: c for c in results.compare(evaluation.tasks, outcomes, theirs)}
+    secret: list[Outcome] = []
     if seed:
-        from dataclasses import replace
+        drawn = evaluate(subject, settings.model_copy(update={"seed": seed}), Quiet(), log)[1]
+        public = {(o.task, o.item) for o in outcomes}
+        secret = [o for o in drawn if (o.task, o.item) not in public]
+    return [_score(task, outcomes, secret, compared.get(task.task)) for task in evaluation.tasks]
 
-        more = evaluate.evaluate(of, replace(options, seed=seed), Quiet(), log)[1]
-        known = {(o.task, o.item) for o in outcomes}
-        for outcome in more:
-            if (outcome.task, outcome.item) not in known:
-                secret.setdefault(outcome.task, []).append(outcome)
-    scores = []
-    for task in done.tasks:
-        metric = task.scores[0].metric
-        score = TaskScore(
-            task=task.task,
-            title=task.title,
-            metric=metric,
-            score=task.scores[0].value,
-            chance=task.chance,
-            informative=task.informative,
-            against=compared.get(task.task),
-        )
-        if hiding := secret.get(task.task):
-            values = [o.values[metric] for o in hiding]
-            public = [o.values[metric] for o in outcomes if o.task == task.task]
-            from tenth.core import statistics
 
-            update: dict[str, Any] = {"hidden": statistics.mean(values)}
-            if statistics.binary(values) and statistics.binary(public):
-                update["gap"] = hidden.gap(public, values)
-            score = score.model_copy(update=update)
-        scores.append(score)
-    return scores
+def _score(
+    task: TaskResult, outcomes: Sequence[Outcome], secret: Sequence[Outcome], against: Comparison | None
+) -> TaskScore:
+    """A task's score; where it was asked secret items too, that of them and how much less it is."""
+    metric = task.scores[0].metric
+    public, hidden = (
+        [o.values[metric] for o in items if o.task == task.task] for items in (outcomes, secret)
+    )
+    binary = statistics.binary(hidden) and statistics.binary(public)
+    return TaskScore(
+        task=task.task,
+        title=task.title,
+        metric=metric,
+        score=task.scores[0].value,
+        chance=task.chance,
+        informative=task.informative,
+        against=against,
+        hidden=statistics.mean(hidden) if hidden else None,
+        gap=gap(public, hidden) if hidden and binary else None,
+    )
 
 
 def limits(budget: int, vocabulary: int, seconds: float) -> sandbox.Limits:

@@ -25,7 +25,7 @@ from tenth.core.metrics import reading, repeated
 from tenth.core.records import Reading, Record, Runtime
 from tenth.core.store import atomic, write_text
 from tenth.devices import catalogue, machine
-from tenth.evaluation import evaluate
+from tenth.evaluation.settings import EvalSettings
 from tenth.leaderboard import division, estimates, exam, probes, text_chunk
 from tenth.leaderboard.original import Original
 from tenth.leaderboard.records import RULES, Conditions, Probe, TaskScore, Verdict, identity
@@ -314,7 +314,7 @@ class Case:
     def _tasks(self, gguf: Path, header: Header, runtime: Runtime) -> None:
         task, conditions = self.task, self.task.conditions
         self.note(f"ask {', '.join(conditions.tasks)}")
-        options = evaluate.Options(
+        settings = EvalSettings(
             tasks=conditions.tasks,
             limit=conditions.limit,
             data=Path(task.data) if task.data else None,
@@ -323,7 +323,7 @@ class Case:
         )
         asked = Path(task.asked) if task.asked else None
         try:
-            self.tasks = exam.ask(gguf, runtime.model_dump(), options, task.seed, asked, self.log)
+            self.tasks = exam.ask(gguf, runtime, settings, task.seed, asked, self.log)
         except InputError as error:  # the items are not the submission's
             raise JudgeError(str(error)) from error
 

@@ -25,6 +25,7 @@ from tenth.core.progress import Reporter
 from tenth.core.store import Store, default_work, write_text
 from tenth.devices import catalogue
 from tenth.evaluation import evaluate, hidden
+from tenth.evaluation.settings import EvalSettings
 from tenth.leaderboard import exam, text_chunk
 from tenth.leaderboard.judge import Task
 from tenth.leaderboard.original import prepare
@@ -58,6 +59,10 @@ class Options:
     seconds: float = 3600.0
     cluster: str | None = None  # address of a Ray cluster; "local" starts one
     work: Path | None = None
+
+    def evaluation(self) -> EvalSettings:
+        """What the original is asked, and every submission."""
+        return EvalSettings(tasks=self.tasks, limit=self.limit, data=self.data, threads=self.threads)
 
     def command(self, place: str) -> str:
         """What reproduces the verdict on one submission."""
@@ -202,7 +207,7 @@ def _check(options: Options) -> None:
         if number < 1:
             raise InputError(f"--{name} {number} is too few; give 1 or more")
     if options.tasks:
-        evaluate.check(evaluate.Options(options.tasks, options.limit, options.data))
+        evaluate.check(options.evaluation())
 
 
 def _needs_original(options: Options, submissions: list[Submission]) -> None:
@@ -230,7 +235,7 @@ def _prepared(options: Options, reporter: Reporter) -> Task:
     seed = _seed(options.seed)
     asked = ""
     if options.tasks and original is not None:
-        how = evaluate.Options(options.tasks, options.limit, options.data, threads=options.threads)
+        how = options.evaluation()
         asked = str(
             exam.original(original.name, Path(original.gguf), original.hashes[0], how, store, reporter)
         )

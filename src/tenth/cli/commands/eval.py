@@ -31,16 +31,17 @@ def eval(  # noqa: A001
     """
     from tenth.cli.console import ConsoleReporter
     from tenth.evaluation import evaluate, results
+    from tenth.evaluation.settings import EvalSettings
 
     reporter = ConsoleReporter()
     subject = evaluate.subject(model)
-    options = evaluate.Options(names(tasks), items.limit, items.data, threads=threads)
+    settings = EvalSettings(tasks=names(tasks), limit=items.limit, data=items.data, threads=threads)
     original = None if against is None else evaluate.original(against)
     folder = evaluate.place(output or subject.bundle)
-    evaluation, outcomes = evaluate.evaluate(subject, options, reporter)
+    evaluation, outcomes = evaluate.evaluate(subject, settings, reporter)
     files = results.write(folder, evaluation, outcomes) if folder else []
     if original is not None:
-        evaluation = evaluate.against((evaluation, outcomes), original, options, reporter)
+        evaluation = evaluate.against((evaluation, outcomes), original, settings, reporter)
         files = results.write(folder, evaluation, outcomes) if folder else []
     if as_json:
         print(evaluation.model_dump_json())
