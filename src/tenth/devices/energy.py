@@ -48,8 +48,8 @@ KWH = 3.6e6  # J
 def per_token(device: Device, speed: Interval, read: float, sustained: float | None) -> Interval:
     """J per token. speed: tokens/s, before its `sustained` share is taken. read: bytes that a token reads."""
     if device.power is None:
-        each, factor = PER_BYTE[device.kind]
-        return Interval(value=read * each, low=read * each / factor, high=read * each * factor)
+        value, factor = read * PER_BYTE[device.kind][0], PER_BYTE[device.kind][1]
+        return Interval(value=value, low=value / factor, high=value * factor)
     value = device.power.decode.value / (speed.value * (sustained or 1.0))
     power = math.log(POWER_CLASS if device.power.decode.estimated else POWER_KNOWN)
     # The two errors are independent: their logarithms add up like standard deviations.
@@ -84,9 +84,9 @@ def battery_hours(device: Device, joules: Interval, sustained: float, speed: flo
     busy = min(1.0, speed / sustained)
     idle = device.power.idle.value if device.power else 0.0
 
-    def hours(each: float) -> float:
-        # each * sustained is the power while decoding
-        mean = busy * each * sustained + (1 - busy) * min(idle, each * sustained)
+    def hours(joules: float) -> float:
+        # joules * sustained is the power while decoding
+        mean = busy * joules * sustained + (1 - busy) * min(idle, joules * sustained)
         return USABLE * device.battery.value / mean / 3600 if device.battery else 0.0
 
     return Interval(value=hours(joules.value), low=hours(joules.high), high=hours(joules.low))

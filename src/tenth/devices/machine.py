@@ -23,11 +23,11 @@ def load() -> float | None:
 
 def celsius() -> float | None:
     """The hottest sensor of the system; None where it shows none."""
-    found = []
+    sensors = []
     for file in Path("/sys/class/thermal").glob("thermal_zone*/temp"):
         with suppress(OSError, ValueError):
-            found.append(int(file.read_text()) / 1000)
-    return max((value for value in found if 1 <= value <= 150), default=None)
+            sensors.append(int(file.read_text()) / 1000)
+    return max((value for value in sensors if 1 <= value <= 150), default=None)
 
 
 def processor() -> str:
@@ -36,9 +36,9 @@ def processor() -> str:
         return _BOARD.read_text().strip("\0\n ")[:100]
     with suppress(OSError):
         lines = [line.partition(":") for line in Path("/proc/cpuinfo").read_text().splitlines()]
-        for wanted in _NAMES:
+        for key in _NAMES:
             for name, _, value in lines:
-                if name.strip() == wanted and value.strip():
+                if name.strip() == key and value.strip():
                     return value.strip()[:100]
     return platform.processor() or platform.machine()
 

@@ -65,15 +65,15 @@ def reading_speed() -> float:
 
 
 def _instruction_sets() -> list[str]:
-    found = {platform.machine() or "unknown"}
+    names = {platform.machine() or "unknown"}
     try:
         text = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
     except OSError:
-        return sorted(found)
+        return sorted(names)
     for line in text.splitlines():
         if line.lower().startswith(("flags", "features")):
-            return [*sorted(found), *(name for name in (*_X86, *_ARM) if name in line.split())]
-    return sorted(found)
+            return [*sorted(names), *(flag for flag in (*_X86, *_ARM) if flag in line.split())]
+    return sorted(names)
 
 
 def _installed_memory() -> tuple[int, str]:

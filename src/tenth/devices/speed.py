@@ -152,25 +152,25 @@ def _complete(
     if not both and not base:
         ratios = {}
     scale = math.exp(sum(math.log(own[n] / ratios[n]) for n in both) / len(both)) if both else base
-    known = {name: 1 / (scale * ratio) for name, ratio in ratios.items()}
-    known |= {name: 1 / value for name, value in own.items()}
+    seconds = {name: 1 / (scale * ratio) for name, ratio in ratios.items()}
+    seconds |= {name: 1 / value for name, value in own.items()}
     every = [storage_type(name) for name in (*WEIGHT_TYPES, "F32")]
     size = {kind.name: 1.0 if per_weight else kind.bytes / kind.weights for kind in every}
-    slowest = {name: value * size[name] for name, value in known.items()}
+    slowest = {name: value * size[name] for name, value in seconds.items()}
     result = {}
     for name in (*WEIGHT_TYPES, "F32"):
-        source, by_weight = stand_in(name, sorted(known), slowest)
-        result[name] = known[source] * (size[source] / size[name] if by_weight else 1.0)
+        source, by_weight = stand_in(name, sorted(seconds), slowest)
+        result[name] = seconds[source] * (size[source] / size[name] if by_weight else 1.0)
     return result
 
 
 def read_bytes(specs: Sequence[TensorSpec], types: Mapping[str, str]) -> dict[str, float]:
     """Bytes of weights that one decoded token reads, by ggml type."""
-    found: dict[str, float] = {}
+    read: dict[str, float] = {}
     for spec in multiplied(specs):
         kind = storage(spec, types)
-        found[kind] = found.get(kind, 0.0) + tensor_bytes(spec, kind)
-    return found
+        read[kind] = read.get(kind, 0.0) + tensor_bytes(spec, kind)
+    return read
 
 
 def multiplied(specs: Sequence[TensorSpec]) -> list[TensorSpec]:
@@ -182,11 +182,11 @@ def multiplied(specs: Sequence[TensorSpec]) -> list[TensorSpec]:
 def prompt_weights(specs: Sequence[TensorSpec], types: Mapping[str, str]) -> dict[str, float]:
     """Weights that a token of a prompt is multiplied with, by ggml type; only the last needs the head."""
     head = "output" if any(spec.role == "output" for spec in specs) else "token_embd"
-    found: dict[str, float] = {}
+    weights: dict[str, float] = {}
     for spec in multiplied(specs):
         if spec.linear and spec.role != head:
-            found[types[spec.name]] = found.get(types[spec.name], 0.0) + spec.count
-    return found
+            weights[types[spec.name]] = weights.get(types[spec.name], 0.0) + spec.count
+    return weights
 
 
 def decode(rates: Rates, read: Mapping[str, float]) -> Interval:
@@ -198,14 +198,14 @@ def decode(rates: Rates, read: Mapping[str, float]) -> Interval:
 
 def decode_known(rates: Rates, read: Mapping[str, float]) -> bool:
     """Whether types that this very device was measured with take half of the reading time, or more."""
-    known = sum(size * rates.decode[kind] for kind, size in read.items() if kind in rates.measured)
-    return bool(rates.measured) and known >= 0.5 * (rates.seconds(read) - rates.overhead)
+    measured = sum(size * rates.decode[kind] for kind, size in read.items() if kind in rates.measured)
+    return bool(rates.measured) and measured >= 0.5 * (rates.seconds(read) - rates.overhead)
 
 
 def prefill_known(rates: Rates, weights: Mapping[str, float]) -> bool:
     """The same for the prompt: whether half of its weights are of such types, or more."""
-    known = sum(count for kind, count in weights.items() if kind in rates.prefill_measured)
-    return bool(rates.prefill_measured) and known >= 0.5 * sum(weights.values())
+    measured = sum(count for kind, count in weights.items() if kind in rates.prefill_measured)
+    return bool(rates.prefill_measured) and measured >= 0.5 * sum(weights.values())
 
 
 def prefill(

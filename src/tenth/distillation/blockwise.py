@@ -44,44 +44,49 @@ def reconstruct(
         return nullcontext() if beside else part()
 
     with torch.no_grad(), filled(original.embed):
-        wanted = [original.embedded(translated(window[None], kept)) for window in windows]
-        found = [student.embedded(window[None]) for window in windows]
+        targets = [original.embedded(translated(window[None], kept)) for window in windows]
+        inputs = [student.embedded(window[None]) for window in windows]
     for index, block in enumerate(student.blocks):
         with torch.no_grad(), filled(lambda number=index: original.block(number)):  # type: ignore[misc]
-            wanted = [original.run(index, state) for state in wanted]
-        learnt = [parameter for parameter in block.parameters() if parameter.requires_grad]
+            targets = [original.run(index, state) for state in targets]
+        parameters = _trained(block)
         path = folder / f"block-{index}.npz"
         if path.exists():
             with np.load(path, allow_pickle=False) as data, torch.no_grad():
-                for number, parameter in enumerate(learnt):
+                for number, parameter in enumerate(parameters):
                     parameter.copy_(torch.from_numpy(data[f"weight{number}"]))
         else:
-            _learn(student, index, learnt, found, wanted, schedule)
-            arrays = {f"weight{number}": p.detach().cpu().numpy() for number, p in enumerate(learnt)}
+            _train_block(student, index, inputs, targets, schedule)
+            arrays = {f"weight{number}": p.detach().cpu().numpy() for number, p in enumerate(parameters)}
             with atomic(path) as partial, partial.open("wb") as file:
                 np.savez(file, allow_pickle=False, **arrays)
         with torch.no_grad():
-            found = [student.run(index, state) for state in found]
+            inputs = [student.run(index, state) for state in inputs]
         emit(index + 1)
 
 
-def _learn(
+def _trained(block: torch.nn.Module) -> list[torch.nn.Parameter]:
+    """The parameters of a block that are trained."""
+    return [parameter for parameter in block.parameters() if parameter.requires_grad]
+
+
+def _train_block(
     student: LayerwiseModel,
     index: int,
-    learnt: Sequence[torch.nn.Parameter],
-    found: Sequence[torch.Tensor],
-    wanted: Sequence[torch.Tensor],
+    inputs: Sequence[torch.Tensor],
+    targets: Sequence[torch.Tensor],
     schedule: Schedule,
 ) -> None:
-    """Train one block on its inputs `found` and outputs `wanted`."""
-    optimiser = adam(learnt)
-    scale = float(torch.stack([state.var() for state in wanted]).mean())
+    """Train one block to give the targets on the inputs, a hidden state of each window."""
+    parameters = _trained(student.blocks[index])
+    optimiser = adam(parameters)
+    scale = float(torch.stack([state.var() for state in targets]).mean())
     for step in range(schedule.steps):
-        rows = schedule.rows(step, len(found))
+        rows = schedule.rows(step, len(inputs))
         for row in rows:
-            error = (student.run(index, found[row]) - wanted[row]).square().mean()
+            error = (student.run(index, inputs[row]) - targets[row]).square().mean()
             torch.autograd.backward(error / (scale * len(rows)))
-        torch.nn.utils.clip_grad_norm_(learnt, CLIP)
+        torch.nn.utils.clip_grad_norm_(parameters, CLIP)
         optimiser.param_groups[0]["lr"] = schedule.at(step)
         optimiser.step()
         optimiser.zero_grad()

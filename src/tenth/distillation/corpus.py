@@ -28,7 +28,7 @@ def write_windows(settings: CorpusSettings, emit: Emit) -> CorpusResult:
     """Write `windows` into a file. Emits {"done", "total"} in tokens."""
     total = settings.tokens
     held_out = np.load(settings.held_out, allow_pickle=False) if settings.held_out else None
-    chosen = windows(
+    corpus = windows(
         settings.model,
         settings.text,
         settings.length,
@@ -38,46 +38,45 @@ def write_windows(settings: CorpusSettings, emit: Emit) -> CorpusResult:
         lambda done: emit({"done": min(done, total), "total": total}),
     )
     with atomic(settings.destination) as partial, partial.open("wb") as file:
-        np.save(file, chosen, allow_pickle=False)
-    return CorpusResult(windows=len(chosen), length=settings.length)
+        np.save(file, corpus, allow_pickle=False)
+    return CorpusResult(windows=len(corpus), length=settings.length)
 
 
 def windows(
     model: Path,
     text: Path | None,
     length: int,
-    wanted: int,
+    tokens: int,
     seed: int,
     held_out: np.ndarray | None = None,
-    progress: Callable[[int], None] = lambda tokens: None,  # noqa: ARG005
+    progress: Callable[[int], None] = lambda done: None,  # noqa: ARG005
 ) -> np.ndarray:
-    """int32 [windows, length] in the ids of the model's tokenizer, mixed: `wanted` tokens, or all there are.
+    """int32 [windows, length] in the ids of the model's tokenizer, mixed: so many `tokens`, or all there are.
 
     text: a UTF-8 file, also compressed (.zst), or None for the bundled one. held_out: windows in the same ids
     whose text is left out. Peak memory: 8 bytes a token. InputError for a file that cannot be read and
     for fewer than two windows.
     """
     encode, random = tokenizer(model).encode, np.random.default_rng(seed)
-    known = np.unique(_hashes(held_out)) if held_out is not None else np.empty(0, np.uint64)
+    held_out_hashes = np.unique(_hashes(held_out)) if held_out is not None else np.empty(0, np.uint64)
     order = random.permutation(sum(1 for _ in _pieces(text)))
-    need, have, tried, found = math.ceil(wanted / length), 0, 0, [np.empty((0, length), np.int32)]
-    while have < need and tried < len(order):
-        each = have / tried if tried else PIECE / 4 / length  # windows of a piece
-        chosen = set(order[tried : tried + math.ceil((need - have) / max(each, 0.01))].tolist())
+    most, count, tried, parts = math.ceil(tokens / length), 0, 0, [np.empty((0, length), np.int32)]
+    while count < most and tried < len(order):
+        of_a_piece = count / tried if tried else PIECE / 4 / length  # windows
+        chosen = set(order[tried : tried + math.ceil((most - count) / max(of_a_piece, 0.01))].tolist())
         for number, piece in enumerate(_pieces(text)):
             if number in chosen:
                 ids = encode(piece)
                 part = ids[: len(ids) // length * length].reshape(-1, length)
-                found.append(part[~np.isin(_hashes(part), known).any(1)])
-                have += len(found[-1])
-                progress(have * length)
+                parts.append(part[~np.isin(_hashes(part), held_out_hashes).any(1)])
+                count += len(parts[-1])
+                progress(count * length)
         tried += len(chosen)
-    if have < 2:
+    if count < 2:
         raise InputError(
-            f"{text or 'the bundled text'} is too short to heal on: it has {have} windows of {length} tokens"
+            f"{text or 'the bundled text'} is too short to heal on: it has {count} windows of {length} tokens"
         )
-    everything = np.concatenate(found)
-    return everything[random.permutation(have)[:need]]
+    return np.concatenate(parts)[random.permutation(count)[:most]]
 
 
 def _hashes(rows: np.ndarray) -> np.ndarray:

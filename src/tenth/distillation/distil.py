@@ -156,9 +156,9 @@ def _planned(training: _Training, start: float, sampling: float) -> _Plan:
     budget, length = settings.training_budget, learning.shape[1]
     count = budget.tokens // length
     if budget.seconds:
-        each = _gradient_seconds(training)
+        gradient_seconds = _gradient_seconds(training)
         left = budget.seconds - (time.monotonic() - start)
-        count = _windows_within(left, each, sampling, len(learning))
+        count = _windows_within(left, gradient_seconds, sampling, len(learning))
     states = 12 * length * training.student.width  # bytes of a window in `reconstruct`
     room = 8 * sum(parameter.numel() for parameter in training.trainable.parameters) // states
     local = 0 if means.rank else min(int(LOCAL * count), len(learning), room)  # there, moments come later
@@ -250,6 +250,6 @@ def _gradient_seconds(training: _Training) -> float:
     return float(np.median(times[1:])) / len(rows) * (1 + FORWARD / JUDGING)
 
 
-def _windows_within(seconds: float, each: float, sampling: float, count: int) -> int:
+def _windows_within(seconds: float, gradient: float, sampling: float, count: int) -> int:
     """Windows to train on in that time; `count` different ones are sampled once each."""
-    return int(max(seconds / (each + sampling), (seconds - count * sampling) / each))
+    return int(max(seconds / (gradient + sampling), (seconds - count * sampling) / gradient))

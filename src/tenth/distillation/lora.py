@@ -37,10 +37,10 @@ class Adapter(nn.Module):
 
 def adapt(layerwise: LayerwiseModel, rank: int, seed: int) -> list[Adapter]:
     """Put an adapter in the place of every linear module of the filled blocks."""
-    found: list[Adapter] = []
+    adapters: list[Adapter] = []
     for block in layerwise.blocks:
         linears = [(path, module) for path, module in block.named_modules() if isinstance(module, nn.Linear)]
         for path, linear in linears:
-            found.append(Adapter(linear, rank, seed + len(found)))
-            block.set_submodule(path, found[-1])
-    return found
+            adapters.append(Adapter(linear, rank, seed + len(adapters)))
+            block.set_submodule(path, adapters[-1])
+    return adapters

@@ -33,9 +33,9 @@ class Live:
     def divergence(self, logits: torch.Tensor, rows: np.ndarray) -> torch.Tensor:
         """See training.Targets."""
         with torch.no_grad():
-            wanted = self._forward(self.windows[rows])[:, :-1].float().log_softmax(-1)
-        found = logits[:, :-1].float().log_softmax(-1)
-        return (wanted.exp() * (wanted - found)).sum(-1).mean()
+            log_p = self._forward(self.windows[rows])[:, :-1].float().log_softmax(-1)
+        log_q = logits[:, :-1].float().log_softmax(-1)
+        return (log_p.exp() * (log_p - log_q)).sum(-1).mean()
 
 
 class Sampled:
@@ -65,8 +65,8 @@ class Sampled:
         ids = moved(part["ids"].astype(np.int64), self._device)
         mean = moved(part["mean"].copy(), self._device)
         logits = logits[:, :-1].float()
-        found = logits.gather(-1, ids).mean(-1) - logits.logsumexp(-1)
-        return (mean - found).mean()
+        log_q = logits.gather(-1, ids).mean(-1) - logits.logsumexp(-1)
+        return (mean - log_q).mean()
 
     def fill(
         self,
@@ -115,7 +115,7 @@ def sample(
 
     offsets: a number in [0, 1) for each position, the only randomness.
     """
-    found = []
+    parts = []
     evenly = torch.arange(count, device=logp.device)
     for start in range(0, len(logp), POSITIONS):
         part = logp[start : start + POSITIONS]
@@ -123,8 +123,8 @@ def sample(
         below = part.double().exp().cumsum(-1)
         points = (evenly + offset[:, None]) / count
         ids = torch.searchsorted(below, points * below[:, -1:], right=True)
-        found.append(ids.clamp_(max=part.shape[1] - 1))
-    ids = torch.cat(found)
+        parts.append(ids.clamp_(max=part.shape[1] - 1))
+    ids = torch.cat(parts)
     return ids, logp.gather(-1, ids).mean(-1)
 
 

@@ -68,12 +68,12 @@ def cheapest_first(
     fisher = fisher.double()
     alive = list(range(weight.shape[1] // unit))
     gone = len(alive) - keep
-    each = max(1, -(-gone // max(1, rounds)))
+    of_a_round = max(1, -(-gone // max(1, rounds)))
     order: list[int] = []
     cost = [0.0]
     while len(alive) > keep:
         scores = _scores(weight, inverse, fisher, unit)
-        count = min(each, len(alive) - keep)
+        count = min(of_a_round, len(alive) - keep)
         chosen = scores.argsort(stable=True)[:count]
         away = torch.zeros(len(alive), dtype=torch.bool, device=weight.device)
         away[chosen] = True

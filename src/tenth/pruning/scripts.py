@@ -94,13 +94,13 @@ def scripts(languages: Iterable[str]) -> frozenset[str]:
 
     InputError for a code that is not known.
     """
-    found = {"LATIN"}
+    allowed = {"LATIN"}
     for language in languages:
         code = language.strip().lower().replace("_", "-").partition("-")[0]
         if code not in KNOWN:
             raise unknown("language", language, KNOWN, "Or give a text of it with --text.")
-        found |= {script for script, codes in _LANGUAGES.items() if code in codes.split()}
-    return frozenset(found)
+        allowed |= {script for script, codes in _LANGUAGES.items() if code in codes.split()}
+    return frozenset(allowed)
 
 
 def foreign(text: str, allowed: frozenset[str]) -> bool:

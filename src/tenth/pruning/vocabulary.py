@@ -40,9 +40,9 @@ def counted(folder: Path, text: str) -> np.ndarray:
     tokens = tokenizer(folder)
     counts = np.zeros(1, np.int64)
     for piece in _pieces(text):
-        found = np.bincount(tokens.encode(piece), minlength=len(counts))
-        found[: len(counts)] += counts
-        counts = found
+        longer = np.bincount(tokens.encode(piece), minlength=len(counts))
+        longer[: len(counts)] += counts
+        counts = longer
     return counts
 
 
@@ -94,13 +94,13 @@ def retokenize(folder: Path, kept: Sequence[int]) -> list[tuple[int, ...]]:
     tokenizer cuts it: the rest merges across the seam of two tokens that are gone.
     """
     tokens, new = tokens_of(folder), {old: place for place, old in enumerate(kept)}
-    found: list[tuple[int, ...]] = [()] * (1 + max([*tokens.texts, *kept]))
+    pieces: list[tuple[int, ...]] = [()] * (1 + max([*tokens.texts, *kept]))
     for token, place in new.items():
-        found[token] = (place,)
+        pieces[token] = (place,)
     for token in sorted(tokens.parts, key=lambda token: len(tokens.texts[token])):
         if token not in new:
-            found[token] = tuple(piece for part in tokens.parts[token] for piece in found[part])
-    return found
+            pieces[token] = tuple(piece for part in tokens.parts[token] for piece in pieces[part])
+    return pieces
 
 
 def trim(
