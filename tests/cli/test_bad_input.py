@@ -18,6 +18,7 @@ from commands import Shell
 from safetensors.numpy import load_file, save_file
 
 from tenth.cli import app
+from tenth.core.format import megabytes
 
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
@@ -222,7 +223,7 @@ def test_a_budget_that_nothing_meets_fails_at_once(
     assert error["kind"] == "BudgetError"
     assert smallest["total"] == sum(size for name, size in smallest.items() if name != "total")
     assert smallest["total"] > 4_000_000
-    for said in (f"{smallest['total'] / 1e6:.1f} MB", "weights", "base", "smaller sibling", "--share"):
+    for said in (f"{megabytes(smallest['total'])} MB", "weights", "base", "smaller sibling", "--share"):
         assert said in error["message"]
     assert refused.said.lower().count("what would help") == 1
     assert "calibrate" not in refused.said

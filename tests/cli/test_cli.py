@@ -308,8 +308,8 @@ def test_a_hub_name_offline_is_one_error() -> None:
 
 
 def test_progress_into_a_file_is_plain_lines_on_stderr(capsys: pytest.CaptureFixture[str]) -> None:
-    voice = ConsoleReporter()
-    with voice.step("read \x1b[1m[red]layers[/red]", 4, "layers") as advance_to:
+    reporter = ConsoleReporter()
+    with reporter.step("read \x1b[1m[red]layers[/red]", 4, "layers") as advance_to:
         for done in range(5):
             advance_to(done)
     out, err = capsys.readouterr()
@@ -317,15 +317,24 @@ def test_progress_into_a_file_is_plain_lines_on_stderr(capsys: pytest.CaptureFix
     assert err.splitlines() == ["read  [1m[red]layers[/red]", "read  [1m[red]layers[/red]: done in 0 s"]
 
 
+def test_cells_of_a_table_are_no_markup(capsys: pytest.CaptureFixture[str]) -> None:
+    ConsoleReporter().table([("[/red]", "a\x1b[1m\nb")], ("[bold]", "unit"))
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert "[bold]" in err
+    assert "[/red]" in err
+    assert "a [1m b" in err
+
+
 def test_progress_on_a_terminal_nests_and_shows_amounts() -> None:
     screen = StringIO()
-    voice = ConsoleReporter(Console(file=screen, force_terminal=True, width=100, color_system=None))
-    with voice.step("outer", 3, "layers") as outer:
+    reporter = ConsoleReporter(Console(file=screen, force_terminal=True, width=100, color_system=None))
+    with reporter.step("outer", 3, "layers") as outer:
         outer(1)
-        with voice.step("inner", 2_000_000, "B") as inner:
+        with reporter.step("inner", 2_000_000, "B") as inner:
             inner(500_000)
         outer(3)
-    with pytest.raises(InputError), voice.step("breaks", 1):
+    with pytest.raises(InputError), reporter.step("breaks", 1):
         raise InputError("x")
     shown = screen.getvalue()
     for expected in ("outer", "3 of 3 layers", "0.50 of 2 MB", "left"):

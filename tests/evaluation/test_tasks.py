@@ -12,6 +12,7 @@ import tiny
 from commands import Shell
 
 from tenth.cli.console import ConsoleReporter
+from tenth.cli.screens import show_evaluation
 from tenth.core import jobs
 from tenth.core.errors import InputError, NativeError, OutputError
 from tenth.evaluation import catalogue, evaluate, hidden, programs, results, scoring
@@ -137,8 +138,8 @@ def test_what_a_person_sees(
 ) -> None:
     evaluation, outcomes = everything
     compared = results.compare(evaluation.tasks, outcomes, outcomes)
-    ConsoleReporter().evaluation(evaluation)
-    ConsoleReporter().evaluation(evaluation.model_copy(update={"comparisons": compared}))
+    show_evaluation(ConsoleReporter(), evaluation)
+    show_evaluation(ConsoleReporter(), evaluation.model_copy(update={"comparisons": compared}))
     said = " ".join(capsys.readouterr().err.split())
     assert "PIQA: not above chance (50.0%)" in said
     assert "0.0 [" in said

@@ -92,8 +92,9 @@ def _tell(error: TenthError, as_json: bool) -> None:
     smallest = error.smallest if isinstance(error, BudgetError) else {}
     if smallest:
         from tenth.cli.console import ConsoleReporter
+        from tenth.cli.screens import show_memory
 
-        ConsoleReporter().smallest(smallest)
+        show_memory(ConsoleReporter(), "The smallest that would do, part by part:", smallest)
     if as_json:
         body: dict[str, Any] = {"kind": type(error).__name__, "message": line}
         print(json.dumps({"error": body | ({"smallest": smallest} if smallest else {})}))

@@ -11,12 +11,12 @@ PLACE = 30
 
 def devices(*, share: Share = None, as_json: Json = False) -> None:
     """List the known devices, and how much memory a share of each is."""
-    from tenth.cli.console import ConsoleReporter
+    from tenth.cli.screens import print_devices
     from tenth.devices import catalogue
 
-    part, known = catalogue.parse_share(share or DEFAULT_SHARE), catalogue.known()
+    known, part = catalogue.known(), catalogue.parse_share(share or DEFAULT_SHARE)
     if as_json:
         rows = [device.model_dump() | {"share": part, "budget": int(device.bytes * part)} for device in known]
         print(json.dumps({"devices": rows}))
         return
-    ConsoleReporter.devices(known, part)
+    print_devices(known, part)

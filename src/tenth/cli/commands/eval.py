@@ -30,6 +30,7 @@ def eval(  # noqa: A001
     Writes eval.json and eval.jsonl (every item's outcome) into the bundle, or into --output.
     """
     from tenth.cli.console import ConsoleReporter
+    from tenth.cli.screens import show_evaluation
     from tenth.evaluation import evaluate, results
     from tenth.evaluation.settings import EvalSettings
 
@@ -46,7 +47,7 @@ def eval(  # noqa: A001
     if as_json:
         print(evaluation.model_dump_json())
         return
-    reporter.evaluation(evaluation)
+    show_evaluation(reporter, evaluation)
     if files:
         print("\n".join(map(str, files)))
     else:

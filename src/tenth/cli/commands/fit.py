@@ -108,6 +108,7 @@ def fit(
     request = target.resolve(models)
 
     from tenth.cli.console import ConsoleReporter
+    from tenth.cli.screens import show_fit
     from tenth.pipeline import fit as flow
     from tenth.report import page
 
@@ -120,7 +121,7 @@ def fit(
     if as_json:
         print(card.model_dump_json())
     verdict = page.verdict(read_bundle(output.out)[0], card)
-    reporter.summary(card, verdict, [str(output.out / name) for name in sorted(BUNDLE_FILES)])
+    show_fit(reporter, card, verdict, [str(output.out / name) for name in sorted(BUNDLE_FILES)])
 
 
 def fit_options(

@@ -53,6 +53,7 @@ def measure(
     Writes OUT/measure.json, or OUT/measure-<device>.json.
     """
     from tenth.cli.console import ConsoleReporter
+    from tenth.cli.screens import show_measurement
     from tenth.measurement import measure as measuring
     from tenth.report import page
 
@@ -66,7 +67,7 @@ def measure(
         if as_json:
             print(there.model_dump_json())
         else:
-            reporter.measurement(there)
+            show_measurement(reporter, there)
             print("\n".join(map(str, files)))
         return
     settings = measuring.MeasureSettings(depths, series.repeats, series.minutes, series.counter, series.idle)
@@ -75,7 +76,7 @@ def measure(
     if as_json:
         print(measured.model_dump_json())
     else:
-        reporter.measurement(measured)
+        show_measurement(reporter, measured)
         reporter.say(str(report))
 
 

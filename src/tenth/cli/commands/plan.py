@@ -25,10 +25,11 @@ def plan(
     from rich.console import Console
 
     from tenth.cli.console import ConsoleReporter
+    from tenth.cli.screens import show_plan
     from tenth.pipeline import fit
 
     decided = fit.plan(request.folders[0], request.budget, work, request.device, request.requirements)
     if as_json:
         print(decided.model_dump_json())
     else:
-        ConsoleReporter(Console(highlight=False)).plan(decided)
+        show_plan(ConsoleReporter(Console(highlight=False)), decided)
