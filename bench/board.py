@@ -153,9 +153,8 @@ def add(
     """A submission of one GGUF; recipe "": 32 bits."""
     if folder.exists():
         return
-    config = checkpoint.config
-    gqa = config["num_attention_heads"] // config.get("num_key_value_heads", config["num_attention_heads"])
-    types = recipes.types(recipe, checkpoint.specs(), gqa, importance=False) if recipe else {}
+    queries = checkpoint.shape.queries_per_kv
+    types = recipes.types(recipe, checkpoint.specs(), queries, importance=False) if recipe else {}
     partial = folder.with_name(f".{folder.name}")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
@@ -198,7 +197,7 @@ def narrow(folder: Path, checkpoint: Checkpoint) -> None:
     if folder.exists():
         return
     smaller = checkpoint
-    for layer in range(checkpoint.config["num_hidden_layers"]):
+    for layer in range(checkpoint.shape.layers):
         name = f"model.layers.{layer}.mlp.{{}}_proj.weight"
         up, down = (checkpoint.tensors[name.format(part)].load() for part in ("up", "down"))
         weight = np.linalg.norm(up, axis=1) * np.linalg.norm(down, axis=0)

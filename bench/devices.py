@@ -79,14 +79,12 @@ def shape(
     config: dict[str, Any], recipe: str, depth: int
 ) -> tuple[dict[str, float], dict[str, float], float]:
     """(bytes read by type, weights of prefill by type, bytes of the file and a tied head's copy)."""
-    config = {"max_position_embeddings": 8192, **config}
-    family = arch.load(config)
-    specs = family.specs(config)
-    heads, shared = family.heads(config)
-    types = recipes.types(recipe, specs, heads // shared)
+    config, family = arch.load({"max_position_embeddings": 8192, **config})
+    specs, model = family.specs(config), family.shape(config)
+    types = recipes.types(recipe, specs, model.queries_per_kv)
     read = speed.read_bytes(specs, types)
     runtime = Runtime(n_ctx=2048, n_ubatch=512)
-    for kind, size in memory.kv_read(config, family.gguf_arch, runtime, depth).items():
+    for kind, size in memory.kv_read(model, runtime, depth).items():
         read[kind] = read.get(kind, 0.0) + size
     whole = sum(tensor_bytes(spec, types.get(spec.name, "F32")) for spec in specs)
     tied = all(spec.role != "output" for spec in specs)
@@ -344,11 +342,9 @@ def published() -> None:
                 error=round(joules / row["joules"] - 1, 3),
                 conditions="power / measured speed",
             )
-        config = {"max_position_embeddings": 8192, **known[row["model"]]}
-        family = arch.load(config)
+        config, family = arch.load({"max_position_embeddings": 8192, **known[row["model"]]})
         specs = family.specs(config)
-        heads, shared = family.heads(config)
-        types = recipes.types(row["recipe"], specs, heads // shared)
+        types = recipes.types(row["recipe"], specs, family.shape(config).queries_per_kv)
         for what in ("decode", "prefill", "sustained"):
             if what not in row:
                 continue

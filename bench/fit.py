@@ -78,11 +78,10 @@ def main() -> None:
     texts = stages.texts(given.text, given.eval_text, 512, EFFORTS[given.effort], 0)
     reference, calibration = stages.reference(texts), stages.calibration(texts, 0)
     problem = Problem(
-        checkpoint.config,
-        checkpoint.arch.gguf_arch,
+        checkpoint.shape,
         specs,
         stages.sensitivities(calibration),
-        stages.kv_sensitivities(texts, checkpoint.arch.head_dim(checkpoint.config)),
+        stages.kv_sensitivities(texts),
         given.context,
         cost.Constants(),
     )

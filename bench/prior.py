@@ -24,7 +24,7 @@ def main() -> None:
     texts = stages.texts(text, None, 512, EFFORTS["fast"], 0)
     calibration = stages.calibration(texts, 0)
     sensitivities = stages.sensitivities(calibration)
-    kv = stages.kv_sensitivities(texts, checkpoint.arch.head_dim(checkpoint.config))
+    kv = stages.kv_sensitivities(texts)
     print(
         default_sensitivity.dump(
             default_sensitivity.derive(checkpoint.name, checkpoint.specs(), sensitivities, kv)

@@ -185,22 +185,19 @@ def load(checkpoint: Checkpoint, device: str) -> Llama:
     than this file knows.
     """
     checkpoint.specs()
-    config = checkpoint.config
-    rope = config.get("rope_parameters") or config.get("rope_scaling") or {}
-    plain = rope.get("rope_type", rope.get("type", "default")) == "default"
+    model, graph = checkpoint.shape, checkpoint.arch.gguf_arch
+    keys = checkpoint.arch.metadata(checkpoint.config)
+    plain = f"{graph}.rope.scaling.type" not in keys and not checkpoint.arch.extra_tensors(checkpoint.config)
     biased = any(name.endswith(".bias") for name in checkpoint.tensors)
-    same = config["model_type"] in ("llama", "mistral") and config.get("hidden_act", "silu") == "silu"
-    if not same or not plain or biased:
+    if checkpoint.arch.model_type not in ("llama", "mistral") or not plain or biased:
         raise SystemExit(f"{checkpoint.path}: the rivals are only for Llamas with plain rotary angles")
 
     def tensor(name: str, *shape: int) -> Tensor:
         found = checkpoint.tensors.get(name)
         return torch.zeros(shape) if found is None else torch.from_numpy(found.load())
 
-    heads, width = config["num_attention_heads"], config["hidden_size"]
-    groups = config.get("num_key_value_heads") or heads
-    blocks = []
-    for index in range(checkpoint.arch.layers(config)):
+    width, blocks = model.hidden, []
+    for index in range(model.layers):
         at, empty = f"model.layers.{index}", (0, width)
         shapes = {
             "norm1": ("input_layernorm", (width,)),
@@ -216,17 +213,16 @@ def load(checkpoint: Checkpoint, device: str) -> Llama:
         blocks.append(
             Block(**{k: tensor(f"{at}.{name}.weight", *s).to(device) for k, (name, s) in shapes.items()})
         )
-    head = config.get("head_dim") or width // heads
     return Llama(
         embed=tensor("model.embed_tokens.weight").to(device),
         norm=tensor("model.norm.weight").to(device),
         lm_head=tensor(HEAD).to(device) if HEAD in checkpoint.tensors else None,
         blocks=tuple(blocks),
         width=width,
-        head=head,
-        per=heads // groups,
-        eps=float(config.get("rms_norm_eps", 1e-6)),
-        theta=float(rope.get("rope_theta", config.get("rope_theta", 10000.0))),
+        head=model.head_dims[0],
+        per=model.queries_per_kv,
+        eps=keys[f"{graph}.attention.layer_norm_rms_epsilon"],
+        theta=keys[f"{graph}.rope.freq_base"],
     )
 
 

@@ -90,7 +90,7 @@ class Ours:
 
     def __call__(self, name: str, weights: int) -> tuple[str, Llama]:
         """The smaller model, written and read again, and its sizes."""
-        sizes = Sizes.of(self._checkpoint.arch, self._checkpoint.config)
+        sizes = Sizes.of(self._checkpoint)
         chosen = shape.without(self._costs, sizes, weights, OURS[name])
         with tempfile.TemporaryDirectory(dir=self._work) as folder:
             settings = RefitSettings(**dict(self._given) | {"folder": Path(folder)}, shape=chosen)

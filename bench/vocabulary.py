@@ -102,7 +102,7 @@ def main() -> None:
     given = parser.parse_args()
     torch.set_num_threads(given.threads)
     original, counted = open_checkpoint(given.model), read(given.text)
-    row_bytes = ITEM * int(original.config["hidden_size"])
+    row_bytes = ITEM * original.shape.hidden
     before = {
         path: [c for i, c in enumerate(chunks(read(path), given.bytes)) if i % given.every == 0]
         for path in given.eval_text
@@ -116,7 +116,7 @@ def main() -> None:
 
     def judge(folder: Path, healed: str) -> None:
         checkpoint, tokens = open_checkpoint(folder), tokenizer(folder)
-        size = int(checkpoint.config["vocab_size"])
+        size = checkpoint.shape.vocab
         for path, texts in before.items():
             (was, count), (now, more) = known[path], nats(checkpoint, tokens, texts, device)
             total = sum(len(text.encode()) for text in texts)
@@ -137,7 +137,7 @@ def main() -> None:
                 "error": round(float(error), 4),
                 "tokens_per_byte_before": round(count / total, 4),
                 "tokens_per_byte": round(more / total, 4),
-                "embedding_bytes_before": row_bytes * int(original.config["vocab_size"]),
+                "embedding_bytes_before": row_bytes * original.shape.vocab,
                 "embedding_bytes": row_bytes * size,
                 "lost": len(lost),
             }

@@ -83,12 +83,10 @@ WANTED = Requirements(prefer="speed")
 
 def problem(config: dict[str, Any]) -> Problem:
     """The planner's question for a shape, before a device is named."""
-    config = {**COMMON, **config}
-    family = arch.load(config)
+    config, family = arch.load({**COMMON, **config})
     specs = family.specs(config)
     return Problem(
-        config,
-        family.gguf_arch,
+        family.shape(config),
         specs,
         default_sensitivity.sensitivities(specs),
         default_sensitivity.kv(),

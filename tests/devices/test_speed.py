@@ -11,9 +11,10 @@ from reference import naive_speed
 
 from tenth.core.errors import InputError
 from tenth.core.ggml import WEIGHT_TYPES, storage_type
-from tenth.core.records import Runtime
+from tenth.core.records import Runtime, TensorSpec
 from tenth.devices import catalogue, speed
 from tenth.models import arch
+from tenth.models.shape import ModelShape
 from tenth.planning import memory
 from tenth.planning.constraints import Cost
 from tenth.quantization import recipes
@@ -30,24 +31,24 @@ CONFIG: dict[str, Any] = {
 }
 
 
-def shape(**changes: Any) -> tuple[dict[str, Any], Any]:
-    config = {**CONFIG, "tie_word_embeddings": True, **changes}
-    return config, arch.load(config).specs(config)
+def shape(**changes: Any) -> tuple[dict[str, Any], ModelShape, list[TensorSpec]]:
+    config, family = arch.load({**CONFIG, "tie_word_embeddings": True, **changes})
+    return config, family.shape(config), family.specs(config)
 
 
 @pytest.mark.parametrize("tied", [True, False])
 @pytest.mark.parametrize("recipe", ["Q4_K_M", "Q3_K_M", "IQ2_M", "Q8_0"])
 def test_a_mixed_file_is_the_sum_over_its_tensors(tied: bool, recipe: str) -> None:
-    config, specs = shape(tie_word_embeddings=tied)
+    config, model, specs = shape(tie_word_embeddings=tied)
     types = recipes.types(recipe, specs, 2)
     runtime = Runtime(n_ctx=1024, n_ubatch=64, type_k="q8_0", type_v="f16")
     rates = speed.rates(catalogue.load("galaxy-s23"))
     bandwidth = {name: 1 / each for name, each in rates.decode.items()}
     wanted = naive_speed.seconds(config, specs, types, runtime, 300, bandwidth, rates.overhead)
     seconds_per_token = Cost(rates.decode, rates.overhead, 300)
-    assert seconds_per_token.of(config, "llama", specs, types, runtime) == pytest.approx(wanted, rel=1e-12)
+    assert seconds_per_token.of(model, specs, types, runtime) == pytest.approx(wanted, rel=1e-12)
     read = speed.read_bytes(specs, types)
-    for kind, size in memory.kv_read(config, "llama", runtime, 300).items():
+    for kind, size in memory.kv_read(model, runtime, 300).items():
         read[kind] = read.get(kind, 0.0) + size
     guess = speed.decode(rates, read)
     assert guess.value == pytest.approx(1 / wanted, rel=1e-12)
@@ -55,22 +56,25 @@ def test_a_mixed_file_is_the_sum_over_its_tensors(tied: bool, recipe: str) -> No
 
 
 def test_a_sliding_window_is_read_no_further_than_it_reaches() -> None:
-    config = {
-        "model_type": "gemma3_text",
-        "hidden_size": 512,
-        "intermediate_size": 1024,
-        "num_hidden_layers": 6,
-        "num_attention_heads": 4,
-        "num_key_value_heads": 1,
-        "head_dim": 256,
-        "vocab_size": 2048,
-        "sliding_window": 128,
-        "sliding_window_pattern": 6,
-    }
+    config, family = arch.load(
+        {
+            "model_type": "gemma3_text",
+            "hidden_size": 512,
+            "intermediate_size": 1024,
+            "num_hidden_layers": 6,
+            "num_attention_heads": 4,
+            "num_key_value_heads": 1,
+            "head_dim": 256,
+            "vocab_size": 2048,
+            "sliding_window": 128,
+            "sliding_window_pattern": 6,
+        }
+    )
+    model = family.shape(config)
     runtime = Runtime(n_ctx=2048, n_ubatch=64)
     row = 2 * 256 * 2  # K and V, float16
-    assert sum(memory.kv_read(config, "gemma3", runtime, 1000).values()) == row * (5 * 128 + 1000)
-    assert sum(memory.kv_read(config, "gemma3", runtime, 100).values()) == row * 6 * 100
+    assert sum(memory.kv_read(model, runtime, 1000).values()) == row * (5 * 128 + 1000)
+    assert sum(memory.kv_read(model, runtime, 100).values()) == row * 6 * 100
 
 
 def test_a_measured_type_is_taken_as_it_is_and_others_from_the_class(tmp_path: Path) -> None:
@@ -130,7 +134,7 @@ def test_rows_that_do_not_divide_fall_back_and_are_slower() -> None:
     """Gemma's rows of 1152 are no multiple of 256: Q4_K becomes Q5_0, which is larger and slower."""
     times = {}
     for hidden in (1024, 1152):
-        _, specs = shape(hidden_size=hidden, head_dim=64)
+        _, _, specs = shape(hidden_size=hidden, head_dim=64)
         types = recipes.types("Q4_K_M", specs, 2)
         rates = speed.rates(catalogue.load("galaxy-s23"))
         read = speed.read_bytes(specs, types)
@@ -156,7 +160,7 @@ def test_a_known_device_has_a_narrower_interval_than_a_class() -> None:
 
 def test_prefill_leaves_out_the_head_and_slows_with_small_batches() -> None:
     rates = speed.rates(catalogue.load("galaxy-s23"))
-    _, specs = shape(tie_word_embeddings=False)
+    _, _, specs = shape(tie_word_embeddings=False)
     types = {spec.name: "Q4_0" for spec in specs if spec.linear}
     weights = sum(s.count for s in specs if s.linear and s.layer is not None)
     found = speed.prefill(rates, specs, types)

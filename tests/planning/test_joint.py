@@ -38,7 +38,8 @@ def case(tmp_path_factory: pytest.TempPathFactory) -> tuple[Problem, Checkpoint]
         max_position_embeddings=512,
     )
     checkpoint = open_checkpoint(folder)
-    problem = estimated(checkpoint.config, checkpoint.arch, Budget(memory=20_000_000, context=256), 0, 1)
+    budget = Budget(memory=20_000_000, context=256)
+    problem = estimated(checkpoint.shape, checkpoint.specs(), budget, 0, 1)
     rng = np.random.default_rng(0)
     sensitivities = {
         name: {kind: price * factor for kind, price in kinds.items()}

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,8 @@ from hypothesis import strategies as st
 from tenth.core import ggml
 from tenth.core.records import MemoryParts, Runtime, TensorSpec
 from tenth.measurement.memory import prove
+from tenth.models import arch
+from tenth.models.shape import ModelShape
 from tenth.planning import memory
 from tenth.runtime import llama
 
@@ -19,21 +22,24 @@ MIB = 1 << 20
 
 def _model(
     hidden: int, ffn: int, layers: int, heads: int, kv_heads: int, vocab: int
-) -> tuple[dict[str, Any], list[TensorSpec]]:
-    config = {
-        "hidden_size": hidden,
-        "intermediate_size": ffn,
-        "num_hidden_layers": layers,
-        "num_attention_heads": heads,
-        "num_key_value_heads": kv_heads,
-        "vocab_size": vocab,
-    }
+) -> tuple[ModelShape, list[TensorSpec]]:
+    model = ModelShape(
+        gguf_arch="llama",
+        vocab=vocab,
+        hidden=hidden,
+        ffn=(ffn,) * layers,
+        heads=(heads,) * layers,
+        kv_heads=(kv_heads,) * layers,
+        head_dims=(hidden // heads,) * layers,
+        windows=(0,) * layers,
+        tied=False,
+    )
     specs = []
     for name, shape in tiny_gguf.shapes(hidden, ffn, layers, vocab, hidden // heads * kv_heads).items():
         words = name.split(".")
         layer = int(words[1]) if words[0] == "blk" else None
         specs.append(TensorSpec(name, name, shape, words[-2], layer, linear=len(shape) == 2))
-    return config, specs
+    return model, specs
 
 
 def _types(specs: list[TensorSpec], kind: str) -> dict[str, str]:
@@ -57,14 +63,14 @@ def test_parts_are_those_of_llama_cpps_report(tmp_path: Path, shape: tuple[int, 
         vocab=vocab,
         kind=kind,
     )
-    config, specs = _model(*shape)
+    model, specs = _model(*shape)
     for runtime in (
         Runtime(n_ctx=300, n_ubatch=256, threads=1),
         Runtime(n_ctx=1024, n_ubatch=64, threads=1, repack=True),
         Runtime(n_ctx=600, n_ubatch=128, threads=1, type_k="q8_0", type_v="q4_0"),
         Runtime(n_ctx=512, n_ubatch=128, threads=1, flash_attention=False),
     ):
-        predicted = memory.memory(config, "llama", specs, _types(specs, kind), runtime)
+        predicted = memory.memory(model, specs, _types(specs, kind), runtime)
         with llama.Session.serving(path, runtime) as session:
             seen = session.buffers
         rounding = 0.02 * MIB
@@ -83,13 +89,13 @@ def test_total_is_what_a_process_holds(tmp_path: Path) -> None:
     path = tiny_gguf.write(
         tmp_path / "m.gguf", hidden=512, ffn=1536, layers=3, heads=8, kv_heads=4, vocab=4000
     )
-    config, specs = _model(*shape)
+    model, specs = _model(*shape)
     runtime = Runtime(n_ctx=512, n_ubatch=64, threads=1)
-    predicted = memory.memory(config, "llama", specs, {}, runtime)
+    predicted = memory.memory(model, specs, {}, runtime)
     proof = prove(path, runtime, 300_000_000, predicted.total)
     assert abs(proof.error) < 0.05
     learnt = memory.corrected(memory.Constants(), predicted, proof.parts)
-    again = memory.memory(config, "llama", specs, {}, runtime, learnt)
+    again = memory.memory(model, specs, {}, runtime, learnt)
     assert abs(again.total - proof.peak) < 10
     assert memory.Constants.model_validate_json(learnt.model_dump_json()) == learnt
 
@@ -105,7 +111,7 @@ def test_correction_goes_to_the_part_that_was_wrong() -> None:
 
 
 def test_sliding_windows() -> None:
-    config = {
+    config: dict[str, Any] = {
         "hidden_size": 64,
         "intermediate_size": 128,
         "num_hidden_layers": 12,
@@ -113,6 +119,7 @@ def test_sliding_windows() -> None:
         "num_key_value_heads": 1,
         "head_dim": 32,
         "vocab_size": 100,
+        "query_pre_attn_scalar": 32,
         "sliding_window": 512,
     }
     runtime = Runtime(n_ctx=4096, n_ubatch=64, threads=1)
@@ -121,42 +128,45 @@ def test_sliding_windows() -> None:
     assert memory.cells(runtime, 512) == 768  # 512 + 64, in steps of 256
     assert memory.cells(Runtime(n_ctx=300, n_ubatch=64), 512) == 512  # never more than the context
     full, sliding = 4096 * row, 768 * row
-    for arch, wide in (("llama", 12), ("phi3", 12), ("gemma2", 6), ("gemma3", 2)):
-        assert memory.memory(config, arch, [], {}, runtime).kv == wide * full + (12 - wide) * sliding
+
+    def kv(family: str, **changes: Any) -> int:
+        completed, architecture = arch.load({"model_type": family, **config, **changes})
+        return memory.memory(architecture.shape(completed), [], {}, runtime).kv
+
+    for family, wide in (("llama", 12), ("phi3", 12), ("gemma2", 6), ("gemma3_text", 2)):
+        assert kv(family) == wide * full + (12 - wide) * sliding
     kinds = ["full_attention"] * 3 + ["sliding_attention"] * 9
-    explicit = memory.memory({**config, "layer_types": kinds}, "gemma3", [], {}, runtime)
-    assert explicit.kv == 3 * full + 9 * sliding
+    assert kv("gemma3_text", layer_types=kinds) == 3 * full + 9 * sliding
 
 
 def test_vocabulary_is_paid_for() -> None:
-    config, _ = _model(64, 128, 2, 2, 1, 151_936)
-    parts = memory.memory(config, "qwen2", [], {}, Runtime(n_ctx=512, n_ubatch=8, threads=1))
-    small = memory.memory(
-        {**config, "vocab_size": 1000}, "qwen2", [], {}, Runtime(n_ctx=512, n_ubatch=8, threads=1)
-    )
+    runtime = Runtime(n_ctx=512, n_ubatch=8, threads=1)
+    model, _ = _model(64, 128, 2, 2, 1, 151_936)
+    parts = memory.memory(model, [], {}, runtime)
+    small = memory.memory(replace(model, vocab=1000), [], {}, runtime)
     assert 60_000_000 < parts.base - small.base < 80_000_000
-    known = memory.memory(config, "qwen2", [], {}, Runtime(n_ctx=512, n_ubatch=8, threads=1), merges=0)
+    known = memory.memory(model, [], {}, runtime, merges=0)
     assert parts.base - known.base > 30_000_000
     assert parts.output == 4 * 151_936
 
 
 def test_possible_runtimes() -> None:
-    config, _ = _model(128, 256, 2, 4, 2, 300)  # heads of 32
-    found = memory.possible_runtimes(config, "llama", 1024)
+    model, _ = _model(128, 256, 2, 4, 2, 300)  # heads of 32
+    found = memory.possible_runtimes(model, 1024)
     assert len(found) == len(memory.UBATCHES) * len(ggml.KV_TYPES) ** 2
     assert all(runtime.n_ctx == 1024 and runtime.flash_attention for runtime in found)
-    narrow = memory.possible_runtimes({**config, "head_dim": 80}, "phi2", 100)
+    narrow = memory.possible_runtimes(replace(model, head_dims=(80, 80)), 100)
     assert {(r.type_k, r.type_v) for r in narrow} == {("f16", "f16")}
     assert sorted({r.n_ubatch for r in narrow}) == [8, 16, 32, 64, 100]
 
 
 @given(st.integers(1, 8192), st.integers(1, 512), st.sampled_from(ggml.KV_TYPES))
 def test_more_never_costs_less(context: int, batch: int, kind: str) -> None:
-    config, specs = _model(128, 384, 3, 2, 1, 300)
+    model, specs = _model(128, 384, 3, 2, 1, 300)
 
     def of(n_ctx: int, n_ubatch: int) -> MemoryParts:
         runtime = Runtime(n_ctx=n_ctx, n_ubatch=n_ubatch, type_k=kind, type_v=kind, threads=1)
-        return memory.memory(config, "llama", specs, {}, runtime)
+        return memory.memory(model, specs, {}, runtime)
 
     here = of(context, batch)
     assert of(context + 256, batch).kv > here.kv

@@ -18,6 +18,7 @@ from tenth.core.format import megabytes
 from tenth.core.ggml import storage_type
 from tenth.core.records import Runtime, TensorSpec
 from tenth.models import arch
+from tenth.models.shape import ModelShape
 from tenth.planning import memory
 from tenth.planning.plan import SLACK, SLOWNESS, Problem, decide, smallest_decision
 from tenth.quantization.default_sensitivity import kv, sensitivities
@@ -31,6 +32,7 @@ CONFIG: dict[str, Any] = {
     "num_key_value_heads": 8,
     "vocab_size": 2048,
 }
+SHAPE = ModelShape("llama", 2048, 512, (1024,), (8,), (8,), (64,), (0,), False)
 ROWS = 300 * 1024 * 7 // 8  # bytes by which rows of activations are larger for F16 than for other types
 BITS = {
     "IQ2_XXS": 2.06,
@@ -76,15 +78,7 @@ def problems(draw: st.DrawFn) -> Problem:
         f"{side} q8_0": draw(st.floats(1e-6, 1e-2)) for side in draw(st.sampled_from(["", "k", "v", "kv"]))
     }
     return Problem(
-        CONFIG,
-        "llama",
-        specs,
-        table,
-        cache,
-        draw(st.sampled_from([16, 300])),
-        memory.Constants(),
-        merges=0,
-        threads=1,
+        SHAPE, specs, table, cache, draw(st.sampled_from([16, 300])), memory.Constants(), merges=0, threads=1
     )
 
 
@@ -117,11 +111,18 @@ def test_smallest_budget_is_the_smallest(problem: Problem) -> None:
 
 
 def llama(layers: int = 6, context: int = 512, **changes: Any) -> Problem:
-    config = {**CONFIG, "num_hidden_layers": layers, "num_key_value_heads": 4, "vocab_size": 8192, **changes}
-    config["tie_word_embeddings"] = True
-    specs = arch.load(config).specs(config)
+    shape = {"num_hidden_layers": layers, "num_key_value_heads": 4, "vocab_size": 8192, **changes}
+    config, family = arch.load({**CONFIG, **shape, "tie_word_embeddings": True})
+    specs = family.specs(config)
     return Problem(
-        config, "llama", specs, sensitivities(specs), kv(), context, memory.Constants(), merges=0, threads=2
+        family.shape(config),
+        specs,
+        sensitivities(specs),
+        kv(),
+        context,
+        memory.Constants(),
+        merges=0,
+        threads=2,
     )
 
 

@@ -148,7 +148,8 @@ def test_fewer_kv_heads_everywhere(family: str, tmp_path: Path) -> None:
     checkpoint = take(open_checkpoint(tmp_path / "old"), "kv_heads", groups)
     write_folder(checkpoint, tmp_path / "new")
     opened = open_checkpoint(tmp_path / "new")
-    assert opened.arch.heads(opened.config) == (2 * len(groups), len(groups))
+    assert set(opened.shape.heads) == {2 * len(groups)}
+    assert set(opened.shape.kv_heads) == {len(groups)}
     expected = by_torch(tmp_path / "old")
     for found in (by_torch(tmp_path / "new"), by_walk(opened), by_walk(checkpoint)):
         assert np.abs(found - expected).max() < 2e-5
@@ -258,7 +259,7 @@ def test_fewer_blocks_of_different_widths(tmp_path: Path) -> None:
     kept = keep_layers(checkpoint, [0, 2, 3])  # the widest is gone
     assert kept.config["tenth_blocks"] == {"intermediate_size": [64, 32, 5], "num_key_value_heads": [2, 0, 1]}
     assert kept.config["intermediate_size"] == 64
-    assert kept.arch.heads(kept.config) == (4, 2)
+    assert (max(kept.shape.heads), max(kept.shape.kv_heads)) == (4, 2)
     write_folder(kept, tmp_path / "uniform", uniform=True)
     assert np.abs(by_walk(kept) - by_torch(tmp_path / "uniform")).max() < 2e-5
     assert "tenth_blocks" not in keep_layers(checkpoint, [1]).config
@@ -275,8 +276,9 @@ def test_fewer_blocks_keep_their_kinds(family: str, keep: list[int], tmp_path: P
     make_model(tmp_path / "old", family, num_hidden_layers=8 if family == "smollm3" else 6)
     old = open_checkpoint(tmp_path / "old")
     rule = {key: value for key, value in old.config.items() if key not in ("layer_types", "no_rope_layers")}
+    ruled = old.arch.complete({**rule, "text_config": rule} if family == "gemma3" else rule)
     assert (
-        keep_layers(Checkpoint(**{**vars(old), "config": rule}), keep).config.items()
+        keep_layers(Checkpoint(**{**vars(old), "config": ruled}), keep).config.items()
         >= {
             key: [old.config[key][i] for i in keep]
             for key in ("layer_types", "no_rope_layers")
@@ -331,7 +333,7 @@ def test_memory_is_that_of_llama_cpps_report(tmp_path: Path) -> None:
         Runtime(n_ctx=600, n_ubatch=128, threads=1, type_k="q8_0", type_v="q4_0"),
         Runtime(n_ctx=512, n_ubatch=128, threads=1, flash_attention=False),
     ):
-        predicted = memory.memory(checkpoint.config, "deci", specs, {}, runtime)
+        predicted = memory.memory(checkpoint.shape, specs, {}, runtime)
         path = tmp_path / "m.gguf"
         with Session.serving(path, runtime) as session:
             seen = session.buffers
@@ -341,7 +343,7 @@ def test_memory_is_that_of_llama_cpps_report(tmp_path: Path) -> None:
         work = runtime.n_ubatch * 704 * 36 // 32 + 4 * 64 * (4 * 32 + 128)
         graph = seen["compute"] - 4 * 256 * runtime.n_ubatch
         assert 0.98 * graph - rounding < predicted.compute < 1.12 * graph + work + rounding
-    read = memory.kv_read(checkpoint.config, "deci", Runtime(n_ctx=512, n_ubatch=8), 100)
+    read = memory.kv_read(checkpoint.shape, Runtime(n_ctx=512, n_ubatch=8), 100)
     assert read == {"F16": 100 * (2 + 3 + 0 + 1) * 32 * 2 * 2}  # of K and V
 
 

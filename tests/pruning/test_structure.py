@@ -178,7 +178,7 @@ def test_what_is_dead_goes_and_no_logit_changes(tmp_path: Path) -> None:
 
 def test_refitting_beats_cutting_and_uneven_beats_even(llama: Case, tmp_path: Path) -> None:
     costs = priced(llama, tmp_path)
-    sizes = shape.Sizes.of(llama.checkpoint.arch, llama.checkpoint.config)
+    sizes = shape.Sizes.of(llama.checkpoint)
     weights = round(0.3 * BLOCKS * (WIDTH * sizes.channel + GROUPS * sizes.group))
     even = shape.without(costs, sizes, weights, PruningLimits(uneven=False, depth=False))
     uneven = shape.without(costs, sizes, weights, PruningLimits())

@@ -29,8 +29,8 @@ FAMILIES: dict[str, dict[str, Any]] = {
 
 
 def specs(family: str = "llama", **changes: Any) -> list[TensorSpec]:
-    config = {"model_type": family, **SHAPE, **FAMILIES[family], **changes}
-    return arch.load(config).specs(config)
+    config, model = arch.load({"model_type": family, **SHAPE, **FAMILIES[family], **changes})
+    return model.specs(config)
 
 
 @pytest.mark.parametrize("family", FAMILIES)

@@ -47,8 +47,8 @@ FILES = {
 
 
 def specs(**changes: Any) -> list[TensorSpec]:
-    config = {**CONFIG, **changes}
-    return arch.load(config).specs(config)
+    config, family = arch.load({**CONFIG, **changes})
+    return family.specs(config)
 
 
 def data_bytes(tensors: list[TensorSpec], chosen: dict[str, str]) -> int:

@@ -14,9 +14,7 @@ def every_decision(problem: Problem) -> Iterator[Decision]:
     """All types for all tensors, all runtimes with and without repacking, with exact memory."""
     linear = [spec for spec in problem.specs if spec.linear]
     choices = [[t for t in problem.sensitivities[s.name] if storage_type(t).holds(s.columns)] for s in linear]
-    for runtime in memory.possible_runtimes(
-        problem.config, problem.gguf_arch, problem.context, problem.threads
-    ):
+    for runtime in memory.possible_runtimes(problem.shape, problem.context, problem.threads):
         harm = problem.kv_kl(runtime)
         if harm is None:
             continue

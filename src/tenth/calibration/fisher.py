@@ -184,7 +184,7 @@ def _block(layerwise: LayerwiseModel, index: int, state: Hidden, here: Path) -> 
         return
     with layerwise.block(index):
         linears = layerwise.linears(index)
-        residual_outputs = layerwise.checkpoint.arch.residual_outputs(layerwise.checkpoint.config, index)
+        residual_outputs = layerwise.checkpoint.residual_outputs(index)
         sites = {
             m: _Site(m.out_features, m.in_features, layerwise.device, name in residual_outputs)
             for m, name in linears.items()
@@ -236,7 +236,7 @@ def _embedding(layerwise: LayerwiseModel, windows: np.ndarray, state: Hidden, he
         site.cols += square.sum(0)
         site.windows += 1
     arrays = site.arrays(source, windows.shape[1])
-    if layerwise.checkpoint.tied:  # the two uses are independent
+    if layerwise.checkpoint.shape.tied:  # the two uses are independent
         with np.load(here / "stats-head.npz", allow_pickle=False) as head:
             arrays = {key: value + head[key.replace(source, HEAD)] for key, value in arrays.items()}
     _save(path, arrays)

@@ -200,7 +200,7 @@ class LayerwiseModel:
         state = {}
         for name, _ in module.named_parameters():
             source = f"{prefix}.{name}"
-            if source == HEAD and self.checkpoint.arch.tied(self.checkpoint.config):
+            if source == HEAD and self.checkpoint.shape.tied:
                 source = self.source_of(self.embedding)
             if source not in self.checkpoint.tensors:
                 raise InputError(
@@ -308,15 +308,14 @@ class _NoAttention(nn.Module):
 
 def _narrowed(model: Any, checkpoint: Checkpoint) -> None:
     """Give blocks that are narrower than config.json's widest their own linear modules."""
-    arch, config = checkpoint.arch, checkpoint.config
-    shapes = {spec.source: spec.shape for spec in arch.specs(config)}
+    shapes = {spec.source: spec.shape for spec in checkpoint.implied_specs()}
     for name, module in list(model.named_modules()):
         shape = shapes.get(f"{name}.weight")
         if isinstance(module, nn.Linear) and shape and shape != tuple(module.weight.shape):
             own = nn.Linear(shape[1], shape[0], bias=module.bias is not None, device="meta")
             model.set_submodule(name, own)
-    norm, output = (arch.table[f"{role}.weight"].source for role in ("attn_norm", "attn_output"))
-    for layer, kept in enumerate(arch.sizes(config)["num_key_value_heads"]):
+    norm, output = (checkpoint.block()[f"{role}.weight"].source for role in ("attn_norm", "attn_output"))
+    for layer, kept in enumerate(checkpoint.shape.kv_heads):
         if not kept:
             model.set_submodule(norm.removesuffix(".weight").format(i=layer), nn.Identity())
             model.set_submodule(output.rsplit(".", 2)[0].format(i=layer), _NoAttention())

@@ -219,7 +219,7 @@ def _inputs(
     """(windows of the original's ids, half of them as the beginning of a text, what each of those ids
     becomes), which belong to the two models.
     """
-    whole_size, size = (int(layerwise.checkpoint.config["vocab_size"]) for layerwise in (original, student))
+    whole_size, size = original.checkpoint.shape.vocab, student.checkpoint.shape.vocab
     file = student.checkpoint.path / KEPT
     if not file.is_file():
         raise InputError(

@@ -113,7 +113,7 @@ def distil(settings: DistilSettings, emit: Emit) -> DistilResult:
     folder.mkdir(exist_ok=True)
     student, original = opened(settings)
     windows, kept = _inputs(student.checkpoint, original.checkpoint, settings.tokens, settings.kept)
-    length, vocabulary = windows.shape[1], int(student.checkpoint.config["vocab_size"])
+    length, vocabulary = windows.shape[1], student.checkpoint.shape.vocab
     memory = torch.cuda.mem_get_info()[0] if settings.device == "cuda" else settings.memory
     means = _once(
         folder / "means.json", Means, lambda: Means.within(memory, student, original, length, settings.lora)
@@ -212,7 +212,7 @@ def _inputs(
     edited: Checkpoint, original: Checkpoint, tokens: Path, kept: Path | None
 ) -> tuple[np.ndarray, np.ndarray | None]:
     """(windows, the original's ids of the edited model's), which belong to the two."""
-    size, whole_size = (int(c.config["vocab_size"]) for c in (edited, original))
+    size, whole_size = edited.shape.vocab, original.shape.vocab
     windows = np.load(tokens, allow_pickle=False)
     if windows.ndim != 2 or windows.dtype != np.int32 or windows.shape[0] < 2 or windows.shape[1] < 2:
         raise InputError(f"{tokens}: healing needs two windows of tokens or more, as int32 [windows, tokens]")

@@ -118,7 +118,7 @@ def forward_of(layerwise: LayerwiseModel, kept: np.ndarray | None = None) -> For
 
 def parameters(layerwise: LayerwiseModel) -> dict[str, torch.nn.Parameter]:
     """Every weight of a filled model by the checkpoint's name; a tied matrix is one parameter."""
-    if layerwise.checkpoint.tied:
+    if layerwise.checkpoint.shape.tied:
         layerwise.model.get_output_embeddings().weight = layerwise.embedding.weight
     sources = {spec.source for spec in layerwise.checkpoint.specs()}
     return {
@@ -138,7 +138,7 @@ def activations(layerwise: LayerwiseModel, tokens: int) -> int:
         for index in range(len(layerwise.blocks))
         for linear in layerwise.linears(index)
     )
-    return 4 * tokens * (2 * kept + 8 * int(layerwise.checkpoint.config["vocab_size"]))
+    return 4 * tokens * (2 * kept + 8 * layerwise.checkpoint.shape.vocab)
 
 
 def even(batch: int, most: int) -> int:

@@ -13,8 +13,9 @@ import numpy as np
 from tenth.core.errors import InputError
 from tenth.core.records import TensorSpec
 from tenth.models import arch as architectures
-from tenth.models.arch import Architecture
+from tenth.models.arch import Architecture, Entry
 from tenth.models.formats.hf import LazyTensor, open_weights, read_json
+from tenth.models.shape import ModelShape
 
 TOKENIZER_FILES = (
     "tokenizer.json",
@@ -40,16 +41,26 @@ class Checkpoint:
 
     path: Path
     name: str
-    config: dict[str, Any]  # config.json with text_config merged up
+    config: dict[str, Any]  # of the text model, completed with the family's defaults
     arch: Architecture
     tensors: dict[str, LazyTensor]
     other: dict[str, str] = field(default_factory=dict)  # tensors of types that are no plain floats
     headers: dict[Path, bytes] = field(default_factory=dict, repr=False)
 
     @property
-    def tied(self) -> bool:
-        """Whether the embedding is the output head too: one matrix, two uses."""
-        return all(spec.source != HEAD for spec in self.specs())
+    def shape(self) -> ModelShape:
+        """The model's sizes."""
+        return self.arch.shape(self.config)
+
+    def block(self) -> dict[str, Entry]:
+        """The architecture's table of one block of this model."""
+        return self.arch.block(self.config)
+
+    def residual_outputs(self, index: int) -> tuple[str, str]:
+        """Names of the two matrices of block `index` that write into the residual stream."""
+        block = self.block()
+        out, down = (block[role].source.format(i=index) for role in ("attn_output.weight", "ffn_down.weight"))
+        return out, down
 
     def hash(self) -> str:
         """SHA-256, hex, of what identifies the model.
@@ -71,6 +82,10 @@ class Checkpoint:
                     digest.update(file.read(SAMPLE))
         return digest.hexdigest()
 
+    def implied_specs(self) -> list[TensorSpec]:
+        """Every tensor of the GGUF in file order, as config.json implies it; the folder may lack some."""
+        return self.arch.specs(self.config)
+
     def specs(self) -> list[TensorSpec]:
         """Every tensor of the GGUF in file order, each found in the folder with the shape that config.json
         implies.
@@ -79,7 +94,7 @@ class Checkpoint:
         floats, or is in the folder without a place in the architecture.
         """
         self.arch.fits(self.config)
-        specs = self.arch.specs(self.config)
+        specs = self.implied_specs()
         for spec in specs:
             tensor = self.tensors.get(spec.source)
             if tensor is None and spec.source in self.other:
@@ -139,15 +154,10 @@ class Checkpoint:
 
 
 def open_config(path: Path) -> tuple[dict[str, Any], Architecture]:
-    """(config with text_config merged up, architecture) from config.json alone; path is it or its folder."""
+    """(completed config, architecture) from config.json alone; path is it or its folder."""
     if not path.exists():
         raise InputError(f"{path} does not exist; give a Hugging Face model folder")
-    config = read_json(path / "config.json" if path.is_dir() else path, CONFIG_LIMIT)
-    inner = config.get("text_config")
-    if isinstance(inner, dict):
-        # The outer model_type decides: a multimodal checkpoint names its tensors differently.
-        config = {**config, **inner, "model_type": config.get("model_type", inner.get("model_type"))}
-    return config, architectures.load(config)
+    return architectures.load(read_json(path / "config.json" if path.is_dir() else path, CONFIG_LIMIT))
 
 
 def open_checkpoint(path: Path) -> Checkpoint:

@@ -13,10 +13,11 @@ import numpy as np
 from tenth.core.errors import InputError
 from tenth.models import arch as architectures
 from tenth.models.arch import Axis
-from tenth.models.arch._blocks import KEY, with_sizes
+from tenth.models.arch._blocks import KEY, differ, with_sizes
 from tenth.models.arch._config import Config
 from tenth.models.checkpoint import Checkpoint
 from tenth.models.formats.hf import LazyTensor
+from tenth.models.shape import ModelShape
 
 # Axis -> (its key in config.json, the axes of the table whose rows and columns go with it).
 AXES = {
@@ -25,11 +26,7 @@ AXES = {
     "kv_heads": ("num_key_value_heads", frozenset({"heads", "kv_heads"})),
 }
 LISTS = ("layer_types", "no_rope_layers")  # of config.json with an item a block
-RULES = (
-    "sliding_window_pattern",
-    "no_rope_layer_interval",
-    "max_window_layers",
-)  # what a block is, by number
+RULES = ("sliding_window_pattern", "no_rope_layer_interval", "max_window_layers")  # the same, by a rule
 
 
 @dataclass(frozen=True)
@@ -101,7 +98,7 @@ def replaced(checkpoint: Checkpoint, values: Mapping[str, np.ndarray | LazyTenso
 
     InputError for a name that the model does not have and a shape other than config.json implies.
     """
-    shapes = {spec.source: spec.shape for spec in checkpoint.arch.specs(checkpoint.config)}
+    shapes = {spec.source: spec.shape for spec in checkpoint.implied_specs()}
     tensors = dict(checkpoint.tensors)
     for name, value in values.items():
         if name not in shapes:
@@ -132,14 +129,14 @@ def take(checkpoint: Checkpoint, axis: Axis, index: list[int], layer: int | None
     if axis not in AXES:
         raise InputError(f"axis {axis!r} cannot be taken from; known: {', '.join(AXES)}")
     key, parts = AXES[axis]
-    config, arch = checkpoint.arch.complete(checkpoint.config), checkpoint.arch
-    own = arch.sizes(config)
-    layers = range(arch.layers(config)) if layer is None else [layer]
+    config, arch, shape = checkpoint.config, checkpoint.arch, checkpoint.shape
+    own = _own(shape)
+    layers = range(shape.layers) if layer is None else [layer]
     if layer is not None and (key not in own or not 0 <= layer < len(own[key])):
         raise InputError(f"{axis} of block {layer} alone: there is no such thing in this model")
     if len({own[key][i] for i in layers} if key in own else ()) > 1:
         raise InputError(f"blocks differ in {axis}: take from one layer at a time")
-    size = own[key][layers[0]] if key in own else int(config[key])
+    size = own[key][layers[0]] if key in own else shape.vocab
     emptied = axis == "kv_heads" and layer is not None
     if not index and emptied and "ffn_norm.weight" not in arch.table:
         raise InputError(f"block {layer} cannot lose its attention: its feed-forward part has the same norm")
@@ -152,13 +149,13 @@ def take(checkpoint: Checkpoint, axis: Axis, index: list[int], layer: int | None
         if not index and role.startswith("attn_"):
             del tensors[entry.source]
             continue
-        lengths = arch.axes(config, block)
+        lengths = shape.axes(block)
         for number, name in enumerate((entry.rows, entry.columns)):
             if name and not parts.isdisjoint(name.split("+")):
                 chosen = _chosen(entry.source, name, lengths, size, index)
                 tensors[entry.source] = _taken(tensors[entry.source], chosen, number)
     if key not in own:
-        return _edited(checkpoint, tensors, {**checkpoint.config, key: len(index)})
+        return _edited(checkpoint, tensors, {**config, key: len(index)})
     for i in layers:
         own[key][i] = len(index)
     return _edited(checkpoint, tensors, _sized(checkpoint, own))
@@ -178,21 +175,23 @@ def _chosen(source: str, name: str, lengths: dict[Axis, int], size: int, index: 
 
 
 def _sized(checkpoint: Checkpoint, own: dict[str, list[int]]) -> Config:
-    """The config with these sizes of its blocks; the length of a head is written out where heads went."""
-    config, arch = checkpoint.config, checkpoint.arch
-    heads, shared = arch.heads(config)
+    """The config with these sizes of its blocks."""
     kept = max(own["num_key_value_heads"])
     if not kept:
         raise InputError("the last block with attention must keep a KV head")
-    if kept != shared:
-        config = {**config, "head_dim": arch.head_dim(config), "num_attention_heads": heads // shared * kept}
-    return with_sizes(config, own)
+    heads = {"num_attention_heads": checkpoint.shape.queries_per_kv * kept}
+    return with_sizes(checkpoint.config | heads, own)
+
+
+def _own(shape: ModelShape) -> dict[str, list[int]]:
+    """Each block's sizes by config.json's names of them."""
+    return {"intermediate_size": list(shape.ffn), "num_key_value_heads": list(shape.kv_heads)}
 
 
 def _edited(checkpoint: Checkpoint, tensors: dict[str, LazyTensor], config: Config) -> Checkpoint:
     """The checkpoint with other tensors, its architecture that of the new config, checked if it is final."""
     arch = architectures.named(config)
-    if KEY not in config:
+    if not differ(config):
         arch.check(config)
     return dataclasses.replace(checkpoint, tensors=tensors, config=config, arch=arch)
 
@@ -214,17 +213,13 @@ def uniform(checkpoint: Checkpoint) -> Checkpoint:
 def keep_layers(checkpoint: Checkpoint, layers: list[int]) -> Checkpoint:
     """The checkpoint with these blocks alone, ascending; config.json's lists of one item a block follow.
 
-    InputError for blocks that are not ascending or not there, and where config.json says what a block is by
-    its number.
+    InputError for blocks that are not ascending or not there.
     """
-    arch = checkpoint.arch
-    count = arch.layers(checkpoint.config)
+    count = checkpoint.shape.layers
     if not layers or sorted(set(layers)) != layers or not 0 <= layers[0] <= layers[-1] < count:
         raise InputError(f"layers to keep must be ascending numbers within 0..{count - 1}")
-    own = {key: [sizes[i] for i in layers] for key, sizes in arch.sizes(checkpoint.config).items()}
-    config = arch.normalised_config(_sized(checkpoint, own))
-    if len(layers) < count and (rule := next(iter(_rules(arch.complete(config))), None)):
-        raise InputError(f"config.json: {rule} tells blocks apart by their number; none can be removed")
+    own = {key: [sizes[i] for i in layers] for key, sizes in _own(checkpoint.shape).items()}
+    config = {key: value for key, value in _sized(checkpoint, own).items() if key not in RULES}
     config |= {key: [config[key][i] for i in layers] for key in LISTS if config.get(key)}
     new = {old: i for i, old in enumerate(layers)}
     tensors: dict[str, LazyTensor] = {}
@@ -250,12 +245,6 @@ def _stored(name: str, path: Path) -> LazyTensor:
     if version != (1, 0) or fortran or kind != np.dtype("<f4"):
         raise InputError(f"{path} must hold float32 rows, not {kind}{' in columns' if fortran else ''}")
     return LazyTensor(name, shape, "F32", path, offset)
-
-
-def _rules(config: Config) -> list[str]:
-    """Keys of config.json by which a block's kind depends on its number; windows that are off count not."""
-    off = () if config.get("use_sliding_window") else ("max_window_layers",)
-    return [key for key in RULES if key not in off and config.get(key) is not None]
 
 
 def _given(checkpoint: Checkpoint, name: str, values: np.ndarray) -> Given:

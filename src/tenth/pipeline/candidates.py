@@ -11,25 +11,24 @@ matrix that lost channels are taken as they were, since the ones that matter sta
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from tenth.core.errors import BudgetError
 from tenth.core.ggml import WEIGHT_TYPES
 from tenth.core.jobs import Compute
 from tenth.core.progress import Reporter
-from tenth.core.records import Budget, Candidate, Proof, Requirements, Shape, Structure
+from tenth.core.records import Budget, Candidate, Proof, Requirements, Shape, Structure, TensorSpec
 from tenth.devices.profile import Device
 from tenth.distillation.budget import TrainingBudget
 from tenth.measurement.quality import between
 from tenth.models import text
-from tenth.models.arch import Architecture
 from tenth.models.checkpoint import Checkpoint, open_checkpoint
 from tenth.models.formats.hf import FloatType
 from tenth.models.formats.tokenizer import tokenizer_metadata
+from tenth.models.shape import ModelShape
 from tenth.models.text import Texts
 from tenth.pipeline.effort import EFFORTS, WORTH_TRAINING, Effort, expected
 from tenth.pipeline.steps import Stages
@@ -128,13 +127,15 @@ class Fitted:
 
 
 def estimated(
-    config: Mapping[str, Any], arch: Architecture, budget: Budget, merges: int | None = None, threads: int = 0
+    model: ModelShape,
+    specs: Sequence[TensorSpec],
+    budget: Budget,
+    merges: int | None = None,
+    threads: int = 0,
 ) -> Problem:
     """The problem with another model's sensitivities."""
-    specs = arch.specs(dict(config))
     return Problem(
-        config,
-        arch.gguf_arch,
+        model,
         specs,
         default_sensitivity.sensitivities(specs),
         default_sensitivity.kv(),
@@ -160,7 +161,8 @@ def check(options: FitOptions, checkpoint: Checkpoint) -> None:
 def removable(checkpoint: Checkpoint, budget: Budget) -> bool:
     """Whether something of the model fits once parts of it are removed."""
     smaller = _least(checkpoint, resized.pruning_limits(checkpoint, KQUANT))
-    return smallest_decision(estimated(smaller.config, smaller.arch, budget)).memory.total <= budget.memory
+    problem = estimated(smaller.shape, smaller.implied_specs(), budget)
+    return smallest_decision(problem).memory.total <= budget.memory
 
 
 def _least(checkpoint: Checkpoint, limits: shape.PruningLimits) -> Checkpoint:
@@ -191,7 +193,7 @@ def analyse(
     calibration = stages.calibration(texts, options.seed)
     reference = original.reference if original else stages.reference(texts)
     sensitivities = stages.sensitivities(calibration, WEIGHT_TYPES if options.quantise else ["F16"])
-    kv = stages.kv_sensitivities(texts, checkpoint.arch.head_dim(checkpoint.config))
+    kv = stages.kv_sensitivities(texts)
     problem = replace(_first(options, checkpoint), sensitivities=sensitivities, kv=kv)
     correction = MemoryCorrection(
         memory=budget.memory,
@@ -317,7 +319,7 @@ def _measured_kl(stages: Stages, analysis: Analysis, folder: Path) -> float:
 
 
 def _share(analysis: Analysis, costs: shape.PruningCosts, chosen: Shape) -> float:
-    sizes = shape.Sizes.of(analysis.checkpoint.arch, analysis.checkpoint.config)
+    sizes = shape.Sizes.of(analysis.checkpoint)
     everything = costs.channels * sizes.channel + costs.groups * sizes.group + sizes.rest
     return sizes.removed(costs, chosen) / (sizes.blocks * everything)
 
@@ -330,7 +332,8 @@ def _first(options: FitOptions, checkpoint: Checkpoint) -> Problem:
     """The problem before anything was measured."""
     keys = tokenizer_metadata(checkpoint.path, checkpoint.config).keys
     merges = len(keys.get("tokenizer.ggml.merges", ()))  # that llama.cpp will hold beside the vocabulary
-    problem = estimated(checkpoint.config, checkpoint.arch, options.budget, merges, options.threads)
+    specs = checkpoint.implied_specs()
+    problem = estimated(checkpoint.shape, specs, options.budget, merges, options.threads)
     if not options.quantise:
         kept = {name: {"F16": kinds["F16"]} for name, kinds in problem.sensitivities.items()}
         problem = replace(problem, sensitivities=kept)

@@ -131,7 +131,8 @@ def plan(
     """
     config, architecture = open_config(model)
     requirements = requirements or Requirements()
-    problem, allowed, digest, checkpoint = estimated(config, architecture, budget), budget.memory, "", None
+    problem = estimated(architecture.shape(config), architecture.specs(config), budget)
+    allowed, digest, checkpoint = budget.memory, "", None
     with suppress(InputError):  # a folder without weights, or not with all of them
         checkpoint = open_checkpoint(model)
         digest = checkpoint.hash()
@@ -177,7 +178,7 @@ def _source(
     clear that something can fit.
     """
     checkpoint = open_checkpoint(path)
-    before = int(checkpoint.config["vocab_size"])
+    before = checkpoint.shape.vocab
     if options.vocabulary is None and not options.languages:
         check(options, checkpoint)
         return checkpoint, None
@@ -195,7 +196,7 @@ def _source(
     trimmed = replace(open_checkpoint(folder), name=checkpoint.name)
     check(options, trimmed)
     weights = sum(spec.count for spec in checkpoint.specs())
-    after = int(trimmed.config["vocab_size"])
+    after = trimmed.shape.vocab
     structure = Structure(parameters=weights, vocabulary=(before, after), healed=healed, original_bits=bits)
     return trimmed, structure
 

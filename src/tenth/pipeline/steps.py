@@ -97,7 +97,7 @@ class Stages:
             length=length,
             calibrate=effort.windows,
             train=max(0, max(effort.training, REFIT) - effort.windows),
-            judge=windows_within(judge, length, int(self.checkpoint.config["vocab_size"])),
+            judge=windows_within(judge, length, self.checkpoint.shape.vocab),
             seed=seed,
         )
         files = TextFile.of(file), TextFile.of(eval_file)
@@ -126,10 +126,10 @@ class Stages:
         stage = MeasureSensitivities(**self._common, calibration=calibration, types=tuple(types))
         return sensitivity.load(self._made(stage)[0] / "sensitivities.jsonl")
 
-    def kv_sensitivities(self, texts: Texts, head: int) -> dict[str, float]:
-        """What every KV-cache type costs, in nats per token; head: size of an attention head."""
+    def kv_sensitivities(self, texts: Texts) -> dict[str, float]:
+        """What every KV-cache type costs, in nats per token."""
         linear = sum(spec.count for spec in self.checkpoint.specs() if spec.linear)
-        windows = 2 if linear < 300 * MB else 1
+        windows, head = 2 if linear < 300 * MB else 1, max(self.checkpoint.shape.head_dims)
         return self._made(MeasureKv(**self._common, tokens=texts.held_out, windows=windows, head=head))[1]
 
     def pruning_costs(self, texts: Texts, calibration: Path) -> PruningCosts:
@@ -253,8 +253,8 @@ class Stages:
 
     def stock(self, recipe: str, importance: bool = True) -> dict[str, str]:
         """The types that llama-quantize would give this model's matrices."""
-        heads, shared = self.checkpoint.arch.heads(self.checkpoint.config)
-        return recipes.types(recipe, self.checkpoint.specs(), heads // shared, importance)
+        queries = self.checkpoint.shape.queries_per_kv
+        return recipes.types(recipe, self.checkpoint.specs(), queries, importance)
 
     def baselines(
         self,

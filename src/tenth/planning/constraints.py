@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from tenth.core.records import Runtime, TensorSpec
 from tenth.devices.speed import multiplied, read_bytes
 from tenth.models.formats.gguf import tensor_bytes
+from tenth.models.shape import ModelShape
 from tenth.planning import memory as cost
 
 
@@ -21,20 +21,15 @@ class Cost:
     depth: int = 0  # tokens in the cache before it
 
     def of(
-        self,
-        config: Mapping[str, Any],
-        gguf_arch: str,
-        specs: Sequence[TensorSpec],
-        types: Mapping[str, str],
-        runtime: Runtime,
+        self, shape: ModelShape, specs: Sequence[TensorSpec], types: Mapping[str, str], runtime: Runtime
     ) -> float:
         """The amount of a whole decision."""
         weights = sum(size * self.per_byte[kind] for kind, size in read_bytes(specs, types).items())
-        return weights + self.elsewhere(config, gguf_arch, runtime)
+        return weights + self.elsewhere(shape, runtime)
 
-    def elsewhere(self, config: Mapping[str, Any], gguf_arch: str, runtime: Runtime) -> float:
+    def elsewhere(self, shape: ModelShape, runtime: Runtime) -> float:
         """What does not depend on the types of weights: the cache and `fixed`."""
-        read = cost.kv_read(config, gguf_arch, runtime, self.depth)
+        read = cost.kv_read(shape, runtime, self.depth)
         return self.fixed + sum(size * self.per_byte[kind] for kind, size in read.items())
 
     def vectors(self, specs: Sequence[TensorSpec]) -> float:

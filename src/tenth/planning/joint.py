@@ -108,13 +108,7 @@ def narrowed(problem: Problem, checkpoint: Checkpoint, wanted: Shape) -> Problem
         return spec.name.replace(f"blk.{spec.layer}.", f"blk.{names[spec.layer]}.", 1)
 
     sensitivities = {spec.name: problem.sensitivities[original(spec)] for spec in specs if spec.linear}
-    return replace(
-        problem,
-        config=smaller.config,
-        gguf_arch=smaller.arch.gguf_arch,
-        specs=specs,
-        sensitivities=sensitivities,
-    )
+    return replace(problem, shape=smaller.shape, specs=specs, sensitivities=sensitivities)
 
 
 class _Parts:
@@ -238,7 +232,7 @@ class _Parts:
             taken.append((self._variable(harm, True), 1.0))
             self._rows.append(([(held, 1.0), *used, (taken[-1][0], -whole)], -whole, np.inf))
             for spent, limit, always in zip(self._spent, problem.limits, vectors, strict=True):
-                amount = always + limit.cost.elsewhere(problem.config, problem.gguf_arch, each)
+                amount = always + limit.cost.elsewhere(problem.shape, each)
                 spent.append((taken[-1][0], amount / limit.most))
         self._rows.append((taken, 1, 1))
         self._rows += [(spent, -np.inf, 1.0) for spent in self._spent]

@@ -25,8 +25,8 @@ mixtures, batches of 8 to 512, repacking, quantised caches, flash attention off)
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from pydantic import Field
@@ -34,6 +34,7 @@ from pydantic import Field
 from tenth.core.ggml import FLOATS, KV_TYPES, StorageType, storage_type
 from tenth.core.records import MemoryParts, Record, Runtime, TensorSpec
 from tenth.models.formats.gguf import storage, tensor_bytes
+from tenth.models.shape import ModelShape
 from tenth.runtime.llama import cores
 
 _ALIGN = 32
@@ -62,59 +63,12 @@ class Constants(Record):
     base_extra: int = 0  # added to base, may be negative
 
 
-@dataclass(frozen=True)
-class _Shape:
-    """The sizes of config.json that memory depends on."""
-
-    hidden: int
-    ffn: int  # of the widest block, as the next two are
-    heads: int
-    kv_heads: int
-    head: int
-    vocab: int
-    windows: tuple[int, ...]  # per layer; 0: full attention
-    own_kv: tuple[int, ...]  # KV heads per layer; 0: no attention
-
-    @classmethod
-    def of(cls, config: Mapping[str, Any], gguf_arch: str) -> _Shape:
-        layers, heads = int(config["num_hidden_layers"]), int(config["num_attention_heads"])
-        hidden = int(config["hidden_size"])
-        shared = int(config.get("num_key_value_heads") or (4 if gguf_arch == "gemma2" else heads))
-        own = (config.get("tenth_blocks") or {}).get("num_key_value_heads") or [shared] * layers
-        return cls(
-            hidden=hidden,
-            ffn=int(config["intermediate_size"]),
-            heads=heads,
-            kv_heads=shared,
-            head=int(config.get("head_dim") or (256 if gguf_arch.startswith("gemma") else hidden // heads)),
-            vocab=int(config["vocab_size"]),
-            windows=_windows(config, gguf_arch, layers),
-            own_kv=tuple(own),
-        )
-
-
-def _windows(config: Mapping[str, Any], gguf_arch: str, layers: int) -> tuple[int, ...]:
-    """Sliding windows that llama.cpp keeps a smaller cache for: those of Gemma 2 and 3 only.
-
-    It ignores the windows of the other families here (phi3.cpp switches them off).
-    """
-    if gguf_arch not in ("gemma2", "gemma3"):
-        return (0,) * layers
-    window = int(config.get("sliding_window") or 4096)
-    kinds = config.get("layer_types")
-    if kinds:
-        return tuple(window if kind == "sliding_attention" else 0 for kind in kinds)
-    period = 2 if gguf_arch == "gemma2" else int(config.get("sliding_window_pattern") or 6)
-    return tuple(window if (i + 1) % period else 0 for i in range(layers))
-
-
 def _pad(value: int, to: int) -> int:
     return -(-value // to) * to
 
 
 def memory(
-    config: Mapping[str, Any],
-    gguf_arch: str,
+    shape: ModelShape,
     specs: Sequence[TensorSpec],
     types: Mapping[str, str],
     runtime: Runtime,
@@ -123,16 +77,15 @@ def memory(
 ) -> MemoryParts:
     """The bytes of every part when a file of `types` runs with `runtime`.
 
-    config: merged config.json. types: GGUF tensor name -> ggml type of linear tensors, all else is F32.
-    merges: BPE merges of the tokenizer; None guesses from the vocabulary and the family.
+    types: GGUF tensor name -> ggml type of linear tensors, all else is F32. merges: BPE merges of the
+    tokenizer; None guesses from the vocabulary and the family.
     """
     constants = constants or Constants()
-    shape = _Shape.of(config, gguf_arch)
     weights = sum(_pad(tensor_bytes(spec, storage(spec, types)), _ALIGN) for spec in specs)
     kv = _kv(shape, runtime)
     compute = round(_compute(shape, specs, types, runtime) * constants.compute_factor)
     output = 4 * shape.vocab
-    merges = _guess_merges(shape.vocab, gguf_arch) if merges is None else merges
+    merges = _guess_merges(shape) if merges is None else merges
     slots = max(1024, 8 * len(specs))
     heap = constants.heap + constants.token * shape.vocab + constants.merge * merges
     base = constants.code + max(constants.heap_least, heap) + constants.graph_slot * slots
@@ -154,11 +107,11 @@ def _threads(runtime: Runtime) -> int:
     return runtime.threads or cores()
 
 
-def _guess_merges(vocab: int, gguf_arch: str) -> int:
+def _guess_merges(shape: ModelShape) -> int:
     """Gemma's vocabulary is SentencePiece; Llama 3's has 280,147 merges; BPE has about one per token."""
-    if gguf_arch.startswith("gemma"):
+    if shape.gguf_arch.startswith("gemma"):
         return 0
-    return 280_147 if vocab in (128_256, 128_258) else vocab
+    return 280_147 if shape.vocab in (128_256, 128_258) else shape.vocab
 
 
 def _repacked(specs: Sequence[TensorSpec], types: Mapping[str, str]) -> int:
@@ -179,29 +132,34 @@ def cells(runtime: Runtime, window: int = 0) -> int:
     return _pad(min(full, window + min(runtime.n_ubatch, runtime.n_ctx)), _KV_PAD)
 
 
-def _kv(shape: _Shape, runtime: Runtime) -> int:
-    total = 0
-    for window, heads in zip(shape.windows, shape.own_kv, strict=True):
+def _kv(shape: ModelShape, runtime: Runtime) -> int:
+    total, widest = 0, shape.axes()["kv_heads"]
+    for window, keys in zip(shape.windows, _kv_widths(shape), strict=True):
         # Without flash attention V is transposed, and then as wide as that of the widest block.
-        values = heads if runtime.flash_attention else shape.kv_heads
-        row = storage_type(runtime.type_k).row_bytes(heads * shape.head)
-        row += storage_type(runtime.type_v).row_bytes(values * shape.head)
+        values = keys if runtime.flash_attention else widest
+        row = storage_type(runtime.type_k).row_bytes(keys) + storage_type(runtime.type_v).row_bytes(values)
         total += cells(runtime, window) * row
     return total
 
 
-def kv_read(config: Mapping[str, Any], gguf_arch: str, runtime: Runtime, depth: int) -> dict[str, float]:
+def _kv_widths(shape: ModelShape) -> list[int]:
+    """Values of a token's keys in each block, and as many of its values."""
+    return [heads * size for heads, size in zip(shape.kv_heads, shape.head_dims, strict=True)]
+
+
+def kv_read(shape: ModelShape, runtime: Runtime, depth: int) -> dict[str, float]:
     """Bytes of the cache that one token decoded after `depth` others reads, by ggml type."""
-    shape = _Shape.of(config, gguf_arch)
     found: dict[str, float] = {}
-    for window, heads in zip(shape.windows, shape.own_kv, strict=True):
+    for window, width in zip(shape.windows, _kv_widths(shape), strict=True):
         for kind in (runtime.type_k, runtime.type_v):
-            read = float(min(depth, window or depth) * storage_type(kind).row_bytes(heads * shape.head))
+            read = float(min(depth, window or depth) * storage_type(kind).row_bytes(width))
             found[kind.upper()] = found.get(kind.upper(), 0.0) + read
     return found
 
 
-def _compute(shape: _Shape, specs: Sequence[TensorSpec], types: Mapping[str, str], runtime: Runtime) -> int:
+def _compute(
+    shape: ModelShape, specs: Sequence[TensorSpec], types: Mapping[str, str], runtime: Runtime
+) -> int:
     """The touched graph buffer plus the CPU backend's work buffer.
 
     In floats per token of a batch, found on a grid of shapes with llama.cpp's own report (H hidden, F
@@ -212,38 +170,39 @@ def _compute(shape: _Shape, specs: Sequence[TensorSpec], types: Mapping[str, str
     """
     batch = min(runtime.n_ubatch, runtime.n_ctx)
     kinds = [cells(runtime, window) for window in set(shape.windows)]  # one mask each
-    a, k = shape.heads * shape.head, shape.kv_heads * shape.head
-    h, f = shape.hidden, shape.ffn
+    axes = shape.axes()
+    a, k, h, f = (axes[axis] for axis in ("heads", "kv_heads", "hidden", "ffn"))
     mask = 2 if runtime.flash_attention else 4
     gated = any(
         spec.role == "ffn_gate" or (spec.role == "ffn_up" and spec.shape[0] == 2 * f) for spec in specs
     )
     attention, feed_forward = a + 2 * k + 4 * h, 3 * f + 4 * h if gated else f + 5 * h
     if not runtime.flash_attention:
-        attention += h + shape.heads * max(kinds)
+        attention += h + max(shape.heads) * max(kinds)
         feed_forward += 2 * k
     inputs = 40 + mask * sum(kinds)
     graph = batch * inputs + max(batch * 4 * max(attention, feed_forward), 4 * (shape.vocab + 5 * h))
     return graph + _rotation(shape, runtime) + _work(shape, specs, types, runtime, batch)
 
 
-def _rotation(shape: _Shape, runtime: Runtime) -> int:
+def _rotation(shape: ModelShape, runtime: Runtime) -> int:
     """Hadamard matrices that spread outliers of quantised keys and values (llama-kv-cache.cpp)."""
-    if shape.head % 64:
+    head = math.gcd(*shape.head_dims)
+    if head % 64:
         return 0
     side = 64
-    while shape.head % (2 * side) == 0:
+    while head % (2 * side) == 0:
         side *= 2
     keys = 4 * side * side if runtime.type_k.upper() not in FLOATS else 0
     return keys + (4 * 64 * 64 if runtime.type_v.upper() not in FLOATS else 0)
 
 
 def _work(
-    shape: _Shape, specs: Sequence[TensorSpec], types: Mapping[str, str], runtime: Runtime, batch: int
+    shape: ModelShape, specs: Sequence[TensorSpec], types: Mapping[str, str], runtime: Runtime, batch: int
 ) -> int:
     """ggml_graph_plan's work_size: the largest need of a single node."""
     threads = _threads(runtime)
-    tile = _TILE * (4 * shape.head + 2 * _TILE)
+    tile = _TILE * (4 * max(shape.head_dims) + 2 * _TILE)
     largest = 4 * tile * threads if runtime.flash_attention else 0
     for spec in specs:
         if spec.linear and spec.layer is not None:
@@ -287,15 +246,13 @@ def corrected(constants: Constants, predicted: MemoryParts, parts: Mapping[str, 
     return constants.model_copy(update=changes)
 
 
-def possible_runtimes(
-    config: Mapping[str, Any], gguf_arch: str, context: int, threads: int = 0
-) -> list[Runtime]:
+def possible_runtimes(shape: ModelShape, context: int, threads: int = 0) -> list[Runtime]:
     """Every way to run a context that llama.cpp's CPU backend supports, without repacking.
 
     KV types: all pairs of `KV_TYPES` whose blocks divide a head; quantised ones need flash attention, which
     is on throughout. Pairs other than f16+f16 leave the tiled kernel, which makes long prefills slower.
     """
-    head = _Shape.of(config, gguf_arch).head
+    head = math.gcd(*shape.head_dims)
     kinds = [kind for kind in KV_TYPES if storage_type(kind).holds(head)]
     batches = sorted({min(batch, context) for batch in UBATCHES})
     return [

@@ -21,7 +21,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal, TypeVar
+from typing import Literal, TypeVar
 
 import numpy as np
 
@@ -31,6 +31,7 @@ from tenth.core.ggml import storage_type
 from tenth.core.records import MemoryParts, Runtime, TensorSpec
 from tenth.devices.speed import multiplied
 from tenth.models.formats.gguf import ALIGNMENT, tensor_bytes
+from tenth.models.shape import ModelShape
 from tenth.planning import memory as cost
 from tenth.planning.constraints import Cost, Limit
 from tenth.planning.milp import Program, Tables
@@ -48,8 +49,7 @@ UNPACKED = 0.07  # added where the interleaved kernels are not used; mean over t
 class Problem:
     """All numbers of one decision, in nats per token: prices of GGUF tensor -> type, kv of "k q8_0"."""
 
-    config: Mapping[str, Any]
-    gguf_arch: str
+    shape: ModelShape
     specs: Sequence[TensorSpec]
     sensitivities: Mapping[str, Mapping[str, float]]
     kv: Mapping[str, float]
@@ -63,17 +63,15 @@ class Problem:
 
     def spent(self, cost: Cost, types: Mapping[str, str], runtime: Runtime) -> float:
         """What a decision costs."""
-        return cost.of(self.config, self.gguf_arch, self.specs, types, runtime)
+        return cost.of(self.shape, self.specs, types, runtime)
 
     def kv_read(self, runtime: Runtime, depth: int) -> dict[str, float]:
         """Bytes of the cache that a token decoded after `depth` others reads, by ggml type."""
-        return cost.kv_read(self.config, self.gguf_arch, runtime, depth)
+        return cost.kv_read(self.shape, runtime, depth)
 
     def memory(self, types: Mapping[str, str], runtime: Runtime) -> MemoryParts:
         """Bytes of a decision."""
-        return cost.memory(
-            self.config, self.gguf_arch, self.specs, types, runtime, self.constants, self.merges
-        )
+        return cost.memory(self.shape, self.specs, types, runtime, self.constants, self.merges)
 
     def kv_kl(self, runtime: Runtime) -> float | None:
         """Nats per token of the runtime's cache types; None where that was not measured."""
@@ -228,7 +226,7 @@ def coefficients(problem: Problem) -> Tables:
             kv_kl.append(harm)
             slowness.append(prefill_slowness(candidate.n_ubatch, repack))
             for row, each, always in zip(spent, costs, vectors, strict=True):
-                row.append(always + each.elsewhere(problem.config, problem.gguf_arch, candidate))
+                row.append(always + each.elsewhere(problem.shape, candidate))
     always_stored = sum(_stored(spec, "F32") for spec in problem.specs if not spec.linear)
     shares = [np.array(row) / limit.most for row, limit in zip(spent, problem.limits, strict=False)]
     return Tables(
@@ -276,9 +274,7 @@ def efficient_ways(problem: Problem, types: Mapping[str, str]) -> list[tuple[Run
     """(how to run, KV predicted KL), without cache types that others beat in both bytes and predicted KL."""
     priced = [
         (runtime, harm)
-        for runtime in cost.possible_runtimes(
-            problem.config, problem.gguf_arch, problem.context, problem.threads
-        )
+        for runtime in cost.possible_runtimes(problem.shape, problem.context, problem.threads)
         if (harm := problem.kv_kl(runtime)) is not None
     ]
     batch = priced[0][0].n_ubatch  # the order of cache types is the same for every batch
@@ -289,7 +285,7 @@ def efficient_ways(problem: Problem, types: Mapping[str, str]) -> list[tuple[Run
     sizes: dict[tuple[str, str], tuple[float, ...]] = {}
     for runtime, harm in priced:
         if runtime.n_ubatch == batch:
-            spent = [each.elsewhere(problem.config, problem.gguf_arch, runtime) for each in costs]
+            spent = [each.elsewhere(problem.shape, runtime) for each in costs]
             total = problem.memory(types, runtime).total
             sizes[runtime.type_k, runtime.type_v] = (total, harm, *spent)
     kept = _not_beaten(sizes)

@@ -52,7 +52,7 @@ def removal_costs(settings: RemovalSettings, emit: Emit) -> PruningCosts:
     """
     folder, windows = settings.folder, read_windows(settings.tokens)
     layerwise = LayerwiseModel(open_checkpoint(settings.model), settings.threads, settings.device)
-    arch, config, blocks = layerwise.checkpoint.arch, layerwise.checkpoint.config, len(layerwise.blocks)
+    shape, blocks = layerwise.checkpoint.shape, len(layerwise.blocks)
     stats, state = Stats(settings.calibration), hidden_states(folder, layerwise, windows)
     few = min(FEW, len(windows))
     variants = Variants(layerwise, Hidden(folder, few, windows.shape[1], layerwise.width, layerwise.device))
@@ -74,9 +74,9 @@ def removal_costs(settings: RemovalSettings, emit: Emit) -> PruningCosts:
             state.drop(index)
             emit({"done": work(index + 1), "total": work(blocks)})
         measured = variants.divergences(variants.state.read(blocks))
-    channels = arch.axes(config)["ffn"]
+    channels, groups = max(shape.ffn), max(shape.kv_heads)
     scaled = tuple(_block_costs(folder, index, measured, channels) for index in range(blocks))
-    pruning_costs = PruningCosts(channels=channels, groups=arch.heads(config)[1], blocks=scaled)
+    pruning_costs = PruningCosts(channels=channels, groups=groups, blocks=scaled)
     write_text(folder / "pruning-costs.json", pruning_costs.model_dump_json())
     state.clear()
     for index in range(blocks):

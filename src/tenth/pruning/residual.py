@@ -34,15 +34,15 @@ class ResidualOutputs:
     """The two parts of a filled block, attention first, and the modules that feed them."""
 
     def __init__(self, layerwise: LayerwiseModel, index: int) -> None:
-        arch, config = layerwise.checkpoint.arch, layerwise.checkpoint.config
+        checkpoint = layerwise.checkpoint
         modules = {name: module for module, name in layerwise.linears(index).items()}
         self._names = {module: name for name, module in modules.items()}
-        self.out, self.down = (modules[name] for name in arch.residual_outputs(config, index))
+        self.out, self.down = (modules[name] for name in checkpoint.residual_outputs(index))
         self.parts = (
-            Part("kv_heads", self.out, self.out.in_features // arch.heads(config)[1]),
+            Part("kv_heads", self.out, self.out.in_features // max(checkpoint.shape.kv_heads)),
             Part("ffn", self.down, 1),
         )
-        roles = {role: entry.source.format(i=index) for role, entry in arch.block(config).items()}
+        roles = {role: entry.source.format(i=index) for role, entry in checkpoint.block().items()}
         self.readers = {  # what is between the residual stream and a part
             part.name: [
                 modules[name]

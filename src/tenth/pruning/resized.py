@@ -16,8 +16,8 @@ def pruning_limits(checkpoint: Checkpoint, multiple: int, homogeneous: bool = Fa
 
     multiple: of a width, where the original's is one too. homogeneous: blocks stay alike.
     """
-    groups, blocks = checkpoint.arch.heads(checkpoint.config)[1], checkpoint.arch.layers(checkpoint.config)
-    width = checkpoint.arch.axes(checkpoint.config)["ffn"]
+    model = checkpoint.shape
+    groups, blocks, width = max(model.kv_heads), model.layers, max(model.ffn)
     step = multiple if width % multiple == 0 else STEP
 
     def possible(ffn: Sequence[int], kv_heads: Sequence[int]) -> bool:
@@ -36,9 +36,8 @@ def pruning_limits(checkpoint: Checkpoint, multiple: int, homogeneous: bool = Fa
 
 def smallest(checkpoint: Checkpoint, free: PruningLimits) -> Shape:
     """The least that would be left."""
-    blocks = checkpoint.arch.layers(checkpoint.config)
-    groups = 1 if free.heads else checkpoint.arch.heads(checkpoint.config)[1]
-    stay = [i == 0 or not free.depth for i in range(blocks)]
+    groups = 1 if free.heads else max(checkpoint.shape.kv_heads)
+    stay = [i == 0 or not free.depth for i in range(checkpoint.shape.layers)]
     return Shape(
         ffn=tuple(free.multiple if kept else 0 for kept in stay),
         kv_heads=tuple(groups if kept else 0 for kept in stay),
@@ -56,8 +55,7 @@ def resized(
     checkpoint: Checkpoint, wanted: Shape, which: Callable[[int], tuple[list[int], list[int]]]
 ) -> Checkpoint:
     """The checkpoint in that shape; which: of a block, the channels and the KV heads that stay."""
-    count = checkpoint.arch.axes(checkpoint.config)["ffn"]
-    groups = checkpoint.arch.heads(checkpoint.config)[1]
+    count, groups = max(checkpoint.shape.ffn), max(checkpoint.shape.kv_heads)
     smaller = edit.keep_layers(checkpoint, wanted.kept)
     for number, index in enumerate(wanted.kept):
         ffn, shared = which(index)

@@ -13,13 +13,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any
 
 from pydantic import Field
 
 from tenth.core.errors import InputError
 from tenth.core.records import Record, Shape
-from tenth.models.arch import Architecture
+from tenth.models.checkpoint import Checkpoint
 
 STEP = 32  # channels between two entries of a menu
 
@@ -62,17 +61,19 @@ class Sizes:
     blocks: int
 
     @classmethod
-    def of(cls, arch: Architecture, config: dict[str, Any]) -> Sizes:
+    def of(cls, checkpoint: Checkpoint) -> Sizes:
         """Of a model whose blocks are alike."""
-        axes, groups = arch.axes(config), arch.heads(config)[1]
+        model = checkpoint.shape
+        axes = model.axes()
         parts = {"ffn": 0, "heads": 0, "rest": 0}
-        for entry in arch.block(config).values():
+        for entry in checkpoint.block().values():
             rows, columns = (name.split("+") if name else [] for name in (entry.rows, entry.columns))
             count = sum(axes[name] for name in rows) * (sum(axes[name] for name in columns) or 1)
             kind = {*rows, *columns}
             part = "ffn" if "ffn" in kind else "heads" if kind & {"heads", "kv_heads"} else "rest"
             parts[part] += count
-        return cls(parts["ffn"] // axes["ffn"], parts["heads"] // groups, parts["rest"], arch.layers(config))
+        group = parts["heads"] // max(model.kv_heads)
+        return cls(parts["ffn"] // axes["ffn"], group, parts["rest"], model.layers)
 
     def removed(self, costs: PruningCosts, shape: Shape) -> int:
         """Weights that the shape is without."""

@@ -132,7 +132,7 @@ def write_trimmed(settings: TrimSettings, emit: Emit) -> TrimResult:
     np.save(folder / KEPT, np.array(kept, np.int64), allow_pickle=False)
     return TrimResult(
         vocabulary=len(kept),
-        before=int(checkpoint.config["vocab_size"]),
+        before=checkpoint.shape.vocab,
         tokens=int(counted(folder, text).sum()),
         tokens_before=int(counted(checkpoint.path, text).sum()),
     )

@@ -67,7 +67,7 @@ def round_plan(
             for module, name in linears.items():
                 rounder.put(name, grams.take(module, stats[name].cols))
             state.drop(index)
-        source = layerwise.source_of(layerwise.embedding) if checkpoint.tied else HEAD
+        source = layerwise.source_of(layerwise.embedding) if checkpoint.shape.tied else HEAD
         if source in rounder.missing:
             with layerwise.head() as head, gram.Grams({head: stats.energy(HEAD)}) as grams:
                 for hidden in state.read(depth):
@@ -117,7 +117,7 @@ class Rounder:
         self.missing: dict[str, list[TensorSpec]] = defaultdict(list)
         for spec in checkpoint.specs():
             kind = types.get(spec.name, "")
-            multiplied = spec.role != "token_embd" or checkpoint.tied
+            multiplied = spec.role != "token_embd" or checkpoint.shape.tied
             if multiplied and kind in GRIDS and not path_of(folder, spec.name, kind).exists():
                 self.missing[spec.source].append(spec)
         self.total = sum(spec.count for specs in self.missing.values() for spec in specs)

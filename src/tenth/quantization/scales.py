@@ -207,7 +207,7 @@ def _matrices(layerwise: LayerwiseModel, types: Mapping[str, str], rounded: Path
         for index in range(len(layerwise.blocks))
         for module, source in layerwise.linears(index).items()
     }
-    head, tied = layerwise.model.get_output_embeddings(), layerwise.checkpoint.tied
+    head, tied = layerwise.model.get_output_embeddings(), layerwise.checkpoint.shape.tied
     places[layerwise.source_of(layerwise.embedding if tied else head)] = (
         [head, layerwise.embedding] if tied else [head]
     )

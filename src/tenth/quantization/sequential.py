@@ -58,7 +58,7 @@ def round_sequentially(
     total = rounding.Rounder(checkpoint, types, folder, stats, rounds, compute.threads, emit).total
     done = 0
     if not stored.has(stored.embedding):
-        if checkpoint.tied:
+        if checkpoint.shape.tied:
             alone = {stored.embedding.name: types[stored.embedding.name]}
 
             def of_all(event: Event) -> None:

@@ -17,8 +17,8 @@ def names() -> list[str]:
     return sorted(m.name for m in pkgutil.iter_modules(__path__) if not m.name.startswith("_"))
 
 
-def load(config: dict[str, Any]) -> Architecture:
-    """The architecture for a config with text_config merged up; refuses what the runtime cannot express.
+def load(config: dict[str, Any]) -> tuple[dict[str, Any], Architecture]:
+    """(the completed config, the architecture) of what config.json holds.
 
     Raises InputError for an unknown model_type (naming the nearest) and for settings that a GGUF in stock
     llama.cpp has no place for.
@@ -30,12 +30,17 @@ def load(config: dict[str, Any]) -> Architecture:
         )
     if model_type not in names():
         raise unknown("architecture", model_type, names())
-    architecture = named(config)
-    architecture.check(config)
-    return architecture
+    completed = _family(model_type).complete(config)
+    architecture = named(completed)
+    architecture.check(completed)
+    return completed, architecture
 
 
 def named(config: dict[str, Any]) -> Architecture:
-    """The architecture of a config that was checked, or is being edited: without another check."""
-    family: Architecture = importlib.import_module(f"{__name__}.{config['model_type']}").ARCHITECTURE
-    return family.of(config)
+    """The architecture of a completed config that was checked, or is being edited: without another check."""
+    return _family(config["model_type"]).of(config)
+
+
+def _family(model_type: str) -> Architecture:
+    family: Architecture = importlib.import_module(f"{__name__}.{model_type}").ARCHITECTURE
+    return family

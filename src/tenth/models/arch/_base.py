@@ -9,7 +9,7 @@ widens a model goes by axis names only.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -19,6 +19,7 @@ from tenth.core.errors import InputError
 from tenth.core.records import TensorSpec
 from tenth.models.arch import _blocks, _rope
 from tenth.models.arch._config import Config, flag, integer, number, only
+from tenth.models.shape import ModelShape
 
 Axis = str
 
@@ -57,26 +58,34 @@ QK_NORM: dict[str, Entry] = {
 }
 
 
+def layer_types(sliding: Iterable[bool]) -> list[str]:
+    """transformers' names of layers that look through a window, or at everything."""
+    return ["sliding_attention" if each else "full_attention" for each in sliding]
+
+
 @dataclass(frozen=True)
 class Architecture:
-    """A family of models. A subclass overrides what its family does otherwise; methods take the merged
-    config.
+    """A family of models. A subclass overrides what its family does otherwise.
+
+    `complete` fills in what a config.json leaves out; all other methods take the completed config.
     """
 
     model_type: str
     gguf_arch: str
+    defaults: Mapping[str, object]  # of config.json's keys, as in transformers' config class of the family
+    nullable: frozenset[str] = frozenset()  # keys whose default is a value, and where null means another
+    rope_theta: float = 10000.0  # the rotary base where none is given
     table: Mapping[str, Entry] = field(default_factory=lambda: dict(LLAMA_BLOCK))  # of one block
     final: Mapping[str, Entry] = field(default_factory=lambda: {"output_norm.weight": NORM})
     sequential: bool = True  # o_proj's and down_proj's outputs enter the residual stream as they are, in turn
     interleaved: bool = (
         False  # llama.cpp rotates neighbouring pairs in this family: rows of q and k are reordered
     )
+    windowed: bool = False  # llama.cpp's graph has the sliding windows of this family
+    partial: bool = False  # a part of each head may be rotated
     rope_kinds: tuple[str, ...] = ("default", "dynamic", "linear", "yarn")
     activations: tuple[str, ...] = ("silu",)
     activation_key: str = "hidden_act"
-    defaults: Mapping[str, Any] = field(
-        default_factory=dict
-    )  # of keys that published configs of the family leave out
     prefixes: tuple[str, ...] = ()  # of tensor names in multimodal checkpoints; removed
     ignored: tuple[str, ...] = ()  # beginnings of tensor names that the text model does without
 
@@ -85,112 +94,113 @@ class Architecture:
 
         Without a refusal: `fits` has it.
         """
-        if config.get(_blocks.KEY) is not None and self.gguf_arch == _blocks.SAME:
+        if _blocks.differ(config) and self.gguf_arch == _blocks.SAME:
             return dataclasses.replace(self, gguf_arch=_blocks.GRAPH)
         return self
 
-    # -- sizes -----------------------------------------------------------------------------------------------
+    # -- what config.json says -------------------------------------------------------------------------------
 
     def complete(self, config: Config) -> Config:
-        """The config with the family's defaults where keys are missing."""
-        return {**self.defaults, **{key: value for key, value in config.items() if value is not None}}
+        """The config with every key that is left out filled as transformers' config class fills it.
 
-    def heads(self, config: Config, layer: int | None = None) -> tuple[int, int]:
-        """(query heads, key-value heads) of one block, or of the widest."""
-        config = self.complete(config)
+        Keys that depend on others are written out too, and ``rope_parameters`` has what older forms say.
+        Tokens' ids are left alone: they are the tokenizer's. InputError for a null that the class refuses.
+        """
+        for key, usual in self.defaults.items():
+            if usual is not None and key not in self.nullable and config.get(key, usual) is None:
+                raise InputError(
+                    f"config.json: {key} is null; give its value, or leave it out for the family's, {usual}"
+                )
+        config = {**self.defaults, **config}
         heads = integer(config, "num_attention_heads", high=4096)
-        shared = integer(config, "num_key_value_heads", heads, high=4096)
+        if config["num_key_value_heads"] is None:
+            config["num_key_value_heads"] = heads
+        if config["head_dim"] is None:
+            hidden = integer(config, "hidden_size")
+            if hidden % heads:
+                raise InputError(
+                    f"config.json: hidden_size {hidden} is not a multiple of {heads} heads,"
+                    " and head_dim is missing"
+                )
+            config["head_dim"] = hidden // heads
+        config["rope_parameters"] = self.rope_parameters(config)
+        return config
+
+    def rope_parameters(self, config: Config) -> dict[str, Any]:
+        """The rotary parameters in transformers' present form."""
+        return _rope.parameters(config, self.rope_theta)
+
+    def shape(self, config: Config) -> ModelShape:
+        """The model's sizes. InputError for what no model can have, or llama.cpp cannot hold."""
+        heads = integer(config, "num_attention_heads", high=4096)
+        shared = integer(config, "num_key_value_heads", high=4096)
         if heads % shared:
             raise InputError(
                 f"config.json: {heads} attention heads are not a multiple of {shared} key-value heads"
             )
-        if layer is None or _blocks.KEY not in config:
-            return heads, shared
-        own = self.sizes(config)["num_key_value_heads"][layer]
-        return heads // shared * own, own
+        head_dim = integer(config, "head_dim", high=1 << 14)
+        if head_dim % 2:
+            raise InputError(f"config.json: head_dim {head_dim} must be even for rotary positions")
+        layers = integer(config, "num_hidden_layers", high=512)  # llama.cpp's most
+        widest = {"intermediate_size": integer(config, "intermediate_size"), "num_key_value_heads": shared}
+        own = _blocks.sizes(config, layers, widest)
+        window = (self.window(config) if self.windowed else None) or 0
+        return ModelShape(
+            gguf_arch=self.gguf_arch,
+            vocab=integer(config, "vocab_size"),
+            hidden=integer(config, "hidden_size"),
+            ffn=tuple(own["intermediate_size"]),
+            heads=tuple(heads // shared * count for count in own["num_key_value_heads"]),
+            kv_heads=tuple(own["num_key_value_heads"]),
+            head_dims=(head_dim,) * layers,
+            windows=tuple(window if sliding else 0 for sliding in self.sliding(config)),
+            tied=flag(config, "tie_word_embeddings"),
+        )
 
-    def sizes(self, config: Config) -> dict[str, list[int]]:
-        """Each block's "intermediate_size" and "num_key_value_heads"."""
-        config = self.complete(config)
-        widest = {
-            "intermediate_size": integer(config, "intermediate_size"),
-            "num_key_value_heads": self.heads(config)[1],
-        }
-        return _blocks.sizes(config, self.layers(config), widest)
+    def sliding(self, config: Config) -> list[bool]:
+        """For each layer, whether it looks through the sliding window in transformers."""
+        layers = integer(config, "num_hidden_layers", high=512)
+        if "layer_types" not in self.defaults:
+            return ["sliding_window" in self.defaults and config["sliding_window"] is not None] * layers
+        kinds, known = config["layer_types"], layer_types([True, False])
+        if not isinstance(kinds, list) or len(kinds) != layers or any(kind not in known for kind in kinds):
+            raise InputError(f"config.json: layer_types must be {layers} of {' or '.join(known)}")
+        return [kind == known[0] for kind in kinds]
 
-    def head_dim(self, config: Config) -> int:
-        """Length of one head."""
-        config = self.complete(config)
-        hidden, heads = integer(config, "hidden_size"), self.heads(config)[0]
-        if config.get("head_dim") is None and hidden % heads:
-            raise InputError(
-                f"config.json: hidden_size {hidden} is not a multiple of {heads} heads,"
-                " and head_dim is missing"
-            )
-        size = integer(config, "head_dim", hidden // heads, high=1 << 14)
-        if size % 2:
-            raise InputError(f"config.json: head_dim {size} must be even for rotary positions")
-        return size
-
-    def layers(self, config: Config) -> int:
-        """Number of blocks; llama.cpp holds at most 512."""
-        return integer(self.complete(config), "num_hidden_layers", high=512)
-
-    def axes(self, config: Config, layer: int | None = None) -> dict[Axis, int]:
-        """Size of every named axis of one block, or of the widest; "heads" and "kv_heads" count rows, not
-        heads.
-        """
-        config = self.complete(config)
-        heads, shared = self.heads(config, layer)
-        size, ffn = self.head_dim(config), integer(config, "intermediate_size")
-        if layer is not None and _blocks.KEY in config:
-            ffn = self.sizes(config)["intermediate_size"][layer]
-        return {
-            "vocab": integer(config, "vocab_size"),
-            "hidden": integer(config, "hidden_size"),
-            "ffn": ffn,
-            "heads": heads * size,
-            "kv_heads": shared * size,
-            "head_dim": size,
-        }
-
-    def tied(self, config: Config) -> bool:
-        """Whether the head is the embedding."""
-        return flag(self.complete(config), "tie_word_embeddings")
-
-    def rotary(self, config: Config) -> int:
-        """Rotated values of a head."""
-        rope = self.rope(config)
-        share = number({**self.complete(config), **rope}, "partial_rotary_factor", 1.0, low=1e-3, high=1.0)
-        rotated = int(self.head_dim(config) * share)
-        if rotated < 2 or rotated % 2:
-            raise InputError(
-                f"config.json: partial_rotary_factor = {share} rotates {rotated} values"
-                " of a head; it must be even"
-            )
-        return rotated
-
-    def rope(self, config: Config) -> dict[str, Any]:
-        """Rotary parameters of (full-attention) layers."""
-        return _rope.parameters(self.complete(config))
+    def window(self, config: Config) -> int | None:
+        """The tokens of the sliding window; None where no layer looks through it."""
+        return integer(config, "sliding_window", high=1 << 30) if any(self.sliding(config)) else None
 
     def context_limit(self, config: Config) -> tuple[int, str]:
         """(the longest context at which the GGUF computes what the model does, the reason)."""
-        config = self.complete(config)
-        most = integer(config, "max_position_embeddings", 2048, high=1 << 30)
+        most = integer(config, "max_position_embeddings", high=1 << 30)
         window = self.window(config)
-        if window is not None and window < most:
+        if window is not None and window < most and not self.windowed:
             return (
                 window,
                 f"llama.cpp has no sliding window for {self.gguf_arch}; this model's is {window} tokens",
             )
         return most, "max_position_embeddings"
 
-    def window(self, config: Config) -> int | None:
-        """A sliding window that the runtime's graph does not have; contexts are held within it."""
-        if config.get("sliding_window") is None:
-            return None
-        return integer(config, "sliding_window", high=1 << 30)
+    def rope(self, config: Config) -> dict[str, Any]:
+        """Rotary parameters of (full-attention) layers."""
+        parameters: dict[str, Any] = config["rope_parameters"]
+        return parameters
+
+    def rotary(self, config: Config) -> int:
+        """Rotated values of a head."""
+        share = number({"partial_rotary_factor": 1.0} | self.rope(config), "partial_rotary_factor", 1e-3, 1.0)
+        rotated = int(integer(config, "head_dim", high=1 << 14) * share)
+        if share != 1.0 and not self.partial:
+            raise InputError(
+                f"config.json: partial_rotary_factor = {share}, but llama.cpp rotates whole heads here"
+            )
+        if rotated < 2 or rotated % 2:
+            raise InputError(
+                f"config.json: partial_rotary_factor = {share} rotates {rotated} values"
+                " of a head; it must be even"
+            )
+        return rotated
 
     # -- what is written -------------------------------------------------------------------------------------
 
@@ -200,50 +210,37 @@ class Architecture:
 
     def entries(self, config: Config) -> list[tuple[str, Entry, int | None]]:
         """(role, line of the table with the layer filled in, layer) of every tensor, in file order."""
-        config = self.complete(config)
-        block, attention = self.block(config), self.sizes(config)["num_key_value_heads"]
+        block, shape = self.block(config), self.shape(config)
         lines: list[tuple[str, Entry, int | None]] = [("token_embd.weight", EMBEDDING, None)]
-        for i in range(self.layers(config)):
+        for i in range(shape.layers):
             lines += [
                 (role, entry._replace(source=entry.source.format(i=i)), i)
                 for role, entry in block.items()
-                if attention[i] or not role.startswith("attn_")
+                if shape.kv_heads[i] or not role.startswith("attn_")
             ]
         lines += [(role, entry, None) for role, entry in self.final.items()]
-        return lines if self.tied(config) else [*lines, ("output.weight", HEAD, None)]
-
-    def residual_outputs(self, config: Config, index: int) -> tuple[str, str]:
-        """Hugging Face names of the two matrices of a block that write into the residual stream."""
-        block = self.block(config)
-        out, down = (block[role].source.format(i=index) for role in ("attn_output.weight", "ffn_down.weight"))
-        return out, down
+        return lines if shape.tied else [*lines, ("output.weight", HEAD, None)]
 
     def specs(self, config: Config) -> list[TensorSpec]:
         """Every tensor of the GGUF, in file order."""
-        config = self.complete(config)
-        axes, heads = self.axes(config), self.heads(config)
-        own: dict[int | None, tuple[dict[Axis, int], tuple[int, int]]] = {}
-        if _blocks.KEY in config:
-            own = {i: (self.axes(config, i), self.heads(config, i)) for i in range(self.layers(config))}
-        return [
-            self._spec(role, entry, layer, *own.get(layer, (axes, heads)))
-            for role, entry, layer in self.entries(config)
-        ]
+        shape = self.shape(config)
+        return [self._spec(role, entry, layer, shape) for role, entry, layer in self.entries(config)]
 
-    def _spec(
-        self, role: str, entry: Entry, layer: int | None, axes: dict[Axis, int], heads: tuple[int, int]
-    ) -> TensorSpec:
-        shape = tuple(sum(axes[a] for a in axis.split("+")) for axis in (entry.rows, entry.columns) if axis)
+    def _spec(self, role: str, entry: Entry, layer: int | None, shape: ModelShape) -> TensorSpec:
+        axes = shape.axes(layer)
+        sides = tuple(sum(axes[a] for a in axis.split("+")) for axis in (entry.rows, entry.columns) if axis)
         stem, _, kind = role.rpartition(".")
-        turned = {"attn_q": heads[0], "attn_k": heads[1]} if self.interleaved else {}
+        turned = 0
+        if self.interleaved and layer is not None:
+            turned = {"attn_q": shape.heads[layer], "attn_k": shape.kv_heads[layer]}.get(stem, 0)
         return TensorSpec(
             name=role if layer is None else f"blk.{layer}.{role}",
             source=entry.source,
-            shape=shape,
+            shape=sides,
             role=stem if kind == "weight" else f"{stem}_{kind}",
             layer=layer,
-            linear=len(shape) == 2,
-            heads=turned.get(stem, 0),
+            linear=len(sides) == 2,
+            heads=turned,
             add=self.offset(role),
         )
 
@@ -253,26 +250,22 @@ class Architecture:
 
     def metadata(self, config: Config) -> dict[str, Any]:
         """GGUF keys of the model (not of its tokenizer): int, float, str, bool or a list of one of them."""
-        config = self.complete(config)
-        axes, a = self.axes(config), self.gguf_arch
-        heads, shared = self.heads(config)
-        ffn: int | list[int] = axes["ffn"]
-        queries: int | list[int] = heads
-        keys: int | list[int] = shared
-        if _blocks.KEY in config:
-            own = self.sizes(config)
-            ffn, keys = own["intermediate_size"], own["num_key_value_heads"]
-            queries = [heads // shared * count for count in keys]
+        shape, a = self.shape(config), self.gguf_arch
+        head_dim = max(shape.head_dims)
+
+        def each(sizes: tuple[int, ...]) -> int | list[int]:
+            return list(sizes) if _blocks.differ(config) else max(sizes)
+
         return {
-            f"{a}.block_count": self.layers(config),
+            f"{a}.block_count": shape.layers,
             f"{a}.context_length": self.context_limit(config)[0],
-            f"{a}.embedding_length": axes["hidden"],
-            f"{a}.feed_forward_length": ffn,
-            f"{a}.attention.head_count": queries,
-            f"{a}.attention.head_count_kv": keys,
-            f"{a}.attention.key_length": axes["head_dim"],
-            f"{a}.attention.value_length": axes["head_dim"],
-            f"{a}.vocab_size": axes["vocab"],
+            f"{a}.embedding_length": shape.hidden,
+            f"{a}.feed_forward_length": each(shape.ffn),
+            f"{a}.attention.head_count": each(shape.heads),
+            f"{a}.attention.head_count_kv": each(shape.kv_heads),
+            f"{a}.attention.key_length": head_dim,
+            f"{a}.attention.value_length": head_dim,
+            f"{a}.vocab_size": shape.vocab,
             **self.epsilon(config),
             **_rope.metadata(a, config, self.rope(config), self.rotary(config)),
             **self.extra_metadata(config),
@@ -280,11 +273,8 @@ class Architecture:
 
     def epsilon(self, config: Config) -> dict[str, Any]:
         """The norm's epsilon."""
-        return {
-            f"{self.gguf_arch}.attention.layer_norm_rms_epsilon": number(
-                config, "rms_norm_eps", 1e-6, high=1.0
-            )
-        }
+        key = f"{self.gguf_arch}.attention.layer_norm_rms_epsilon"
+        return {key: number(config, "rms_norm_eps", high=1.0)}
 
     def extra_metadata(self, config: Config) -> dict[str, Any]:  # noqa: ARG002
         """Keys that only this family has."""
@@ -292,12 +282,7 @@ class Architecture:
 
     def extra_tensors(self, config: Config) -> dict[str, np.ndarray]:
         """Small float32 tensors computed from the config (rotary factors)."""
-        config = self.complete(config)
-        return _rope.tensors(config, self.rope(config), self.rotary(config))
-
-    def normalised_config(self, config: Config) -> Config:
-        """The config with what a block is by its number written out as a list, where it can be."""
-        return config
+        return _rope.tensors(self.rope(config), self.rotary(config))
 
     def standalone_config(self, config: Config) -> dict[str, Any]:  # noqa: ARG002
         """Keys of config.json that are other ones where the text model stands in a folder of its own."""
@@ -311,7 +296,6 @@ class Architecture:
 
     def check(self, config: Config) -> None:
         """InputError for a setting that a GGUF of this family cannot carry."""
-        config = self.complete(config)
         if config.get("quantization_config") is not None:
             raise InputError(
                 "config.json has quantization_config: this checkpoint is already"
@@ -322,13 +306,7 @@ class Architecture:
                 raise InputError(
                     f"config.json: {key} = {config[key]!r:.60}: mixtures of experts are not supported"
                 )
-        only(
-            config,
-            self.activation_key,
-            self.activations,
-            self.activations[0],
-            "llama.cpp's graph has another",
-        )
+        only(config, self.activation_key, self.activations, "llama.cpp's graph has another")
         kind = self.rope(config)["rope_type"]
         if kind not in self.rope_kinds:
             raise InputError(
@@ -343,8 +321,7 @@ class Architecture:
 
     def fits(self, config: Config) -> None:
         """InputError where blocks differ in width and the runtime has no graph for that."""
-        config = self.complete(config)
-        if _blocks.KEY not in config:
+        if not _blocks.differ(config):
             return
         if self.gguf_arch != _blocks.GRAPH:
             raise InputError(
@@ -353,7 +330,7 @@ class Architecture:
             )
         if any(role.endswith(".bias") for role in self.block(config)):
             raise InputError("blocks of different widths run in llama.cpp's deci graph, which has no biases")
-        if not self.sizes(config)["num_key_value_heads"][0]:
+        if not self.shape(config).kv_heads[0]:
             raise InputError("block 0 must keep attention: llama.cpp takes the length of a head from it")
 
     def validate(self, config: Config) -> None:
@@ -362,11 +339,11 @@ class Architecture:
     def no_biases(self, config: Config, *keys: str) -> None:
         """Refuse configs whose flags add biases for which the family's graph has no slot."""
         for key in keys:
-            only(config, key, [False], False, f"llama.cpp's {self.gguf_arch} graph has no such tensors")
+            only(config, key, [False], f"llama.cpp's {self.gguf_arch} graph has no such tensors")
 
     def whole_heads(self, config: Config) -> None:
         """Refuse head_dim != hidden_size / heads, where the family's graph takes it for granted."""
-        axes = self.axes(config)
+        axes = self.shape(config).axes()
         if axes["heads"] != axes["hidden"]:
             raise InputError(
                 f"config.json: heads x head_dim = {axes['heads']} differs from"

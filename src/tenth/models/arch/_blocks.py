@@ -19,13 +19,18 @@ LEAST = {"intermediate_size": 1, "num_key_value_heads": 0}
 GRAPH, SAME = "deci", "llama"  # llama.cpp's graph with a size for each block, and the one it computes as
 
 
+def differ(config: Config) -> bool:
+    """Whether the config has sizes of each block."""
+    return config.get(KEY) is not None
+
+
 def sizes(config: Config, layers: int, widest: Mapping[str, int]) -> dict[str, list[int]]:
     """Every block's sizes by config.json's name of them; widest: config.json's own. InputError for lists that
     contradict it.
     """
-    given = config.get(KEY)
-    if given is None:
+    if not differ(config):
         return {key: [widest[key]] * layers for key in LEAST}
+    given = config[KEY]
     if not isinstance(given, dict) or not given or not given.keys() <= LEAST.keys():
         raise InputError(f"config.json: {KEY} must be an object with lists for {' or '.join(LEAST)}")
     found = {}

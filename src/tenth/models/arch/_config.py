@@ -1,4 +1,8 @@
-"""Typed, bounded reading of config.json: what is there is hostile until it has passed through here."""
+"""Typed, bounded reading of config.json: what is there is hostile until it has passed through here.
+
+A completed config (`Architecture.complete`) has every key of its family, so a key that is missing here is an
+error, and so is a null.
+"""
 
 from __future__ import annotations
 
@@ -11,13 +15,9 @@ from tenth.core.errors import InputError
 Config = dict[str, Any]
 
 
-def integer(config: Config, key: str, default: int | None = None, low: int = 1, high: int = 1 << 24) -> int:
-    """config[key] as an int within low..high; a missing or null one is the default."""
-    value = config.get(key)
-    if value is None:
-        value = default
-    if value is None:
-        raise InputError(f"config.json lacks {key!r}; the model's folder is not complete")
+def integer(config: Config, key: str, low: int = 1, high: int = 1 << 24) -> int:
+    """config[key] as an int within low..high."""
+    value = _given(config, key)
     if isinstance(value, bool) or not isinstance(value, int):
         raise InputError(f"config.json: {key} must be a whole number, not {value!r:.60}")
     if not low <= value <= high:
@@ -25,15 +25,9 @@ def integer(config: Config, key: str, default: int | None = None, low: int = 1, 
     return value
 
 
-def number(
-    config: Config, key: str, default: float | None = None, low: float = 0.0, high: float = 1e12
-) -> float:
-    """config[key] as a finite float within low..high; a missing or null one is the default."""
-    value = config.get(key)
-    if value is None:
-        value = default
-    if value is None:
-        raise InputError(f"config.json lacks {key!r}; the model's folder is not complete")
+def number(config: Config, key: str, low: float = 0.0, high: float = 1e12) -> float:
+    """config[key] as a finite float within low..high."""
+    value = _given(config, key)
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
         raise InputError(f"config.json: {key} must be a finite number, not {value!r:.60}")
     if not low <= value <= high:
@@ -41,11 +35,9 @@ def number(
     return float(value)
 
 
-def flag(config: Config, key: str, default: bool = False) -> bool:
-    """config[key] as a bool; a missing or null one is the default."""
-    value = config.get(key)
-    if value is None:
-        return default
+def flag(config: Config, key: str) -> bool:
+    """config[key] as a bool."""
+    value = _given(config, key)
     if not isinstance(value, bool):
         raise InputError(f"config.json: {key} must be true or false, not {value!r:.60}")
     return value
@@ -59,8 +51,13 @@ def numbers(config: Config, key: str, length: int) -> list[float]:
     return [number({key: v}, key, low=-1e12) for v in value]
 
 
-def only(config: Config, key: str, allowed: Iterable[Any], default: Any, why: str) -> None:
-    """Refuse a value of config[key] that the runtime's graph does not have."""
-    value = config.get(key)
-    if (default if value is None else value) not in (choices := list(allowed)):
-        raise InputError(f"config.json: {key} = {value!r:.60}, but {why}; supported: {choices}")
+def only(config: Config, key: str, allowed: Iterable[Any], why: str) -> None:
+    """Refuse a value of config[key] that the runtime's graph does not have; a missing one is None."""
+    if config.get(key) not in (choices := list(allowed)):
+        raise InputError(f"config.json: {key} = {config.get(key)!r:.60}, but {why}; supported: {choices}")
+
+
+def _given(config: Config, key: str) -> Any:
+    if config.get(key) is None:
+        raise InputError(f"config.json: {key} is {'null' if key in config else 'missing'}; give its value")
+    return config[key]

@@ -7,51 +7,50 @@ from typing import Any
 from tenth.core.errors import InputError
 from tenth.models.arch import _rope
 from tenth.models.arch._base import QK_NORM
-from tenth.models.arch._config import Config, number, only
-from tenth.models.arch.gemma2 import BLOCK, Gemma
+from tenth.models.arch._config import Config, integer, number, only
+from tenth.models.arch.gemma2 import BLOCK, DEFAULTS, Gemma
 
-DEFAULTS: dict[str, Any] = {
-    "tie_word_embeddings": True,
-    "vocab_size": 262208,
-    "hidden_size": 2304,
-    "intermediate_size": 9216,
-    "num_hidden_layers": 26,
-    "num_attention_heads": 8,
-    "num_key_value_heads": 4,
-    "head_dim": 256,
-    "query_pre_attn_scalar": 256,
-    "sliding_window": 4096,
-    "max_position_embeddings": 131072,
-}
+LOCAL_THETA = 10000.0  # the rotary base of windowed layers where none is given
 
 
 class Gemma3(Gemma):
     """Windowed layers rotate with a base of their own; only full layers are stretched."""
 
-    period = 6
     hidden_scale_layers = 62
+
+    def full_period(self, config: Config) -> int:
+        """As the config has it, or the sixth."""
+        return integer({"sliding_window_pattern": 6} | config, "sliding_window_pattern", high=512)
+
+    def rope_parameters(self, config: Config) -> dict[str, Any]:
+        """Of each kind of layer; older configs have scaling and bases of their own beside them."""
+        given = config.get("rope_parameters")
+        given, scaling = {} if given is None else given, config.get("rope_scaling")
+        if not isinstance(given, dict) or not isinstance(scaling, dict | None):
+            raise InputError("config.json: rope_parameters / rope_scaling must be an object")
+        rope = dict(given)
+        for kind, scaled, base, usual in (
+            ("full_attention", scaling or {}, "rope_theta", self.rope_theta),
+            ("sliding_attention", {}, "rope_local_base_freq", LOCAL_THETA),
+        ):
+            own = {"rope_type": "default"} if rope.get(kind) is None else rope[kind]
+            if not isinstance(own, dict):
+                raise InputError(f"config.json: rope_parameters.{kind} must be an object")
+            rope[kind] = _rope.completed(config, {"rope_theta": config.get(base, usual), **own, **scaled})
+        return rope
 
     def rope(self, config: Config) -> dict[str, Any]:
         """Of the full-attention layers."""
-        return _rope.parameters(self.complete(config), theta=1e6, kind="full_attention")
-
-    def local_base(self, config: Config) -> float:
-        """The rotary base of windowed layers."""
-        nested = config.get("rope_parameters") or {}
-        if isinstance(nested, dict) and isinstance(nested.get("sliding_attention"), dict):
-            local = _rope.parameters(config, theta=1e4, kind="sliding_attention")
-            if local["rope_type"] != "default":
-                raise InputError(
-                    "config.json: windowed layers with scaled rotary positions have no place in a gemma3 GGUF"
-                )
-            return float(local["rope_theta"])
-        return number(config, "rope_local_base_freq", 10000.0, low=1.0)
+        parameters: dict[str, Any] = config["rope_parameters"]["full_attention"]
+        return parameters
 
     def extra_metadata(self, config: Config) -> dict[str, Any]:
         """The local base, and a cap where there is one."""
+        local = config["rope_parameters"]["sliding_attention"]
+        only(local, "rope_type", ["default"], "windowed layers cannot be scaled in a gemma3 GGUF")
         keys = {
             **super().extra_metadata(config),
-            f"{self.gguf_arch}.rope.freq_base_swa": self.local_base(config),
+            f"{self.gguf_arch}.rope.freq_base_swa": number(local, "rope_theta", low=1.0),
         }
         if config.get("final_logit_softcapping"):
             keys[f"{self.gguf_arch}.final_logit_softcapping"] = number(
@@ -64,25 +63,29 @@ class Gemma3(Gemma):
         return {"model_type": "gemma3_text", "architectures": ["Gemma3ForCausalLM"]}
 
     def validate(self, config: Config) -> None:
-        """Bidirectional attention and capped attention scores have no place."""
+        """Capped attention scores have no place."""
         super().validate(config)
-        only(
-            config,
-            "attn_logit_softcapping",
-            [None, 0],
-            None,
-            "llama.cpp's gemma3 graph caps no attention scores",
-        )
-        only(config, "use_bidirectional_attention", [False], False, "llama.cpp's gemma3 graph is causal")
+        why = "llama.cpp's gemma3 graph caps no attention scores"
+        only(config, "attn_logit_softcapping", [None, 0], why)
 
 
 ARCHITECTURE = Gemma3(
     model_type="gemma3_text",
     gguf_arch="gemma3",
+    defaults={
+        "vocab_size": 262208,
+        **DEFAULTS,
+        "max_position_embeddings": 131072,
+        "final_logit_softcapping": None,
+        "attn_logit_softcapping": None,
+        "use_bidirectional_attention": False,
+    },
+    nullable=frozenset({"sliding_window", "use_bidirectional_attention"}),
+    rope_theta=1000000.0,
     sequential=False,
+    windowed=True,
     table={**BLOCK, **QK_NORM},
     rope_kinds=("default", "dynamic", "linear"),
     activations=("gelu_pytorch_tanh",),
     activation_key="hidden_activation",
-    defaults=DEFAULTS,
 )

@@ -6,7 +6,7 @@ from typing import Any
 
 from tenth.core.errors import InputError
 from tenth.models.arch._base import QKV_BIAS, Architecture, Entry
-from tenth.models.arch._config import Config, flag, only
+from tenth.models.arch._config import Config, flag
 
 OUTPUT_BIAS = {"attn_output.bias": Entry("model.layers.{i}.self_attn.o_proj.bias", "hidden")}
 FFN_BIAS = {
@@ -24,37 +24,39 @@ class Llama(Architecture):
         attention = QKV_BIAS | OUTPUT_BIAS if flag(config, "attention_bias") else {}
         return {**self.table, **attention, **(FFN_BIAS if flag(config, "mlp_bias") else {})}
 
-    def window(self, config: Config) -> int | None:  # noqa: ARG002
-        """None: the family has full attention."""
-        return None
-
     def standalone_config(self, config: Config) -> dict[str, Any]:
         """Mistral's names where heads do not divide hidden_size, which transformers' Llama refuses; without a
         window Mistral computes the same.
         """
-        if self.axes(config)["hidden"] % self.heads(config)[0] == 0:
+        heads = max(self.shape(config).heads)
+        if self.shape(config).hidden % heads == 0:
             return {}
         if any(role.endswith(".bias") for role in self.block(config)):
             raise InputError(
-                f"config.json: {self.heads(config)[0]} heads do not divide hidden_size, which transformers'"
+                f"config.json: {heads} heads do not divide hidden_size, which transformers'"
                 " Llama does not allow, and Mistral has no biases"
             )
         return {"model_type": "mistral", "architectures": ["MistralForCausalLM"], "sliding_window": None}
-
-    def validate(self, config: Config) -> None:
-        """llama.cpp insists on whole heads being rotated."""
-        only(
-            {**config, **self.rope(config)},
-            "partial_rotary_factor",
-            [1.0],
-            1.0,
-            "llama.cpp rotates whole heads here",
-        )
 
 
 ARCHITECTURE = Llama(
     model_type="llama",
     gguf_arch="llama",
+    defaults={
+        "vocab_size": 32000,
+        "hidden_size": 4096,
+        "intermediate_size": 11008,
+        "num_hidden_layers": 32,
+        "num_attention_heads": 32,
+        "num_key_value_heads": None,
+        "head_dim": None,
+        "hidden_act": "silu",
+        "max_position_embeddings": 2048,
+        "rms_norm_eps": 1e-6,
+        "tie_word_embeddings": False,
+        "attention_bias": False,
+        "mlp_bias": False,
+    },
     interleaved=True,
     rope_kinds=("default", "dynamic", "linear", "llama3", "yarn"),
 )

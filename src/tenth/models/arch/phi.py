@@ -37,13 +37,12 @@ class Phi(Architecture):
 
     def epsilon(self, config: Config) -> dict[str, Any]:
         """LayerNorm's, not RMSNorm's."""
-        return {
-            f"{self.gguf_arch}.attention.layer_norm_epsilon": number(config, "layer_norm_eps", 1e-5, high=1.0)
-        }
+        key = f"{self.gguf_arch}.attention.layer_norm_epsilon"
+        return {key: number(config, "layer_norm_eps", high=1.0)}
 
     def specs(self, config: Config) -> list[TensorSpec]:
         """A tied head is refused: the graph would need the embedding twice."""
-        if self.tied(config):
+        if self.shape(config).tied:
             raise InputError(
                 "config.json: tie_word_embeddings = true, but llama.cpp's phi2 graph needs a head of its own"
             )
@@ -51,17 +50,32 @@ class Phi(Architecture):
 
     def validate(self, config: Config) -> None:
         """No norm on q and k."""
-        only(config, "qk_layernorm", [False], False, "llama.cpp's phi2 graph has no norm on q and k")
+        only(config, "qk_layernorm", [False], "llama.cpp's phi2 graph has no norm on q and k")
         self.whole_heads(config)
 
 
 ARCHITECTURE = Phi(
     model_type="phi",
     gguf_arch="phi2",
+    defaults={
+        "vocab_size": 51200,
+        "hidden_size": 2048,
+        "intermediate_size": 8192,
+        "num_hidden_layers": 24,
+        "num_attention_heads": 32,
+        "num_key_value_heads": None,
+        "head_dim": None,
+        "hidden_act": "gelu_new",
+        "max_position_embeddings": 2048,
+        "layer_norm_eps": 1e-5,
+        "tie_word_embeddings": False,
+        "qk_layernorm": False,
+        "partial_rotary_factor": 0.5,
+    },
+    partial=True,
     sequential=False,
     table=BLOCK,
     final=FINAL,
     rope_kinds=("default", "dynamic", "linear"),
     activations=("gelu_new", "gelu_pytorch_tanh"),
-    defaults={"partial_rotary_factor": 0.5},
 )

@@ -8,7 +8,7 @@ from typing import Any
 
 from tenth.models.arch import _rope
 from tenth.models.arch._base import Architecture, Entry
-from tenth.models.arch._config import Config
+from tenth.models.arch._config import Config, integer
 
 BLOCK: dict[str, Entry] = {
     "attn_norm.weight": Entry("model.layers.{i}.input_layernorm.weight", "hidden"),
@@ -25,9 +25,23 @@ BLOCK: dict[str, Entry] = {
 class Phi3(Architecture):
     """llama.cpp has switched this family's sliding window off; contexts stay within it."""
 
+    def complete(self, config: Config) -> Config:
+        """LongRoPE by its present name in the older key too, which transformers looks at first."""
+        config = super().complete(config)
+        if config.get("rope_scaling"):
+            config["rope_scaling"] = config["rope_parameters"]
+        return config
+
+    def rope_parameters(self, config: Config) -> dict[str, Any]:
+        """LongRoPE had other names."""
+        rope = {"partial_rotary_factor": 1.0, **_rope.parameters(config, self.rope_theta)}
+        if rope["rope_type"] in ("su", "yarn"):
+            rope = _rope.completed(config, {**rope, "rope_type": "longrope"})
+        return rope
+
     def extra_metadata(self, config: Config) -> dict[str, Any]:
         """The context before stretching decides between the long and the short factors."""
-        before = _rope.original(config, self.rope(config))
+        before = integer(config, "original_max_position_embeddings")
         return {f"{self.gguf_arch}.rope.scaling.original_context_length": before}
 
     def validate(self, config: Config) -> None:
@@ -35,4 +49,25 @@ class Phi3(Architecture):
         self.whole_heads(config)
 
 
-ARCHITECTURE = Phi3(model_type="phi3", gguf_arch="phi3", table=BLOCK, rope_kinds=("default", "longrope"))
+ARCHITECTURE = Phi3(
+    model_type="phi3",
+    gguf_arch="phi3",
+    defaults={
+        "vocab_size": 32064,
+        "hidden_size": 3072,
+        "intermediate_size": 8192,
+        "num_hidden_layers": 32,
+        "num_attention_heads": 32,
+        "num_key_value_heads": None,
+        "head_dim": None,
+        "hidden_act": "silu",
+        "max_position_embeddings": 4096,
+        "original_max_position_embeddings": 4096,
+        "rms_norm_eps": 1e-5,
+        "tie_word_embeddings": False,
+        "sliding_window": None,
+    },
+    table=BLOCK,
+    partial=True,
+    rope_kinds=("default", "longrope"),
+)

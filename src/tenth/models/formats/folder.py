@@ -30,14 +30,12 @@ FOREIGN = ("torch_dtype", "dtype", "auto_map", "_name_or_path", "transformers_ve
 
 def text_config(checkpoint: Checkpoint) -> dict[str, Any]:
     """config.json of the text model: edited sizes, the family's defaults written out, nothing nested."""
-    arch = checkpoint.arch
     config = {
         key: value
         for key, value in checkpoint.config.items()
         if key not in FOREIGN and not (key.endswith("_config") and isinstance(value, dict))
     }
-    missing = {key: value for key, value in arch.defaults.items() if config.get(key) is None}
-    return {**config, **missing, **arch.standalone_config(config)}
+    return {**config, **checkpoint.arch.standalone_config(config)}
 
 
 def write_folder(

@@ -109,7 +109,7 @@ def model_metadata(
         "general.architecture": checkpoint.arch.gguf_arch,
         "general.type": "model",
         "general.name": checkpoint.name,
-        "general.file_type": _file_type(checkpoint.arch.specs(checkpoint.config), types),
+        "general.file_type": _file_type(checkpoint.implied_specs(), types),
         "general.quantization_version": QUANTIZATION_VERSION,
         **checkpoint.arch.metadata(checkpoint.config),
         **tokenizer_metadata(checkpoint.path, checkpoint.config).keys,
