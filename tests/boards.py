@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from tenth.core.records import Reading
-from tenth.core.statistics import Interval, compare
+from tenth.core.scores import ScoreInterval
+from tenth.core.statistics import compare
 from tenth.leaderboard.records import RULES, Conditions, Division, Manifest, Probe, TaskScore, Verdict
 
 HASH = "ab" * 32
@@ -80,8 +81,8 @@ def task(
         chance=chance,
         informative=found.verdict != "not informative",
         against=found,
-        hidden=Interval(value=ours / count - gap, low=0.1, high=0.9, count=50),
-        gap=Interval(value=gap, low=gap - 0.12, high=gap + 0.12, count=50),
+        hidden=ScoreInterval(value=ours / count - gap, low=0.1, high=0.9, count=50),
+        gap=ScoreInterval(value=gap, low=gap - 0.12, high=gap + 0.12, count=50),
     )
 
 

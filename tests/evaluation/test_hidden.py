@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tenth.core.errors import InputError
+from tenth.core.statistics import unpaired
 from tenth.evaluation import hidden
 
 ITEMS = [{"question": f"what is {n}?", "choices": ["a", "é"], "answer": n % 2} for n in range(300)]
@@ -54,8 +55,8 @@ def test_spelling_of_the_file_does_not_count() -> None:
 
 
 def test_the_gap_between_public_and_hidden() -> None:
-    learnt = hidden.gap([1.0] * 90 + [0.0] * 10, [1.0] * 50 + [0.0] * 50)
+    learnt = unpaired([1.0] * 90 + [0.0] * 10, [1.0] * 50 + [0.0] * 50)
     assert learnt.value == pytest.approx(0.4)
     assert learnt.low > 0.2
-    honest = hidden.gap([1.0] * 52 + [0.0] * 48, [1.0] * 50 + [0.0] * 50)
+    honest = unpaired([1.0] * 52 + [0.0] * 48, [1.0] * 50 + [0.0] * 50)
     assert honest.low < 0 < honest.high

@@ -55,7 +55,8 @@ def test_what_runs_on_a_device_does_without_what_is_not_sent() -> None:
         "import sys\nfor name in ('scipy', 'torch', 'transformers'): sys.modules[name] = None\n"
         "from tenth.runtime import chat, serve\n"
         "from tenth.measurement import check, depth, measure\n"
-        "from tenth.report import page"
+        "from tenth.report import page\n"
+        "from tenth.cli.commands import chat, measure, report, serve"
     )
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
 

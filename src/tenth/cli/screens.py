@@ -12,7 +12,7 @@ from tenth.core.metrics import MEMORY, METRICS, metric
 from tenth.core.records import Bench, Depth, Forecast, Measurement, Plan, Reading, Scorecard, reading_of
 
 if TYPE_CHECKING:
-    from tenth.core.statistics import Interval
+    from tenth.core.scores import ScoreInterval
     from tenth.devices.profile import Device
     from tenth.evaluation.results import Evaluation
 
@@ -161,7 +161,7 @@ def _speeds(depth: Depth) -> tuple[str, ...]:
     return f"{depth.depth:,}", decode, milliseconds, prefill
 
 
-def _percent(value: Interval) -> str:
+def _percent(value: ScoreInterval) -> str:
     return f"{100 * value.value:.1f} [{100 * value.low:.1f}, {100 * value.high:.1f}]"
 
 

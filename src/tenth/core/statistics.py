@@ -18,40 +18,14 @@ from collections.abc import Sequence
 from typing import Literal
 
 import numpy as np
-from pydantic import Field
+from scipy import stats
 
-from tenth.core.records import Record
+from tenth.core.scores import Comparison, ScoreInterval
 
-Z = 1.959963984540054  # of 95 %
 LEVEL = 0.05
 SAME = 1e-3  # shares less apart are the same: two routes of the same weights differ by some 1e-5
 _SAMPLES = 10_000
-_AT_ONCE = 1 << 22  # indices drawn at a time
-
-
-class Interval(Record):
-    """A figure and its interval of 95 %."""
-
-    value: float
-    low: float
-    high: float
-    count: int = Field(ge=1)  # items
-
-
-class Comparison(Record):
-    """A model with its original on one task; shares, ours minus the original's."""
-
-    task: str
-    ours: Interval
-    original: Interval
-    difference: Interval
-    lost: int  # items that only the original gets right; of other shares: where ours is lower by SAME
-    won: int
-    p: float | None  # of flips as uneven as these where both are equally good; None for other shares
-    chance: float
-    original_by_chance: float  # p, one-sided
-    kept: float | None  # of what the original has above chance; None where that is nothing certain
-    verdict: Literal["better", "worse", "tie", "not informative"]
+_AT_ONCE = 1 << 22  # items drawn at a time
 
 
 def binary(values: Sequence[float]) -> bool:
@@ -61,29 +35,26 @@ def binary(values: Sequence[float]) -> bool:
 
 def wilson(successes: int, count: int) -> tuple[float, float]:
     """Wilson's interval of a share."""
-    share, square = successes / count, Z * Z / count
-    centre = (share + square / 2) / (1 + square)
-    half = Z / (1 + square) * math.sqrt(share * (1 - share) / count + square / (4 * count))
-    low = 0.0 if successes == 0 else centre - half
-    return max(0.0, low), 1.0 if successes == count else min(1.0, centre + half)
+    low, high = stats.binomtest(successes, count).proportion_ci(method="wilson")
+    return float(low), float(high)
 
 
-def mean(values: Sequence[float]) -> Interval:
+def mean(values: Sequence[float]) -> ScoreInterval:
     """The mean of outcomes."""
     count = len(values)
     if binary(values):
         low, high = wilson(round(sum(values)), count)
     else:
         low, high = _bootstrap(np.asarray(values, np.float64))
-    return Interval(value=math.fsum(values) / count, low=low, high=high, count=count)
+    return ScoreInterval(value=math.fsum(values) / count, low=low, high=high, count=count)
 
 
-def paired(ours: Sequence[float], original: Sequence[float]) -> Interval:
+def paired(ours: Sequence[float], original: Sequence[float]) -> ScoreInterval:
     """Mean of ours minus the original's, item by item."""
     a, b = np.asarray(ours, np.float64), np.asarray(original, np.float64)
     if not (binary(ours) and binary(original)):
         low, high = _bootstrap(a - b)
-        return Interval(value=float((a - b).mean()), low=low, high=high, count=len(a))
+        return ScoreInterval(value=float((a - b).mean()), low=low, high=high, count=len(a))
     both, neither = int((a * b).sum()), int(((1 - a) * (1 - b)).sum())
     won, lost = int((a * (1 - b)).sum()), int((b * (1 - a)).sum())
     n = len(a)
@@ -94,22 +65,18 @@ def paired(ours: Sequence[float], original: Sequence[float]) -> Interval:
     return _square_and_add(both + won, n, both + lost, n, phi)
 
 
-def unpaired(one: Sequence[float], other: Sequence[float]) -> Interval:
+def unpaired(one: Sequence[float], other: Sequence[float]) -> ScoreInterval:
     """Share of one minus share of the other, of different items; outcomes are 0 or 1."""
     return _square_and_add(round(sum(one)), len(one), round(sum(other)), len(other), 0.0)
 
 
 def mcnemar(won: int, lost: int) -> float:
     """Two-sided exact p of flips as uneven as these or more, were both directions equally likely."""
-    from scipy import stats
-
     return float(stats.binomtest(won, won + lost).pvalue) if won + lost else 1.0
 
 
 def by_chance(values: Sequence[float], chances: Sequence[float]) -> float:
     """One-sided p of a score as high as this or higher by chance alone."""
-    from scipy import stats
-
     if binary(values):
         chance = min(1.0, math.fsum(chances) / len(chances))
         return float(stats.binomtest(round(sum(values)), len(values), chance, "greater").pvalue)
@@ -152,7 +119,7 @@ def compare(
     )
 
 
-def _square_and_add(one: int, n1: int, other: int, n2: int, phi: float) -> Interval:
+def _square_and_add(one: int, n1: int, other: int, n2: int, phi: float) -> ScoreInterval:
     """Two shares with their Wilson intervals, correlated by phi."""
     p1, p2 = one / n1, other / n2
     (low1, high1), (low2, high2) = wilson(one, n1), wilson(other, n2)
@@ -161,7 +128,7 @@ def _square_and_add(one: int, n1: int, other: int, n2: int, phi: float) -> Inter
         return math.sqrt(max(0.0, a * a - 2 * phi * a * b + b * b))
 
     difference = p1 - p2
-    return Interval(
+    return ScoreInterval(
         value=difference,
         low=max(-1.0, difference - length(p1 - low1, high2 - p2)),
         high=min(1.0, difference + length(high1 - p1, p2 - low2)),
@@ -171,11 +138,15 @@ def _square_and_add(one: int, n1: int, other: int, n2: int, phi: float) -> Inter
 
 def _bootstrap(values: np.ndarray) -> tuple[float, float]:
     """Percentiles of the mean over items drawn with replacement; the same draws for the same count."""
-    rng, count = np.random.default_rng(0), len(values)
-    means = np.empty(_SAMPLES)
-    step = max(1, _AT_ONCE // count)
-    for begin in range(0, _SAMPLES, step):
-        size = min(step, _SAMPLES - begin)
-        means[begin : begin + size] = values[rng.integers(0, count, (size, count))].mean(axis=1)
-    low, high = np.percentile(means, (100 * LEVEL / 2, 100 - 100 * LEVEL / 2))
-    return float(low), float(high)
+    if len(values) == 1:
+        return float(values[0]), float(values[0])
+    result = stats.bootstrap(
+        (values,),
+        np.mean,
+        n_resamples=_SAMPLES,
+        batch=max(1, _AT_ONCE // len(values)),
+        confidence_level=1 - LEVEL,
+        method="percentile",
+        rng=np.random.default_rng(0),
+    )
+    return float(result.confidence_interval.low), float(result.confidence_interval.high)

@@ -16,7 +16,6 @@ from collections.abc import Sequence
 from typing import Any
 
 from tenth.core.errors import InputError
-from tenth.core.statistics import Interval, unpaired
 
 SEED_BYTES = 32
 
@@ -50,14 +49,6 @@ def draw(items: Sequence[Any], seed: bytes, count: int) -> list[int]:
     """
     places = [(hmac.digest(seed, _canonical(item), "sha256"), index) for index, item in enumerate(items)]
     return sorted(index for _, index in sorted(places)[:count])
-
-
-def gap(public: Sequence[float], hidden: Sequence[float]) -> Interval:
-    """Public score minus hidden score, with its interval: above 0 where the public items were learnt.
-
-    The outcomes are 0 or 1 of different items of the same kind.
-    """
-    return unpaired(public, hidden)
 
 
 def _canonical(item: Any) -> bytes:

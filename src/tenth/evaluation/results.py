@@ -11,7 +11,7 @@ from pydantic import Field, ValidationError
 from tenth.core import statistics
 from tenth.core.errors import InputError
 from tenth.core.records import Record
-from tenth.core.statistics import Comparison, Interval
+from tenth.core.scores import Comparison, ScoreInterval
 from tenth.core.store import write_text
 
 REPORT, ITEMS = "eval.json", "eval.jsonl"
@@ -50,7 +50,7 @@ class Score(Record):
     """One metric of one task."""
 
     metric: str
-    value: Interval  # share
+    value: ScoreInterval  # share
 
 
 class TaskResult(Record):

@@ -14,11 +14,10 @@ from pydantic import JsonValue
 from tenth.core import statistics
 from tenth.core.progress import Reporter
 from tenth.core.records import Runtime
-from tenth.core.statistics import Comparison
+from tenth.core.scores import Comparison
 from tenth.core.store import Store
 from tenth.evaluation import results
 from tenth.evaluation.evaluate import evaluate
-from tenth.evaluation.hidden import gap
 from tenth.evaluation.results import Outcome, TaskResult
 from tenth.evaluation.settings import EvalSettings, Subject
 from tenth.leaderboard.records import TaskScore
@@ -103,7 +102,7 @@ def _score(
         informative=task.informative,
         against=against,
         hidden=statistics.mean(hidden) if hidden else None,
-        gap=gap(public, hidden) if hidden and binary else None,
+        gap=statistics.unpaired(public, hidden) if hidden and binary else None,
     )
 
 

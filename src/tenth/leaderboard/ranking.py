@@ -16,7 +16,7 @@ import numpy as np
 
 from tenth.core.format import megabytes
 from tenth.core.records import Reading
-from tenth.core.statistics import Z
+from tenth.core.scores import Z
 from tenth.leaderboard.records import DIVISIONS, QUALITY, Division, Verdict
 
 State = Literal["ranked", "earlier", "disqualified", "again"]

@@ -14,7 +14,7 @@ from pydantic import Field, TypeAdapter, model_validator
 
 from tenth.core.errors import InputError
 from tenth.core.records import Reading, Record, read_record, reading_of
-from tenth.core.statistics import Comparison, Interval
+from tenth.core.scores import Comparison, ScoreInterval
 
 RULES = 1  # raised with whatever changes a figure or an admission; older verdicts are judged again
 VERDICT_AT_MOST = 4_000_000  # bytes of a verdict's file
@@ -77,12 +77,12 @@ class TaskScore(Record):
     task: str
     title: str
     metric: str
-    score: Interval  # of 95 %
+    score: ScoreInterval  # of 95 %
     chance: float
     informative: bool  # above chance
     against: Comparison | None = None  # with the original on the same items
-    hidden: Interval | None = None  # score on items of a secret seed
-    gap: Interval | None = None  # public minus hidden
+    hidden: ScoreInterval | None = None  # score on items of a secret seed
+    gap: ScoreInterval | None = None  # public minus hidden
 
 
 class Conditions(Record):

@@ -1,7 +1,5 @@
 """The numbers of the integer program of planning/plan.py, and the solver: HiGHS (scipy.optimize.milp),
-planning/joint.py's too.
-
-scipy is imported where it is used: what runs on a device decides nothing, and does without.
+planning/joint.py's too. What runs on a device decides nothing, and does without this module and scipy.
 """
 
 from __future__ import annotations
@@ -15,6 +13,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from scipy import sparse as sp
+from scipy.optimize import Bounds, LinearConstraint, milp
 
 from tenth.core.records import MB, Runtime, TensorSpec
 
@@ -42,9 +42,6 @@ class Program:
     """The constraints of one question to the solver."""
 
     def __init__(self, tables: Tables, budget: float, relaxed: bool = False) -> None:
-        from scipy import sparse as sp
-        from scipy.optimize import Bounds, LinearConstraint
-
         options, runtimes = len(tables.options), len(tables.runtimes)
         owners = np.array([number for number, _ in tables.options])
         counts = np.array([len(group) for group in tables.groups], float)
@@ -80,8 +77,6 @@ class Program:
 
         enough: a row that may come to 1 at most.
         """
-        from scipy.optimize import LinearConstraint
-
         extra = [] if enough is None else [LinearConstraint(enough[None], -np.inf, 1.0)]
         found = _milp(objective, [*self.constraints, *extra], self.integral, self.bounds, GAP)
         return None if found is None else np.where(self.integral > 0, np.round(found), found)
@@ -95,9 +90,6 @@ def minimise(objective: np.ndarray, rows: Sequence[Row], binary: np.ndarray, gap
 
     binary: which variables are 0 or 1. gap: relative, at which to stop.
     """
-    from scipy import sparse as sp
-    from scipy.optimize import Bounds, LinearConstraint
-
     entries = [(row, *term) for row, (terms, *_) in enumerate(rows) for term in terms]
     number, variable, factor = (np.array(column) for column in zip(*entries, strict=True))
     matrix = sp.csr_matrix((factor, (number, variable)), shape=(len(rows), len(objective)))
@@ -111,8 +103,6 @@ def _milp(
     objective: np.ndarray, constraints: Sequence[Any], integral: np.ndarray, bounds: Any, gap: float
 ) -> np.ndarray | None:
     """HiGHS, for a minute at most."""
-    from scipy.optimize import milp
-
     with _silent():  # it has remarks of its own, which help nobody
         found = milp(
             objective,

@@ -7,7 +7,7 @@ from html import escape
 
 from tenth.core.format import figure, megabytes, number, written
 from tenth.core.metrics import metric
-from tenth.core.statistics import Interval
+from tenth.core.scores import ScoreInterval
 from tenth.leaderboard.ranking import Row
 from tenth.leaderboard.records import DIVISIONS, QUALITY, Probe, TaskScore, Verdict
 from tenth.leaderboard.site.frame import clean, figured, frame, said, span, tile
@@ -138,7 +138,7 @@ def _scores(tasks: Sequence[TaskScore], width: int) -> str:
     )
 
 
-def _whisker(found: Interval, y: float, x_of: Callable[[float], float], css: str) -> str:
+def _whisker(found: ScoreInterval, y: float, x_of: Callable[[float], float], css: str) -> str:
     return f'<path class="whisker {css}" d="M{x_of(found.low):.1f} {y:.1f}H{x_of(found.high):.1f}"/>'
 
 
@@ -177,7 +177,7 @@ def _badge(word: str, tone: str) -> str:
     return f'<span class="badge {tone}">{word}</span>'
 
 
-def _interval(found: Interval | None, *, signed: bool = False) -> str:
+def _interval(found: ScoreInterval | None, *, signed: bool = False) -> str:
     """Per cent with the interval under it."""
     if found is None:
         return ""
