@@ -20,6 +20,8 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+import psutil
+
 from tenth.runtime import limits
 
 SSHD = shutil.which("sshd", path=f"{os.environ.get('PATH', '')}:/usr/sbin:/usr/local/sbin")
@@ -44,10 +46,7 @@ class Sshd:
 
     def children(self) -> list[int]:
         """The processes that serve a connection, newest last."""
-        text = subprocess.run(
-            ["ps", "-o", "pid=", "--ppid", str(self.process.pid)], capture_output=True, text=True
-        )
-        return [int(word) for word in text.stdout.split()]
+        return [child.pid for child in psutil.Process(self.process.pid).children()]
 
     def stop(self) -> None:
         """End it and its connections."""

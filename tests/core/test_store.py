@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import sys
 import threading
 from pathlib import Path
 
 import pytest
 
 from tenth.core.errors import OutputError
-from tenth.core.store import Store, atomic, write_text
+from tenth.core.store import Store, atomic, default_work, write_text
+from tenth.devices.catalogue import own_folder
 
 
 def fail(path: Path, error: Exception) -> None:
@@ -148,3 +150,14 @@ def test_a_full_disk_is_an_output_error_with_advice(tmp_path: Path) -> None:
     with pytest.raises(OutputError, match=r"plan\.json.*free space"):
         fail(tmp_path / "plan.json", OSError(errno.ENOSPC, "No space left on device"))
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems have other folders")
+def test_the_cache_is_where_linux_keeps_caches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "elsewhere"))
+    assert default_work() == tmp_path / "elsewhere" / "tenth"
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert default_work() == tmp_path / ".cache" / "tenth"
+    monkeypatch.delenv("XDG_CONFIG_HOME", raising=False)
+    assert own_folder() == tmp_path / ".config" / "tenth" / "devices"

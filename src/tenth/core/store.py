@@ -12,6 +12,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import platformdirs
+
 from tenth.core.errors import OutputError
 
 
@@ -131,6 +133,5 @@ def write_text(path: Path, text: str) -> None:
 
 
 def default_work() -> Path:
-    """The user's cache folder for intermediate results."""
-    base = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
-    return Path(base) / "tenth"
+    """The user's cache folder for intermediate results: on Linux $XDG_CACHE_HOME/tenth or ~/.cache/tenth."""
+    return platformdirs.user_cache_path("tenth")

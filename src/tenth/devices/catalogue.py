@@ -7,13 +7,13 @@ What a file holds is said in devices/profile.py.
 
 from __future__ import annotations
 
-import os
 import re
 import tomllib
 from decimal import Decimal
 from importlib import resources
 from pathlib import Path
 
+import platformdirs
 from pydantic import ValidationError
 
 from tenth.core.errors import InputError, unknown
@@ -35,9 +35,8 @@ def known(own: bool = True) -> list[Device]:
 
 
 def own_folder() -> Path:
-    """Where a person keeps device files: ~/.config/tenth/devices, by $XDG_CONFIG_HOME where it is set."""
-    base = os.environ.get("XDG_CONFIG_HOME")
-    return (Path(base) if base else Path.home() / ".config") / "tenth" / "devices"
+    """Where a person keeps device files: on Linux below $XDG_CONFIG_HOME or ~/.config, in tenth/devices."""
+    return platformdirs.user_config_path("tenth") / "devices"
 
 
 def load(name: str) -> Device:

@@ -8,6 +8,8 @@ import platform
 from contextlib import suppress
 from pathlib import Path
 
+import psutil
+
 from tenth.core.records import Machine
 
 _NAMES = ("model name", "Hardware", "Model", "cpu model")  # of /proc/cpuinfo, by architecture
@@ -22,8 +24,13 @@ def load() -> float | None:
 
 
 def celsius() -> float | None:
-    """The hottest sensor of the system; None where it shows none."""
-    sensors = []
+    """The hottest sensor of the system; None where it shows none.
+
+    psutil reads the monitoring chips, and thermal zones only where there are no such chips: the zones of a
+    board whose one chip is in its drive are read here.
+    """
+    groups = psutil.sensors_temperatures().values() if hasattr(psutil, "sensors_temperatures") else ()
+    sensors = [sensor.current for group in groups for sensor in group]
     for file in Path("/sys/class/thermal").glob("thermal_zone*/temp"):
         with suppress(OSError, ValueError):
             sensors.append(int(file.read_text()) / 1000)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import datetime
-import os
 import platform
 import time
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from pathlib import Path
+
+import numpy as np
+import psutil
 
 from tenth.core.errors import InputError
 from tenth.devices.profile import Backend, Bandwidth, Device, Fact, MemoryRule, Words
@@ -24,7 +26,6 @@ _ARM = ("asimddp", "i8mm", "sve", "sve2", "sme", "bf16")
 @cache
 def this_machine() -> Device:
     """The machine that this runs on: the memory that its kernel reports, the speed it was seen to read at."""
-    dram, source = _installed_memory()
     today = datetime.datetime.now(tz=datetime.UTC).date().isoformat()
     speed = reading_speed()
 
@@ -38,7 +39,7 @@ def this_machine() -> Device:
         name=THIS_MACHINE,
         title="This machine",
         kind="computer",
-        dram=fact(dram, source),
+        dram=fact(_installed_memory(), "what the kernel reports in all"),
         memory=MemoryRule(rule="macos" if mac else "linux"),
         bandwidth=Bandwidth(spec=fact(speed, f"read with numpy on {cores()} threads"), measured=True),
         backends={"cpu": Backend(kernels=kernels)},
@@ -50,10 +51,8 @@ def this_machine() -> Device:
 
 def reading_speed() -> float:
     """B/s of reading memory with numpy on all cores; the best pass of half a second."""
-    import numpy as np
-
     threads = cores()
-    size = min(_READ, _installed_memory()[0] // 16)
+    size = min(_READ, _installed_memory() // 16)
     parts = np.array_split(np.ones(size // 8, np.float64), threads)
     best, begin = 0.0, time.perf_counter()
     with ThreadPoolExecutor(threads) as pool:
@@ -76,14 +75,9 @@ def _instruction_sets() -> list[str]:
     return sorted(names)
 
 
-def _installed_memory() -> tuple[int, str]:
+def _installed_memory() -> int:
+    """Bytes. Raises InputError where the system does not say."""
     try:
-        for line in Path("/proc/meminfo").read_text(encoding="ascii").splitlines():
-            if line.startswith("MemTotal:"):
-                return int(line.split()[1]) * 1024, "/proc/meminfo, MemTotal"
-    except (OSError, ValueError, IndexError):
-        pass
-    try:
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"), "sysconf(SC_PHYS_PAGES)"
-    except (AttributeError, OSError, ValueError) as error:
+        return int(psutil.virtual_memory().total)
+    except OSError as error:
         raise InputError("this machine does not say how much memory it has; use --memory 800MB") from error

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypedDict, TypeVar
+
+import psutil
 
 from tenth.calibration.stats import windows_within
 from tenth.core import jobs
@@ -347,8 +348,4 @@ class Stages:
 
 def _free_memory() -> int:
     """Bytes of memory that could be had."""
-    try:
-        lines = Path("/proc/meminfo").read_text().splitlines()
-        return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable"))
-    except (OSError, StopIteration):
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
+    return int(psutil.virtual_memory().available)
