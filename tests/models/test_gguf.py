@@ -19,11 +19,11 @@ from tenth.core.errors import InputError, OutputError
 from tenth.core.records import TensorSpec
 from tenth.models.checkpoint import Checkpoint, open_checkpoint
 from tenth.models.formats.gguf import (
-    file_layout,
-    model_metadata,
+    data_bytes,
     source_rows,
     storage,
     tensor_bytes,
+    tensor_infos,
     to_bf16,
     write_gguf,
 )
@@ -92,11 +92,10 @@ def test_reads_back(checkpoint: Checkpoint, tmp_path: Path) -> None:
 def test_size_is_known_before(checkpoint: Checkpoint, tmp_path: Path) -> None:
     types = mixed(checkpoint)
     extra = checkpoint.arch.extra_tensors(checkpoint.config)
-    layout = file_layout(checkpoint.specs(), types, model_metadata(checkpoint, types), extra)
-    assert layout.total == write_gguf(checkpoint, types, tmp_path / "m.gguf", encode)
-    assert (
-        layout.data == sum(-(-tensor_bytes(s, storage(s, types)) // 32) * 32 for s in checkpoint.specs()) + 32
-    )
+    data = data_bytes(tensor_infos(checkpoint.specs(), types, extra))
+    total = write_gguf(checkpoint, types, tmp_path / "m.gguf", encode)
+    assert total == gguf.GGUFReader(tmp_path / "m.gguf").data_offset + data
+    assert data == sum(-(-tensor_bytes(s, storage(s, types)) // 32) * 32 for s in checkpoint.specs()) + 32
 
 
 def test_same_bytes_every_time(checkpoint: Checkpoint, tmp_path: Path) -> None:

@@ -1,5 +1,5 @@
-"""GGUF out, streamed: at most one chunk of a tensor is in memory, and the file's size is known before a byte
-is written.
+"""GGUF out, streamed: the header by the gguf package, then the data, at most one chunk of a tensor in memory.
+The room for all of it is taken before the first tensor is encoded.
 
 Layout (github.com/ggml-org/ggml, docs/gguf.md), little-endian, version 3:
 
@@ -13,14 +13,15 @@ from __future__ import annotations
 
 import errno
 import os
-import struct
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
+from gguf import GGMLQuantizationType, GGUFValueType, GGUFWriter
 
 from tenth.core.errors import InputError, unwritten
 from tenth.core.ggml import STORAGE_TYPES, storage_type
@@ -62,41 +63,27 @@ def storage(spec: TensorSpec, types: Mapping[str, str]) -> str:
 
 
 @dataclass(frozen=True)
-class Layout:
-    """Sizes of a file before it is written, in bytes."""
+class TensorInfo:
+    """What the header says of a tensor."""
 
-    header: bytes  # everything before the data, padded
-    offsets: tuple[int, ...]  # of each tensor in the data, in file order
-    data: int
-
-    @property
-    def total(self) -> int:
-        """The file's size."""
-        return len(self.header) + self.data
+    name: str
+    shape: tuple[int, ...]
+    type: str  # ggml type name
+    bytes: int  # without padding
 
 
-def file_layout(
-    specs: Sequence[TensorSpec],
-    types: Mapping[str, str],
-    metadata: Mapping[str, Any],
-    extra: Mapping[str, np.ndarray] | None = None,
-) -> Layout:
-    """The header and the place of every tensor; extra tensors (float32) come before the others."""
-    extra = extra or {}
-    infos: list[tuple[str, tuple[int, ...], str, int]] = [
-        (n, a.shape, "F32", a.size * 4) for n, a in extra.items()
-    ]
-    infos += [(s.name, s.shape, storage(s, types), tensor_bytes(s, storage(s, types))) for s in specs]
-    header = [b"GGUF", struct.pack("<IQQ", 3, len(infos), len(metadata))]
-    header += [_string(key) + _value(key, value) for key, value in metadata.items()]
-    offsets, position = [], 0
-    for name, shape, type_name, size in infos:
-        sides = struct.pack(f"<I{len(shape)}Q", len(shape), *reversed(shape))
-        header.append(_string(name) + sides + struct.pack("<IQ", storage_type(type_name).number, position))
-        offsets.append(position)
-        position += _padded(size)
-    raw = b"".join(header)
-    return Layout(raw.ljust(_padded(len(raw)), b"\0"), tuple(offsets), position)
+def tensor_infos(
+    specs: Sequence[TensorSpec], types: Mapping[str, str], extra: Mapping[str, np.ndarray]
+) -> list[TensorInfo]:
+    """The tensors in file order; extra ones (float32) come before the others."""
+    first = [TensorInfo(name, array.shape, "F32", array.size * 4) for name, array in extra.items()]
+    kinds = [(spec, storage(spec, types)) for spec in specs]
+    return first + [TensorInfo(s.name, s.shape, kind, tensor_bytes(s, kind)) for s, kind in kinds]
+
+
+def data_bytes(infos: Iterable[TensorInfo]) -> int:
+    """Bytes of all tensors with their padding."""
+    return sum(_padded(info.bytes) for info in infos)
 
 
 def model_metadata(
@@ -139,26 +126,55 @@ def write_gguf(
     if strange := sorted(set(types) - names):
         raise InputError(f"the plan gives a type to {strange[0]!r}, which is no matrix of this model")
     extra = checkpoint.arch.extra_tensors(checkpoint.config)
-    layout = file_layout(specs, types, model_metadata(checkpoint, types, metadata), extra)
-    partial = destination.with_suffix(".partial")
+    infos = tensor_infos(specs, types, extra)
+    partial, total = destination.with_suffix(".partial"), data_bytes(infos)
     try:
         try:
-            with partial.open("wb") as file:
-                _reserve(file, layout.total)
-                file.write(layout.header)
+            header = _write_header(partial, model_metadata(checkpoint, types, metadata), infos)
+            total += _padded(header)
+            with partial.open("r+b") as file:
+                _reserve(file, total)
+                file.seek(header)
+                file.write(bytes(_padded(header) - header))
                 for piece in _data(checkpoint, specs, types, extra, encode, vectors or {}):
                     file.write(piece)
                     if progress is not None:
                         progress(file.tell())
-                if file.tell() != layout.total:
-                    raise AssertionError(f"wrote {file.tell()} bytes where {layout.total} were predicted")
+                if file.tell() != total:
+                    raise AssertionError(f"wrote {file.tell()} bytes where {total} were predicted")
             partial.replace(destination)
         except BaseException:
             partial.unlink(missing_ok=True)
             raise
     except OSError as error:
-        raise unwritten(destination, layout.total, error) from None
-    return layout.total
+        raise unwritten(destination, total, error) from None
+    return total
+
+
+def _write_header(path: Path, metadata: Mapping[str, Any], infos: Iterable[TensorInfo]) -> int:
+    """Write all that comes before the data, without its padding; returns the bytes."""
+    writer = GGUFWriter(path, metadata["general.architecture"])
+    with closing(writer):
+        for key, value in metadata.items():
+            if key != "general.architecture":  # which the writer puts first itself
+                writer.add_key_value(key, value, *_value_type(value))
+        for info in infos:
+            kind = GGMLQuantizationType(storage_type(info.type).number)
+            writer.add_tensor_info(info.name, info.shape, np.dtype(np.float32), info.bytes, kind)
+        writer.write_header_to_file()
+        writer.write_kv_data_to_file()
+        writer.write_ti_data_to_file()
+    return path.stat().st_size
+
+
+def _value_type(value: Any) -> tuple[GGUFValueType, GGUFValueType | None]:
+    """The types of a key's value and of its elements. int: u32 alone, i32 in lists, as llama.cpp expects
+    them.
+    """
+    if isinstance(value, list | tuple):
+        return GGUFValueType.ARRAY, GGUFValueType.get_type(value[0]) if value else None
+    kind = GGUFValueType.get_type(value)
+    return GGUFValueType.UINT32 if kind is GGUFValueType.INT32 else kind, None
 
 
 def _data(
@@ -248,39 +264,6 @@ def _reserve(file: BinaryIO, size: int) -> None:
 
 def _padded(size: int) -> int:
     return -(-size // ALIGNMENT) * ALIGNMENT
-
-
-def _string(text: str | bytes) -> bytes:
-    raw = text.encode("utf-8") if isinstance(text, str) else text
-    return struct.pack("<Q", len(raw)) + raw
-
-
-# GGUF value types: (number, struct format)
-_UINT32, _INT32, _FLOAT32, _BOOL, _STRING, _ARRAY = 4, 5, 6, 7, 8, 9
-
-
-def _value(key: str, value: Any) -> bytes:
-    """The type and value of a key. int: u32 alone, i32 in lists, as llama.cpp expects them."""
-    if isinstance(value, list | tuple):
-        if not value:
-            raise ValueError(f"{key}: an empty list has no type")
-        first = value[0]
-        if isinstance(first, bool):
-            kind, body = _BOOL, bytes(map(bool, value))
-        elif isinstance(first, int):
-            kind, body = _INT32, np.asarray(value, "<i4").tobytes()
-        elif isinstance(first, float):
-            kind, body = _FLOAT32, np.asarray(value, "<f4").tobytes()
-        else:
-            kind, body = _STRING, b"".join(map(_string, value))
-        return struct.pack("<IIQ", _ARRAY, kind, len(value)) + body
-    if isinstance(value, bool):
-        return struct.pack("<I?", _BOOL, value)
-    if isinstance(value, int):
-        return struct.pack("<II", _UINT32, value)
-    if isinstance(value, float):
-        return struct.pack("<If", _FLOAT32, value)
-    return struct.pack("<I", _STRING) + _string(value)
 
 
 def _file_type(specs: Iterable[TensorSpec], types: Mapping[str, str]) -> int:
