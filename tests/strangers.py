@@ -72,6 +72,91 @@ LIES = {
     "no-tensors": header(tensors=()),
 }
 
+_NUMBERS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 10: "Q", 11: "q", 12: "d"}
+# Every type of key, two tensors: a header that is sound.
+SOUND = header(
+    keys=(
+        ARCHITECTURE,
+        *(
+            key(f"number.{kind}", kind, struct.pack(code, 1))
+            for kind, code in ((0, "<B"), (1, "<b"), (2, "<H"), (3, "<h"), (4, "<I"), (5, "<i"), (6, "<f"))
+        ),
+        *(
+            key(f"number.{kind}", kind, struct.pack(code, 1))
+            for kind, code in ((10, "<Q"), (11, "<q"), (12, "<d"))
+        ),
+        key("switch", 7, b"\x01"),
+        key("numbers", 9, struct.pack("<IQ3i", 5, 3, 1, -2, 3)),
+        key("switches", 9, struct.pack("<IQ2?", 7, 2, True, False)),
+        key("texts", 9, struct.pack("<IQ", 8, 2) + string("one") + string("zwölf")),
+    ),
+    tensors=(tensor("a", (32, 2)), tensor("b", (32, 3), 8, 256)),
+    data=256 + 128,
+)
+
+# What a field of a header must not hold where the file is small, and how that is refused.
+_HOSTILE = {
+    "version": ((0, 1, 4, 3 << 24), "it is of version"),
+    "count": ((1 << 32, 1 << 60, (1 << 64) - 1), "it claims"),
+    "length": ((1 << 32, 1 << 60, (1 << 64) - 1), "it claims"),
+    "key type": ((13, 77, (1 << 32) - 1), "is of the unknown type"),
+    "element type": ((9, 13, (1 << 32) - 1), "is an array of type"),
+    "sides": ((0, 5, (1 << 32) - 1), "sides"),
+    "side": ((0, 1 << 62, (1 << 64) - 1), "absurd shape"),
+    "tensor type": ((9, 200, (1 << 32) - 1), "is of the unknown type"),
+    "offset": ((1, 1 << 40, (1 << 64) - 32), "lies at bytes"),
+}
+
+
+class _Walk:
+    """The fields of a header that is known to be sound: (what it says, place, bytes)."""
+
+    def __init__(self, raw: bytes) -> None:
+        self.raw, self.at, self.fields = raw, 4, list[tuple[str, int, int]]()
+        self.field("version", 4)
+        tensors, keys = self.field("count", 8), self.field("count", 8)
+        for _ in range(keys):
+            self.string()
+            self.value(self.field("key type", 4))
+        for _ in range(tensors):
+            self.string()
+            for _ in range(self.field("sides", 4)):
+                self.field("side", 8)
+            self.field("tensor type", 4)
+            self.field("offset", 8)
+
+    def field(self, what: str, width: int) -> int:
+        self.fields.append((what, self.at, width))
+        self.at += width
+        return int.from_bytes(self.raw[self.at - width : self.at], "little")
+
+    def string(self) -> None:
+        length = self.field("length", 8)
+        self.at += length
+
+    def value(self, kind: int) -> None:
+        if kind == 8:
+            self.string()
+        elif kind == 9:
+            inner, count = self.field("element type", 4), self.field("count", 8)
+            for _ in range(count):
+                self.value(inner)
+        else:
+            self.at += struct.calcsize("?" if kind == 7 else _NUMBERS[kind])
+
+
+def corpus() -> dict[str, tuple[bytes, str]]:
+    """Files that differ from the sound one in one field, or end in the middle of one; with the refusal."""
+    files = {}
+    for number, (what, at, width) in enumerate(_Walk(SOUND).fields):
+        name, (values, refusal) = f"{number}-{what.replace(' ', '-')}", _HOSTILE[what]
+        files[f"{name}-cut"] = SOUND[: at + width - 1], "it claims|reach past its end"
+        for value in values:
+            raw = SOUND[:at] + value.to_bytes(width, "little") + SOUND[at + width :]
+            files[f"{name}-{value:x}"] = raw, refusal
+    return files
+
+
 MANIFEST: dict[str, Any] = {
     "name": "a stranger's",
     "base": "tiny",
