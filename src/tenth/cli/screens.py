@@ -24,9 +24,9 @@ def show_plan(reporter: ConsoleReporter, plan: Plan) -> None:
     runtime, types = plan.runtime, Counter(plan.types.values())
     reporter.say(
         f"{plan.model}: {plan.bits_per_weight:.2f} bits per weight, file {megabytes(plan.file_bytes)} MB,"
-        f" predicted KL {figure(plan.predicted_kl)} nats per token ({plan.sensitivity_source})"
+        f" predicted KL {figure(plan.predicted_kl)} nats per token"
     )
-    reporter.say("types: " + ", ".join(f"{kind} x{count}" for kind, count in sorted(types.items())))
+    reporter.say("storage types: " + ", ".join(f"{kind} x{count}" for kind, count in sorted(types.items())))
     reporter.say(
         f"runtime: context {runtime.n_ctx}, n_ubatch {runtime.n_ubatch},"
         f" KV cache {runtime.type_k}/{runtime.type_v},"
@@ -34,7 +34,10 @@ def show_plan(reporter: ConsoleReporter, plan: Plan) -> None:
         f" repacking {'on' if runtime.repack else 'off'}"
     )
     if plan.sensitivity_source == "default":
-        reporter.say("These sensitivities are another model's; tenth fit measures those of this one.")
+        reporter.say(
+            "The predicted KL is a first guess, from the sensitivities of another model;"
+            " tenth fit measures those of this one."
+        )
     totals = {"total, predicted": plan.memory.total, "budget": plan.budget.memory}
     show_memory(reporter, "memory:", plan.memory.model_dump() | totals)
     if plan.forecast:
@@ -57,7 +60,9 @@ def show_forecast(reporter: ConsoleReporter, forecast: Forecast) -> None:
         rows.append((metric(estimate.name).title, value, between, unit, basis))
     reporter.table(rows, left=(0, 2, 3, 4))
     reporter.say(f"memory rule: {forecast.platform}")
-    reporter.say(f"what binds: {' and '.join(forecast.binding) or 'nothing; more would not make it better'}")
+    reporter.say(
+        f"what binds: {' and '.join(forecast.binding) or 'nothing: more memory would not make it better'}"
+    )
 
 
 def show_fit(reporter: ConsoleReporter, card: Scorecard, verdict: str, files: Iterable[str]) -> None:

@@ -1,12 +1,12 @@
 """One model on its way into a budget: measured, made smaller where that pays, stored, seen to fit.
 
-    know    texts, calibration, prices, the original's answers: all that a decision needs
-    make    decide, round, write, prove, measure: a file
-    ways    the file of bits alone; and, where bits are few or none suffice, that of a smaller model too
+    analyse      texts, calibration, sensitivities, the original's answers: all that a decision needs
+    make         decide, round, write, prove, measure: a file
+    candidates   the file of bits alone; and, where bits are few or none suffice, that of a smaller model too
 
-The smaller model is a folder like any other (pruning/structure.py) and is itself known and made; what it is
-judged by are the original's answers. Which shape it gets is decided with the original's prices: those of a
-matrix that lost channels are taken as they were, since the ones that matter stay.
+The smaller model is a folder like any other (pruning/structure.py); it is analysed and made like one, and
+judged by the original's answers. Which shape it gets is decided with the original's sensitivities: a matrix
+that lost channels keeps its own, since the channels that matter stay.
 """
 
 from __future__ import annotations
@@ -249,7 +249,9 @@ def candidates(options: FitOptions, analysis: Analysis, folder: Path) -> Iterato
     except BudgetError as error:
         refused = error
     if options.heal and analysis.structure is None and alone <= WORTH_REMOVING:
-        analysis.stages.reporter.say("bits alone do little damage here: nothing is removed, nothing to heal")
+        analysis.stages.reporter.say(
+            "the predicted KL of bits alone is small: nothing is removed, so nothing is healed"
+        )
     if options.structure and alone > WORTH_REMOVING:
         smaller = _smaller(options, analysis, alone)
         try:

@@ -1,9 +1,9 @@
 """The whole pipeline on one screen.
 
-folder -> checkpoint -> texts -> calibration -> prices -> decide -> round, write -> prove -> measure -> report
-  |            ^            `-> reference        |          ^______ constants corrected ______|
-  `- tokens    |                                 `- where bits are few: costs -> shape
-     removed   `------------------------------------ heal <- remove, refit <-'
+folder -> checkpoint -> texts -> calibration -> sensitivities -> decide -> round, write -> prove -> measure
+  |            ^            `-> reference        |                 ^____ memory correction ____|     -> report
+  `- tokens    |                                 `- where bits are few: pruning costs -> shape
+     removed   `------------------------------------ distil <- remove, refit <-----------'
 """
 
 from __future__ import annotations
@@ -125,8 +125,9 @@ def plan(
 ) -> Plan:
     """The decision without doing it, from config.json alone, or from what a fit measured in its work folder.
 
-    Of bits alone: what removing parts of the model would give is known only to a fit. Where no fit
-    measured the sensitivities, they are those of another model (quantization/default_sensitivity.py).
+    It chooses storage types and settings and removes nothing; what removing parts of the model would give is
+    known only to a fit. Where no fit measured the sensitivities, they are those of another model
+    (quantization/default_sensitivity.py).
     requirements: of the device. Raises InputError, BudgetError.
     """
     config, architecture = open_config(model)

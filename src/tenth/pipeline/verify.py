@@ -43,7 +43,7 @@ class MemoryCorrection(Record):
     sensitivities: str  # names of stages in the work folder
     kv: str
     requirements: str = ""  # of the device, which lead to another plan
-    quantised: bool = True  # else every matrix is F16, and no other type is priced
+    quantised: bool = True  # else every matrix is F16, and no other type is considered
     allowed: int = Field(gt=0)  # bytes that the planner may use: the budget, less what a proof exceeded it by
     constants: Constants = Constants()
     attempt: int = Field(default=1, ge=1)

@@ -98,7 +98,7 @@ def _best(
 
 
 def narrowed(problem: Problem, checkpoint: Checkpoint, wanted: Shape) -> Problem:
-    """The problem of the model in that shape, with the prices of the whole one."""
+    """The problem of the model in that shape, with the sensitivities of the whole one."""
     smaller = resized.uniform_shape(checkpoint, wanted)
     specs, names = smaller.specs(), dict(enumerate(wanted.kept))
 

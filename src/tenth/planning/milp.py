@@ -25,7 +25,7 @@ GAP = 1e-4  # relative, at which the solver may stop
 class Tables:
     """The program's coefficients, one entry per option."""
 
-    groups: list[list[TensorSpec]]  # tensors that are alike in shape and prices: one variable counts them
+    groups: list[list[TensorSpec]]  # tensors of the same shape and sensitivities: one variable counts them
     options: list[tuple[int, str]]  # (group number, type)
     size: np.ndarray  # bytes in the file of one tensor, float64
     copy: np.ndarray  # bytes of a repacked copy

@@ -47,7 +47,7 @@ UNPACKED = 0.07  # added where the interleaved kernels are not used; mean over t
 
 @dataclass(frozen=True)
 class Problem:
-    """All numbers of one decision, in nats per token: prices of GGUF tensor -> type, kv of "k q8_0"."""
+    """All numbers of one decision; sensitivities (tensor -> type) and kv ("k q8_0") in nats per token."""
 
     shape: ModelShape
     specs: Sequence[TensorSpec]
@@ -261,7 +261,7 @@ def _stored(spec: TensorSpec, type_name: str) -> int:
 
 
 def _groups(problem: Problem) -> list[list[TensorSpec]]:
-    """Linear tensors that cannot be told apart; where prices were measured, every one is alone."""
+    """Linear tensors that cannot be told apart; where sensitivities were measured, every one is alone."""
     found: dict[tuple[object, ...], list[TensorSpec]] = {}
     for spec in problem.specs:
         if spec.linear:

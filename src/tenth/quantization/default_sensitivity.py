@@ -1,7 +1,7 @@
 """What storage types and KV caches cost where nothing was measured: the averages of a model that was.
 
-`tenth plan` works from config.json alone, so it has no weights to measure on. It then prices a type on a
-tensor as
+`tenth plan` works from config.json alone, so it has no weights to measure on. A type on a tensor
+then costs
 
     predicted KL = TOTAL * share(tensor) * ratio(type),    share ~ weights * sensitivity of its role, sum one,
 

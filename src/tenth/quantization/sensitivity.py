@@ -1,9 +1,10 @@
 """What every storage type would cost every tensor of this model, in nats: encode, decode, weigh the error.
 
-The price of a type on a tensor is the KL divergence it is expected to cause (calibration/fisher.py has the
-formula): the weight error of ggml's own encoder, weighted by the Fisher information, plus the noise of 8-bit
-activations that a product with that type brings in llama.cpp. Large tensors are priced on a sample of rows,
-drawn in proportion to their sensitivity; it is the same for every type, so that differences are sharp.
+The sensitivity of a tensor to a type is the KL divergence it is expected to cause (the formula stands in
+calibration/fisher.py): the weight error of ggml's own encoder, weighted by the Fisher information, plus the
+noise of 8-bit activations that a product with that type brings in llama.cpp. Large tensors are tried on a
+sample of rows, drawn in proportion to their sensitivity; it is the same for every type, so that differences
+are sharp.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from tenth.models.formats.hf import LazyTensor
 from tenth.quantization.encode import quantise
 from tenth.runtime.llama import cores, dequantize
 
-SAMPLE = 1 << 18  # weights of a tensor that are priced, at the least 64 rows
+SAMPLE = 1 << 18  # weights of a tensor that are tried, at the least 64 rows
 # Mean square relative error of rounding to a float of p fraction bits: 2^-2p / 12 * E[1/m^2], the mantissa m
 # log-uniform in [1, 2). llama.cpp rounds activations to the type of a 16-bit matrix.
 PLAIN_NOISE = {"BF16": 2**-14 / 12 * 0.541, "F16": 2**-20 / 12 * 0.541}
@@ -33,7 +34,7 @@ Sensitivities = dict[str, dict[str, float]]  # GGUF tensor name -> ggml type -> 
 
 
 def sampled_rows(stats: SiteStats, columns: int, weights: int = SAMPLE) -> tuple[np.ndarray, np.ndarray]:
-    """Rows to price, ascending, and how many rows each stands for (float32): all, or a systematic sample.
+    """Rows to try, ascending, and how many rows each stands for (float32): all, or a systematic sample.
 
     A row's chance is its share of the tensor's sensitivity (half of `rows`, half of `grad2`), and it stands
     for the inverse of that: systematic sampling with probability proportional to size (Madow 1949).

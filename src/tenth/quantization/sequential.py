@@ -7,9 +7,9 @@ r"""Every matrix of one plan rounded on what it will really read: the blocks bef
 So a block makes good what the blocks before it lost. To read y without aiming at W x gains nothing, and half
 of D is better than all of it, which fits the noise of the windows too (docs/log.md).
 
-The price is that a matrix depends on the types of all that stand before it: the folder is of one plan alone.
-The original and the stored model are walked together, a block is run three times. Where the embedding is the
-head too, it is rounded first, on the original's last hidden states, after a walk for that alone. Peak memory
+But a matrix then depends on the types of all that stand before it: the folder is of one plan alone. The
+original and the stored model are run together, a block three times. Where the embedding is the head too, it
+is rounded first, on the original's last hidden states, after a pass for that alone. Peak memory
 is that of quantization/rounding.py and two more matrices per site; hidden states of two block boundaries of
 both models are on disk.
 """
