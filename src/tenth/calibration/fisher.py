@@ -46,8 +46,8 @@ from tenth.models.checkpoint import HEAD, open_checkpoint
 ROWS_AT_ONCE = 8192  # of a weight gradient; bounds its memory
 
 
-class _Site:
-    """Accumulates one SiteStats over windows."""
+class _SiteSums:
+    """Adds up one SiteStats over windows."""
 
     def __init__(self, out: int, columns: int, device: torch.device, whole: bool = False) -> None:
         def zeros(size: int) -> torch.Tensor:
@@ -111,9 +111,7 @@ def calibrate(model: Path, tokens: Path, seed: int, folder: Path, compute: Compu
     layerwise = LayerwiseModel(open_checkpoint(model), compute.threads, compute.device)
     depth = len(layerwise.blocks)
     total = 4 * depth + 2
-    state = Hidden(
-        folder, len(windows), windows.shape[1], layerwise.width, layerwise.device, layerwise.together
-    )
+    state = layerwise.states(folder, windows)
 
     def done(work: int) -> None:
         emit({"done": work, "total": total})
@@ -134,13 +132,12 @@ def _forward(
 ) -> None:
     """Hidden states at every block boundary, on disk: boundary i enters block i."""
     if not state.has(0):
-        with layerwise.embed() as embed:
-            state.write(0, (embed(window) for window in windows))
+        layerwise.embed_windows(windows, state)
     with torch.no_grad():
         for index in range(len(layerwise.blocks)):
             if not state.has(index + 1):
                 with layerwise.block(index):
-                    state.write(index + 1, (layerwise.run(index, hidden) for hidden in state.read(index)))
+                    layerwise.advance(index, state)
             done(index + 1)
 
 
@@ -150,7 +147,7 @@ def _head(layerwise: LayerwiseModel, windows: np.ndarray, state: Hidden, here: P
         return
     draw = torch.Generator().manual_seed(seed)
     with layerwise.head() as head:
-        site = _Site(head.out_features, head.in_features, layerwise.device)
+        site = _SiteSums(head.out_features, head.in_features, layerwise.device)
         seen: list[torch.Tensor] = []
         hook = head.register_forward_hook(lambda _m, args, out: seen.extend((args[0].detach(), out)))
 
@@ -186,7 +183,7 @@ def _block(layerwise: LayerwiseModel, index: int, state: Hidden, here: Path) -> 
         linears = layerwise.linears(index)
         residual_outputs = layerwise.checkpoint.residual_outputs(index)
         sites = {
-            m: _Site(m.out_features, m.in_features, layerwise.device, name in residual_outputs)
+            m: _SiteSums(m.out_features, m.in_features, layerwise.device, name in residual_outputs)
             for m, name in linears.items()
         }
         seen: dict[nn.Module, tuple[torch.Tensor, torch.Tensor]] = {}
@@ -220,7 +217,7 @@ def _embedding(layerwise: LayerwiseModel, windows: np.ndarray, state: Hidden, he
     if path.exists():
         return
     rows, columns = layerwise.checkpoint.tensors[source].shape
-    site = _Site(rows, columns, layerwise.device)
+    site = _SiteSums(rows, columns, layerwise.device)
     with layerwise.embed() as embed:  # some families scale what they look up
         weight = layerwise.embedding.weight
         assert isinstance(weight, torch.Tensor)

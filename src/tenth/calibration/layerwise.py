@@ -106,6 +106,20 @@ class LayerwiseModel:
         result: torch.Tensor = out[0] if isinstance(out, tuple) else out
         return result
 
+    def states(self, folder: Path, windows: np.ndarray) -> Hidden:
+        """Where hidden states of the windows [count, T] at the boundaries of blocks are kept."""
+        count, length = windows.shape
+        return Hidden(folder, count, length, self.width, self.device, self.together)
+
+    def embed_windows(self, windows: np.ndarray, state: Hidden) -> None:
+        """Write what enters the first block, boundary 0."""
+        with self.embed() as embed:
+            state.write(0, (embed(window) for window in windows))
+
+    def advance(self, index: int, state: Hidden) -> None:
+        """Run block `index` (filled) on the hidden states that enter it and write those that leave it."""
+        state.write(index + 1, (self.run(index, hidden) for hidden in state.read(index)))
+
     @contextmanager
     def head(self) -> Iterator[nn.Linear]:
         """Final norm and output head with their weights; yields the head's linear module."""
@@ -240,11 +254,11 @@ class Hidden:
 
     def read(self, key: int | str) -> Iterator[torch.Tensor]:
         """The windows in order, [up to `together`, length, width] at a time."""
-        each = self.length * self.width
+        size = self.length * self.width
         with self._path(key).open("rb") as file:
             for start in range(0, self.windows, self.together):
                 count = min(self.together, self.windows - start)
-                part = torch.from_numpy(np.fromfile(file, np.float32, count * each))
+                part = torch.from_numpy(np.fromfile(file, np.float32, count * size))
                 yield part.reshape(count, self.length, self.width).to(self.device)
 
     def drop(self, key: int | str) -> None:

@@ -32,13 +32,12 @@ def run_original(
     depth, (count, length) = len(layerwise.blocks), windows.shape
     state = Hidden(folder, count, length, layerwise.width)
     if not any(state.has(index) for index in range(depth + 1)):
-        with layerwise.embed() as embed:
-            state.write(0, (embed(window) for window in windows))
+        layerwise.embed_windows(windows, state)
     with torch.no_grad():
         for index in range(depth):
             if state.has(index):
                 with layerwise.block(index):
-                    state.write(index + 1, (layerwise.run(index, hidden) for hidden in state.read(index)))
+                    layerwise.advance(index, state)
                 state.drop(index)
             emit({"done": index + 1, "total": depth + 1})
         with layerwise.head() as head, atomic(folder / "logprobs.npy") as partial, partial.open("wb") as file:

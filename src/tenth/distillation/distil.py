@@ -46,7 +46,7 @@ from tenth.distillation.student import (
     split,
 )
 from tenth.distillation.targets import Live, Sampled
-from tenth.distillation.training import Schedule, Targets, Trained, evaluate, gradient, train
+from tenth.distillation.training import Schedule, Targets, TrainingOutcome, evaluate, gradient, train
 from tenth.models.checkpoint import Checkpoint
 from tenth.models.edit import replaced
 from tenth.models.formats.folder import write_folder
@@ -170,7 +170,7 @@ def _planned(training: _Training, start: float, sampling: float) -> _Plan:
     return _Plan(local, Schedule(steps, batch, rate, min(every, steps), settings.seed, micro_batch))
 
 
-def _train(training: _Training, plan: _Plan, before: float, emit: Emit) -> Trained:
+def _train(training: _Training, plan: _Plan, before: float, emit: Emit) -> TrainingOutcome:
     """Train the student's blocks one by one, then the whole; before: its divergence before both."""
     student, teacher, folder = training.student, training.teacher, training.folder
     local, schedule = plan.local, plan.schedule

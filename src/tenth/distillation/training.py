@@ -73,7 +73,7 @@ class Schedule:
 
 
 @dataclass(frozen=True)
-class Trained:
+class TrainingOutcome:
     """How a training went; KL in nats per token on the held-back windows."""
 
     before: float
@@ -93,7 +93,7 @@ def train(
     folder: Path,
     emit: Callable[[int], None] | None = None,
     before: float = math.nan,
-) -> Trained:
+) -> TrainingOutcome:
     """Train the parameters that `forward` computes with; they end as the best ones judged.
 
     folder: keeps state.npz and best.npz, from which the same call resumes; the caller removes them. emit:
@@ -222,12 +222,12 @@ class _TrainingState:
         self._saved = time.monotonic()
         self._pause = max(SAVE_SECONDS, 10 * (self._saved - start))
 
-    def finish(self, before: float) -> Trained:
+    def finish(self, before: float) -> TrainingOutcome:
         """Give the parameters the best weights."""
         with np.load(self._folder / "best.npz", allow_pickle=False) as data:
             _fill(self._parameters, data, "weight")
         step, least = min(self.judged, key=lambda pair: pair[1])
-        return Trained(before, least, step, self.step, tuple(self.judged))
+        return TrainingOutcome(before, least, step, self.step, tuple(self.judged))
 
     def _write(
         self, name: str, scalars: Mapping[str, Any], groups: Mapping[str, Sequence[torch.Tensor]]

@@ -25,16 +25,7 @@ from tenth.core.jobs import Emit
 from tenth.core.store import write_text
 from tenth.models.checkpoint import open_checkpoint
 from tenth.pruning import refit, shape
-from tenth.pruning.residual import (
-    InputGrams,
-    Part,
-    ResidualOutputs,
-    embed_windows,
-    hidden_states,
-    read_windows,
-    unit_columns,
-    with_columns,
-)
+from tenth.pruning.residual import InputGrams, Part, ResidualOutputs, read_windows, unit_columns, with_columns
 from tenth.pruning.settings import RemovalSettings
 from tenth.pruning.shape import BlockCosts, PruningCosts
 from tenth.pruning.variants import Variants
@@ -53,7 +44,7 @@ def removal_costs(settings: RemovalSettings, emit: Emit) -> PruningCosts:
     folder, windows = settings.folder, read_windows(settings.tokens)
     layerwise = LayerwiseModel(open_checkpoint(settings.model), settings.threads, settings.device)
     shape, blocks = layerwise.checkpoint.shape, len(layerwise.blocks)
-    stats, state = Stats(settings.calibration), hidden_states(folder, layerwise, windows)
+    stats, state = Stats(settings.calibration), layerwise.states(folder, windows)
     few = min(FEW, len(windows))
     variants = Variants(layerwise, Hidden(folder, few, windows.shape[1], layerwise.width, layerwise.device))
 
@@ -64,7 +55,7 @@ def removal_costs(settings: RemovalSettings, emit: Emit) -> PruningCosts:
     with torch.no_grad():
         start = max((i for i in range(blocks) if state.has(i) and _predicted(folder, i)), default=None)
         if start is None:
-            embed_windows(layerwise, windows, state)
+            layerwise.embed_windows(windows, state)
         for index in range(start or 0, blocks):
             with layerwise.block(index):
                 costs = _predict(layerwise, index, state, variants, stats)
@@ -92,7 +83,7 @@ def _predict(
     """
     outputs = ResidualOutputs(layerwise, index)
     with InputGrams([part.module for part in outputs.parts]) as grams:
-        state.write(index + 1, (layerwise.run(index, hidden) for hidden in state.read(index)))
+        layerwise.advance(index, state)
     tokens = state.windows * state.length
     variants.begin(index, "whole", variants.state.read(index), run=False)
     costs = {}

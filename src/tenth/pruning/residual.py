@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from tenth.calibration.layerwise import Hidden, LayerwiseModel
+from tenth.calibration.layerwise import LayerwiseModel
 from tenth.calibration.stats import Stats
 
 
@@ -135,16 +135,3 @@ def with_columns(weight: torch.Tensor, columns: torch.Tensor, values: torch.Tens
 def read_windows(files: Sequence[Path]) -> np.ndarray:
     """int32 [windows, T] of several files, one after the other."""
     return np.concatenate([np.load(path, allow_pickle=False) for path in files])
-
-
-def hidden_states(folder: Path, layerwise: LayerwiseModel, windows: np.ndarray) -> Hidden:
-    """Where the windows' hidden states at the boundaries of blocks are kept."""
-    return Hidden(
-        folder, len(windows), windows.shape[1], layerwise.width, layerwise.device, layerwise.together
-    )
-
-
-def embed_windows(layerwise: LayerwiseModel, windows: np.ndarray, state: Hidden) -> None:
-    """Write what enters the first block."""
-    with layerwise.embed() as embed:
-        state.write(0, (embed(window) for window in windows))

@@ -40,8 +40,6 @@ from tenth.pruning.residual import (
     Part,
     ResidualOutputs,
     Trace,
-    embed_windows,
-    hidden_states,
     read_windows,
     token_rows,
     traced,
@@ -75,7 +73,7 @@ def refitted(settings: RefitSettings, emit: Emit) -> RefitResult:
     folder, windows, shape = settings.folder, read_windows(settings.tokens), settings.shape
     checkpoint = open_checkpoint(settings.model)
     layerwise = LayerwiseModel(checkpoint, settings.threads, settings.device)
-    state = hidden_states(folder, layerwise, windows)
+    state = layerwise.states(folder, windows)
     share = SHARE if checkpoint.arch.sequential else 0.0
     refitting = _Refitting(layerwise, state, shape, Stats(settings.calibration), share, folder)
     kept, blocks = shape.kept, len(layerwise.blocks)
@@ -84,7 +82,7 @@ def refitted(settings: RefitSettings, emit: Emit) -> RefitResult:
         if start < len(kept) and not (state.has(kept[start]) and state.has(_smaller(kept[start]))):
             start = 0
         if start == 0:
-            embed_windows(layerwise, windows, state)
+            layerwise.embed_windows(windows, state)
             state.write(_smaller(kept[0]), state.read(0))
             _run_original(layerwise, state, 0, kept[0])
         for index, after in list(zip(kept, (*kept[1:], blocks), strict=True))[start:]:
@@ -223,7 +221,7 @@ def _run_original(layerwise: LayerwiseModel, state: Hidden, first: int, after: i
     for index in range(first, after):
         if not state.has(index + 1):
             with layerwise.block(index):
-                state.write(index + 1, (layerwise.run(index, hidden) for hidden in state.read(index)))
+                layerwise.advance(index, state)
 
 
 def _set_weights(weights: dict[Any, Any]) -> None:

@@ -63,7 +63,7 @@ def round_plan(
             linears = {m: name for m, name in layerwise.linears(index).items() if name in rounder.missing}
             energies = {module: stats.energy(name) for module, name in linears.items()}
             with layerwise.block(index), gram.Grams(energies) as grams:
-                state.write(index + 1, (layerwise.run(index, hidden) for hidden in state.read(index)))
+                layerwise.advance(index, state)
             for module, name in linears.items():
                 rounder.put(name, grams.take(module, stats[name].cols))
             state.drop(index)
@@ -89,8 +89,7 @@ def _start(
     )
     known = [index for index in range(first + 1) if state.has(index)]
     if not known:
-        with layerwise.embed() as embed:
-            state.write(0, (embed(window) for window in windows))
+        layerwise.embed_windows(windows, state)
     return max(known, default=0)
 
 
