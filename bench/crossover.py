@@ -18,6 +18,7 @@ from tenth.cli.console import ConsoleReporter
 from tenth.core.records import MB, Budget, Candidate, Plan, Scorecard
 from tenth.devices.catalogue import parse_size
 from tenth.pipeline import fit
+from tenth.pipeline.options import Making, Removal, Target
 from tenth.runtime import bundle
 
 ALONE, SMALLER = "bits alone", "a smaller model"
@@ -89,13 +90,11 @@ def main() -> None:
         destination = given.out / words
         if not destination.exists():
             options = fit.FitOptions(
-                given.model,
+                (given.model,),
                 destination,
-                Budget(memory=parse_size(words), context=given.context),
-                given.text,
-                given.eval_text,
-                given.effort,
-                heal=given.heal,
+                Target(Budget(memory=parse_size(words), context=given.context)),
+                Making(given.text, given.eval_text, given.effort),
+                Removal(heal=given.heal),
                 baselines=0,
             )
             fit.fit(options, ConsoleReporter())

@@ -20,14 +20,14 @@ from pathlib import Path
 import numpy as np
 
 from tenth.cli.console import ConsoleReporter
-from tenth.core.jobs import Compute
 from tenth.core.records import MB, Budget, Plan, Reading, Runtime
 from tenth.core.store import default_work
 from tenth.measurement.quality import quality
 from tenth.models.checkpoint import open_checkpoint
 from tenth.pipeline import fit
 from tenth.pipeline.effort import EFFORTS
-from tenth.pipeline.steps import Stages
+from tenth.pipeline.options import Making, Target
+from tenth.pipeline.steps import Stages, Workshop
 from tenth.planning import memory as cost
 from tenth.planning.plan import Problem, smallest_decision
 from tenth.quantization import recipes
@@ -47,7 +47,7 @@ def stock_figures(
 
     def build(folder: Path) -> None:
         path = stages.write(types, calibration, folder / "stock.gguf", f"store {recipe}")
-        kl = value(quality(path, reference, REFEREE, log=stages.log), "kl")
+        kl = value(quality(path, reference, REFEREE, log=stages.workshop.log), "kl")
         (folder / "figures.json").write_text(json.dumps({"bytes": path.stat().st_size, "kl": kl}))
         path.unlink()
 
@@ -74,7 +74,8 @@ def main() -> None:
     voice, checkpoint = ConsoleReporter(), open_checkpoint(given.model)
     specs = checkpoint.specs()
 
-    stages = Stages(checkpoint, default_work(), voice, given.out / "log.txt", Compute())
+    workshop = Workshop(default_work(), voice, given.out / "log.txt")
+    stages = Stages(checkpoint, workshop)
     texts = stages.texts(given.text, given.eval_text, 512, EFFORTS[given.effort], 0)
     reference, calibration = stages.reference(texts), stages.calibration(texts, 0)
     problem = Problem(
@@ -95,16 +96,14 @@ def main() -> None:
 
     smallest = smallest_decision(problem).memory.total
     f16 = smallest_decision(replace(problem, sensitivities={s.name: {"F16": 0.0} for s in specs if s.linear}))
-    ratios = []
+    ratios, making = [], Making(given.text, given.eval_text, given.effort)
     for memory in np.geomspace(1.01 * smallest, 1.06 * f16.memory.total, BUDGETS):
         budget = Budget(memory=int(memory), context=given.context)
         out = given.out / f"{memory / MB:.1f}MB"
-        options = fit.FitOptions(
-            given.model, out, budget, given.text, given.eval_text, given.effort, overwrite=True, baselines=0
-        )
+        options = fit.FitOptions((given.model,), out, Target(budget), making, overwrite=True, baselines=0)
         card = fit.fit(options, voice)
         plan = Plan.model_validate_json((out / "plan.json").read_text())
-        kl = value(quality(out / "model.gguf", reference, REFEREE, log=stages.log), "kl")
+        kl = value(quality(out / "model.gguf", reference, REFEREE, log=workshop.log), "kl")
         fitting = {
             n: k for n, (t, k) in stock.items() if problem.memory(t, plan.runtime).total <= budget.memory
         }

@@ -19,10 +19,9 @@ import numpy as np
 
 from tenth.cli.console import ConsoleReporter
 from tenth.core.ggml import storage_type
-from tenth.core.jobs import Compute
 from tenth.core.records import Runtime
 from tenth.models.checkpoint import open_checkpoint
-from tenth.pipeline.steps import Stages
+from tenth.pipeline.steps import Stages, Workshop
 from tenth.planning.plan import SLOWNESS
 from tenth.runtime.llama import Session
 
@@ -50,7 +49,7 @@ def main() -> None:
     given = parser.parse_args()
     checkpoint = open_checkpoint(given.model)
     with tempfile.TemporaryDirectory() as scratch:
-        stages = Stages(checkpoint, Path(scratch), ConsoleReporter(), Path(scratch) / "log.txt", Compute())
+        stages = Stages(checkpoint, Workshop(Path(scratch), ConsoleReporter(), Path(scratch) / "log.txt"))
         types = {
             s.name: given.type if storage_type(given.type).holds(s.columns) else "Q8_0"
             for s in checkpoint.specs()

@@ -8,11 +8,10 @@ import sys
 from pathlib import Path
 
 from tenth.cli.console import ConsoleReporter
-from tenth.core.jobs import Compute
 from tenth.core.store import default_work
 from tenth.models.checkpoint import open_checkpoint
 from tenth.pipeline.effort import EFFORTS
-from tenth.pipeline.steps import Stages
+from tenth.pipeline.steps import Stages, Workshop
 from tenth.quantization import default_sensitivity
 
 
@@ -20,7 +19,7 @@ def main() -> None:
     model, text = Path(sys.argv[1]), Path(sys.argv[2])
     checkpoint = open_checkpoint(model)
     work = default_work()
-    stages = Stages(checkpoint, work, ConsoleReporter(), work / "prior.log", Compute())
+    stages = Stages(checkpoint, Workshop(work, ConsoleReporter(), work / "prior.log"))
     texts = stages.texts(text, None, 512, EFFORTS["fast"], 0)
     calibration = stages.calibration(texts, 0)
     sensitivities = stages.sensitivities(calibration)

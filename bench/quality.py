@@ -33,7 +33,7 @@ from tenth.measurement.quality import quality
 from tenth.models.checkpoint import open_checkpoint
 from tenth.models.formats.gguf import tensor_bytes
 from tenth.pipeline.effort import EFFORTS, WORTH_TRAINING
-from tenth.pipeline.steps import Stages
+from tenth.pipeline.steps import Stages, Workshop
 from tenth.quantization.sensitivity import Sensitivities
 
 RECIPES = "IQ2_XXS,IQ2_XS,IQ2_S,IQ2_M,Q2_K_S,Q2_K,IQ3_XXS,IQ3_S,IQ3_M,Q3_K_M,IQ4_XS,Q4_K_S,Q4_K_M,Q5_K_M,Q6_K"
@@ -82,13 +82,9 @@ def main() -> None:
     checkpoint, effort = open_checkpoint(given.model), EFFORTS[given.effort]
     linear = [spec for spec in checkpoint.specs() if spec.linear]
 
-    stages = Stages(
-        checkpoint,
-        default_work(),
-        ConsoleReporter(),
-        given.out / "log.txt",
-        Compute(device=given.device_compute),
-    )
+    compute = Compute(device=given.device_compute)
+    workshop = Workshop(default_work(), ConsoleReporter(), given.out / "log.txt", compute)
+    stages = Stages(checkpoint, workshop)
     texts = stages.texts(given.text, given.eval_text, 512, effort, 0)
     calibration, reference = stages.calibration(texts, 0), stages.reference(texts)
     others = {
@@ -105,10 +101,10 @@ def main() -> None:
         ours = allocate(linear, sensitivities, sum(tensor_bytes(spec, types[spec.name]) for spec in linear))
 
         def line(method: str, path: Path, name: str = name, **more: Any) -> float:
-            kl = value(quality(path, reference, REFEREE, log=stages.log), "kl")
+            kl = value(quality(path, reference, REFEREE, log=workshop.log), "kl")
             found = {
                 label: [
-                    round(value(quality(path, folder, REFEREE, log=stages.log), "kl"), 6),
+                    round(value(quality(path, folder, REFEREE, log=workshop.log), "kl"), 6),
                     round(stock_figures(stages, stock[name], calibration, folder, name)["kl"], 6),
                 ]
                 for label, folder in others.items()

@@ -23,6 +23,7 @@ from tenth.core.records import MB, Budget
 from tenth.devices.catalogue import parse_size
 from tenth.models import source as models
 from tenth.pipeline import fit
+from tenth.pipeline.options import Making, Target
 
 CONFIG = {
     "architectures": ["LlamaForCausalLM"],
@@ -152,11 +153,10 @@ def main() -> None:
     weights = sum(path.stat().st_size for path in model.glob("*.safetensors")) // 2
     watch, start = Stopwatch(), time.perf_counter()
     options = fit.FitOptions(
-        model,
+        (model,),
         given.out / "fit",
-        Budget(memory=parse_size(given.memory), context=1024),
-        effort=given.effort,
-        windows=16,
+        Target(Budget(memory=parse_size(given.memory), context=1024)),
+        Making(effort=given.effort, windows=16),
         work=given.out / "work",
         overwrite=True,
         baselines=0,

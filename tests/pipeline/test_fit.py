@@ -20,8 +20,10 @@ from gguf import GGUFReader
 
 from tenth.cli.console import ConsoleReporter
 from tenth.core.ggml import storage_type
+from tenth.core.jobs import Compute
 from tenth.core.records import Budget, Plan, Scorecard
 from tenth.pipeline import candidates, effort, fit
+from tenth.pipeline.options import Making, Target
 
 CONTEXT = 256
 AMPLE = 2_000_000  # bytes above the smallest budget: more than any plan for the tiny models can use
@@ -228,13 +230,10 @@ def test_best_trains_scales_and_proves_the_file_again(
     monkeypatch.setattr(candidates, "WORTH_TRAINING", -1.0)
     folder = odd.model.parent
     options = fit.FitOptions(
-        odd.model,
+        (odd.model,),
         tmp_path / "out",
-        Budget(memory=odd.budget, context=CONTEXT),
-        folder / "text.txt",
-        folder / "judged.txt",
-        "best",
-        threads=1,
+        Target(Budget(memory=odd.budget, context=CONTEXT)),
+        Making(folder / "text.txt", folder / "judged.txt", "best", compute=Compute(threads=1)),
         work=odd.work,
         baselines=0,
     )

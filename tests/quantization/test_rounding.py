@@ -14,6 +14,7 @@ from gguf import GGUFReader
 from reference import naive_feedback
 from rounded import ROUNDS, Case, files, kill, kill_at, make_case, make_small
 
+from tenth.core.jobs import Compute
 from tenth.core.records import TensorSpec
 from tenth.models.formats.gguf import write_gguf
 from tenth.pipeline import effort
@@ -293,7 +294,7 @@ def test_expected_seconds_grow_with_the_work(monkeypatch: pytest.MonkeyPatch) ->
         threads: int = 2,
         compute: str = "cpu",
     ) -> float:
-        return effort.expected(effort_, weights, tokens, threads, compute)
+        return effort.expected(effort_, weights, tokens, Compute(threads=threads, device=compute))
 
     assert seconds() == seconds() > 0
     assert seconds(weights=2 * 10**9) > 1.9 * seconds()
@@ -308,6 +309,8 @@ def test_expected_seconds_grow_with_the_work(monkeypatch: pytest.MonkeyPatch) ->
 
 def test_expected_seconds_are_positive_here_and_rise_with_the_dial() -> None:
     """On this machine's own clock; settings are far enough apart for a busy one."""
-    fast, normal, best = (effort.expected(effort.EFFORTS[name], 10**9, 512) for name in effort.EFFORTS)
+    fast, normal, best = (
+        effort.expected(effort.EFFORTS[name], 10**9, 512, Compute()) for name in effort.EFFORTS
+    )
     assert 0 < fast < normal < best
-    assert 0 < effort.expected(effort.EFFORTS["fast"], 1000, 8) < 3600
+    assert 0 < effort.expected(effort.EFFORTS["fast"], 1000, 8, Compute()) < 3600

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from tenth.core.jobs import Compute
 from tenth.runtime.llama import cores
 
 
@@ -40,7 +41,7 @@ BATCH = 4  # windows of a training step
 WORTH_TRAINING = 0.02  # nats of predicted KL; where there is less, trained scales were no better
 
 
-def expected(effort: Effort, weights: int, tokens: int, threads: int = 0, compute: str = "cpu") -> float:
+def expected(effort: Effort, weights: int, tokens: int, compute: Compute) -> float:
     """Seconds that calibrating, pricing and rounding will take here, from a matrix product timed now.
 
     weights: of the model; tokens: of one window. Operations per weight and token: 2 forward, 4 backward, 2
@@ -55,11 +56,11 @@ def expected(effort: Effort, weights: int, tokens: int, threads: int = 0, comput
     for _ in range(count):
         matrix @ matrix
     rate = 0.5 * count * 2 * side**3 / (time.perf_counter() - start)
-    if compute == "cuda":
+    if compute.device == "cuda":
         rate *= 50  # a guess: no product is timed there, since that takes seconds of start-up
     passes = 10 * effort.windows
     if effort.rounds is not None:
         passes += (12 if effort.sequential else 4) * effort.windows
     passes += 8 * effort.steps * BATCH
-    rounding = weights * 0.3e-6 * (1 + 2 * (effort.rounds or 0)) / (threads or cores())
+    rounding = weights * 0.3e-6 * (1 + 2 * (effort.rounds or 0)) / (compute.threads or cores())
     return passes * tokens * weights / rate + rounding + 30

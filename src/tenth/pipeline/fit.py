@@ -9,36 +9,28 @@ folder -> checkpoint -> texts -> calibration -> sensitivities -> decide -> round
 from __future__ import annotations
 
 import platform
+from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from tenth import __version__
 from tenth.core.errors import BudgetError, InputError
 from tenth.core.ggml import storage_type
 from tenth.core.progress import Reporter
-from tenth.core.records import Budget, Candidate, Plan, Requirements, Scorecard, Structure
+from tenth.core.records import Candidate, Plan, Scorecard, Structure
 from tenth.core.store import default_work, sha256
-from tenth.devices.profile import Device
-from tenth.distillation.budget import TrainingBudget
 from tenth.measurement.check import sample
 from tenth.measurement.quality import original
 from tenth.models import text
 from tenth.models.checkpoint import Checkpoint, open_checkpoint, open_config
 from tenth.models.edit import uniform
 from tenth.models.formats.folder import write_folder
-from tenth.pipeline.candidates import (
-    Analysis,
-    FitOptions,
-    Fitted,
-    analyse,
-    candidates,
-    check,
-    estimated,
-    removable,
-)
-from tenth.pipeline.steps import Stages
+from tenth.pipeline.analysis import Analysis, analyse, check, estimated, removable
+from tenth.pipeline.baselines import baselines
+from tenth.pipeline.candidates import Fitted, Search, candidates
+from tenth.pipeline.options import FitOptions, Making, Target
+from tenth.pipeline.steps import Stages, Workshop
 from tenth.pipeline.verify import MemoryCorrections
 from tenth.planning.forecast import asked, forecast
 from tenth.planning.plan import Decision, Problem, decide
@@ -55,83 +47,42 @@ def fit(options: FitOptions, reporter: Reporter) -> Scorecard:
     held-out text is kept. Raises InputError, BudgetError (nothing fits), OutputError (cannot be written) or
     NativeError (the runtime failed).
     """
-    work = options.work or default_work()
     with bundle.new(options.destination, options.overwrite) as folder:
-        log, gguf = folder / bundle.LOG, folder / "model.gguf"
-        sources = [_source(options, path, work, reporter, log) for path in (options.model, *options.others)]
-        best: Fitted | None = None
-        beside: list[Candidate] = []
-        for checkpoint, structure in sources:
-            analysis = analyse(options, checkpoint, work, reporter, log, structure=structure)
-            for found in _possible(options, analysis, folder, best is None and checkpoint is sources[-1][0]):
-                if best is None or found.bits_per_byte < best.bits_per_byte:
-                    best, found, base = found, best, analysis
-                    best.gguf.replace(gguf)
-                else:
-                    found.gguf.unlink()
-                if found is not None:
-                    beside.append(found.candidate)
-        assert best is not None
-        ours = best.candidate.model_copy(update={"name": "tenth"})
-        whole = replace(base.problem, constants=best.problem.constants)  # as the proof corrected them
-        baselines = base.stages.baselines(
-            whole,
-            best.decision,
-            options.budget.memory,
-            base.reference,
-            base.calibration,
-            folder,
-            options.baselines,
-        )
+        work, log, gguf = options.work or default_work(), folder / bundle.LOG, folder / "model.gguf"
+        workshop = Workshop(work, reporter, log, options.making.compute)
+        best, of, beside = _best(options, workshop, folder, gguf)
+        problem = replace(of.problem, constants=best.problem.constants)  # as the proof corrected them
+        stock = baselines(of, problem, best.decision, folder, options.baselines)
         if options.folder is not None:
             reporter.say(f"writing the Hugging Face folder, {options.folder}")
             write_folder(uniform(best.analysis.checkpoint), folder / bundle.FOLDER, options.folder)
+        ours = best.candidate.model_copy(update={"name": "tenth"})
         card = Scorecard(
             tenth=__version__,
             runtime=llama.build(),
-            machine=_machine(),
+            machine=f"{platform.machine()}, {llama.cores()} cores, {platform.system()} {platform.release()}",
             model=best.analysis.checkpoint.name,
             sha256=sha256(gguf),
             proof=best.proof,
-            original=original(base.reference),
-            candidates=[ours, *beside, *baselines],
-            notes=_notes(options, best),
+            original=original(of.reference),
+            candidates=[ours, *beside, *stock],
+            notes=_notes(options.making, best),
             sample=sample(gguf, best.decision.runtime, log),
         )
-        plan = _plan(
-            best.problem,
-            best.decision,
-            options.device,
-            options.requirements,
-            budget=options.budget,
-            model=best.analysis.checkpoint.name,
-            model_hash=best.analysis.stages.model_hash,
-            architecture=best.analysis.checkpoint.arch.model_type,
-            file_bytes=ours.file_bytes,
-            sensitivity_source="measured",
-            structure=best.analysis.structure,
-        )
-        bundle.write(folder, plan, card)
+        bundle.write(folder, _fitted_plan(options.target, best), card)
         page.write(folder)
     return card
 
 
-def plan(
-    model: Path,
-    budget: Budget,
-    work: Path | None = None,
-    device: Device | None = None,
-    requirements: Requirements | None = None,
-) -> Plan:
+def plan(model: Path, target: Target, work: Path | None = None) -> Plan:
     """The decision without doing it, from config.json alone, or from what a fit measured in its work folder.
 
     It chooses storage types and settings and removes nothing; what removing parts of the model would give is
     known only to a fit. Where no fit measured the sensitivities, they are those of another model
-    (quantization/default_sensitivity.py).
-    requirements: of the device. Raises InputError, BudgetError.
+    (quantization/default_sensitivity.py). Raises InputError, BudgetError.
     """
     config, architecture = open_config(model)
-    requirements = requirements or Requirements()
+    budget = target.budget
     problem = estimated(architecture.shape(config), architecture.specs(config), budget)
     allowed, digest, checkpoint = budget.memory, "", None
     with suppress(InputError):  # a folder without weights, or not with all of them
@@ -150,95 +101,124 @@ def plan(
             merges=correction.merges,
             threads=correction.threads,
         )
-    if device:
-        problem = asked(problem, device, requirements)
+    if target.device:
+        problem = asked(problem, target.device, target.requirements)
     try:
         decision = decide(problem, allowed)
     except BudgetError as error:
         if checkpoint and error.smallest and removable(checkpoint, budget):
             raise BudgetError(f"{error}, or tenth fit, which removes parts of it", error.smallest) from None
         raise
-    return _plan(
-        problem,
-        decision,
-        device,
-        requirements,
-        budget=budget,
-        model=model.resolve().name,
-        model_hash=digest,
-        architecture=architecture.model_type,
-        file_bytes=decision.memory.weights,
-        sensitivity_source="measured" if correction else "default",
-    )
+    made = _plan(target, problem, decision, model.resolve().name, architecture.model_type)
+    source = "measured" if correction else "default"
+    return made.model_copy(update={"model_hash": digest, "sensitivity_source": source})
 
 
-def _source(
-    options: FitOptions, path: Path, work: Path, reporter: Reporter, log: Path
-) -> tuple[Checkpoint, Structure | None]:
+def _best(
+    options: FitOptions, workshop: Workshop, folder: Path, gguf: Path
+) -> tuple[Fitted, Analysis, list[Candidate]]:
+    """The best of all files, now in `gguf`; the model that it is a file of, or was made from; the others."""
+    best: Fitted | None = None
+    beside: list[Candidate] = []
+    for analysis, fitted in _files(options, workshop, folder):
+        if best is None or fitted.bits_per_byte < best.bits_per_byte:
+            if best is not None:
+                beside.append(best.candidate)
+            best, of = fitted, analysis
+            fitted.gguf.replace(gguf)
+        else:
+            beside.append(fitted.candidate)
+            fitted.gguf.unlink()
+    assert best is not None
+    return best, of, beside
+
+
+def _files(options: FitOptions, workshop: Workshop, folder: Path) -> Iterator[tuple[Analysis, Fitted]]:
+    """Every file of every model; BudgetError where nothing of any fits."""
+    target, making = options.target, options.making
+    search = Search(target, making, options.removal, workshop, folder, len(options.models) > 1)
+    sources = [_source(options, path, workshop) for path in options.models]
+    count = 0
+    for number, (checkpoint, structure) in enumerate(sources, 1):
+        analysis = analyse(checkpoint, target, making, workshop, structure)
+        try:
+            for fitted in candidates(search, analysis):
+                yield analysis, fitted
+                count += 1
+        except BudgetError as error:
+            if number == len(sources) and not count:
+                raise
+            workshop.reporter.say(f"{checkpoint.name}: {error}")
+
+
+def _source(options: FitOptions, path: Path, workshop: Workshop) -> tuple[Checkpoint, Structure | None]:
     """The model to fit, with fewer tokens where that is asked for; the work folder is not made before it is
     clear that something can fit.
     """
+    target, making, removal = options.target, options.making, options.removal
     checkpoint = open_checkpoint(path)
-    before = checkpoint.shape.vocab
-    if options.vocabulary is None and not options.languages:
-        check(options, checkpoint)
+    if removal.vocabulary is None and not removal.languages:
+        check(checkpoint, target, making, removal)
         return checkpoint, None
-    stages = Stages(checkpoint, work, reporter, log, options.where)
-    folder, healed = stages.trimmed(options.text, options.vocabulary or before, options.languages), ""
-    length = min(text.LENGTH, options.budget.context)
-    texts = stages.texts(options.text, options.eval_text, length, options.tried, options.seed)
+    stages, before = Stages(checkpoint, workshop), checkpoint.shape.vocab
+    folder, healed = stages.trimmed(making.text, removal.vocabulary or before, removal.languages), ""
+    length = min(text.LENGTH, target.budget.context)
+    texts = stages.texts(making.text, making.eval_text, length, making.tried, making.seed)
     bits = next(r.value for r in original(stages.reference(texts)) if r.name == "bits_per_byte")
-    if options.heal:
-        training_budget = TrainingBudget.parse(options.heal)
-        folder, training = stages.healed_vocabulary(
-            folder, texts, options.text, training_budget, options.seed
+    if removal.training_budget is not None:
+        folder, result = stages.healed_vocabulary(
+            folder, texts, making.text, removal.training_budget, making.seed
         )
-        healed = f"{options.heal}: loss {training.before:.3g} to {training.after:.3g} on windows held back"
+        healed = f"{removal.heal}: loss {result.before:.3g} to {result.after:.3g} on windows held back"
     trimmed = replace(open_checkpoint(folder), name=checkpoint.name)
-    check(options, trimmed)
+    check(trimmed, target, making, removal)
     weights = sum(spec.count for spec in checkpoint.specs())
-    after = trimmed.shape.vocab
-    structure = Structure(parameters=weights, vocabulary=(before, after), healed=healed, original_bits=bits)
-    return trimmed, structure
+    sizes = before, trimmed.shape.vocab
+    return trimmed, Structure(parameters=weights, vocabulary=sizes, healed=healed, original_bits=bits)
 
 
-def _possible(options: FitOptions, analysis: Analysis, folder: Path, last: bool) -> list[Fitted]:
-    """The files of a model; none where nothing of it fits and there are others."""
-    try:
-        return list(candidates(options, analysis, folder))
-    except BudgetError as error:
-        if last:
-            raise
-        analysis.stages.reporter.say(f"{analysis.checkpoint.name}: {error}")
-        return []
-
-
-def _plan(
-    problem: Problem, decision: Decision, device: Device | None, requirements: Requirements, **analysis: Any
-) -> Plan:
-    chosen = [spec for spec in problem.specs if spec.linear]
-    bits = sum(storage_type(decision.types[spec.name]).bits_per_weight * spec.count for spec in chosen)
+def _plan(target: Target, problem: Problem, decision: Decision, name: str, architecture: str) -> Plan:
+    """A decision about a model of that name as a plan, its sensitivities measured."""
+    linear = [spec for spec in problem.specs if spec.linear]
+    bits = sum(storage_type(decision.types[spec.name]).bits_per_weight * spec.count for spec in linear)
+    device, budget = target.device, target.budget
     return Plan(
+        model=name,
+        model_hash="",
+        architecture=architecture,
         parameters=sum(spec.count for spec in problem.specs),
+        budget=budget,
         runtime=decision.runtime,
         types=decision.types,
         memory=decision.memory,
-        bits_per_weight=bits / sum(spec.count for spec in chosen),
+        file_bytes=decision.memory.weights,
+        bits_per_weight=bits / sum(spec.count for spec in linear),
         predicted_kl=decision.predicted_kl,
-        forecast=forecast(problem, decision, analysis["budget"].memory, device, requirements)
-        if device
-        else None,
-        **analysis,
+        sensitivity_source="measured",
+        forecast=forecast(problem, decision, budget.memory, device, target.requirements) if device else None,
     )
 
 
-def _notes(options: FitOptions, best: Fitted) -> list[str]:
-    end = f"the end of {options.text}" if options.text else "the end of the bundled text"
-    effort = options.tried
+def _fitted_plan(target: Target, best: Fitted) -> Plan:
+    """The plan of a file that was made."""
+    checkpoint = best.analysis.checkpoint
+    made = _plan(target, best.problem, best.decision, checkpoint.name, checkpoint.arch.model_type)
+    known = {
+        "model_hash": best.analysis.stages.model_hash,
+        "file_bytes": best.candidate.file_bytes,
+        "structure": best.analysis.structure,
+    }
+    return made.model_copy(update=known)
+
+
+def _notes(making: Making, best: Fitted) -> list[str]:
+    """What a person must know to read the figures."""
+    end = f"the end of {making.text}" if making.text else "the end of the bundled text"
+    effort = making.tried
     rounding = "rounded to nearest" if effort.rounds is None else "rounded with error feedback"
     return [
-        f"effort {options.effort}: calibrated on up to {effort.windows} windows, {rounding}",
-        f"judged on {options.eval_text or end}, which calibration did not see",
+        f"effort {making.effort}: calibrated on up to {effort.windows} windows, {rounding}",
+        f"judged on {making.eval_text or end}, which calibration did not see",
         "baselines run with the settings of our plan (context, n_ubatch, KV types),"
         " which is kinder to them than the defaults",
         *_removed(best.analysis.structure),
@@ -260,7 +240,3 @@ def _removed(structure: Structure | None) -> list[str]:
             f" with those, only bits per byte compares, and the original's is {structure.original_bits:.4f}"
         )
     return notes
-
-
-def _machine() -> str:
-    return f"{platform.machine()}, {llama.cores()} cores, {platform.system()} {platform.release()}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypedDict, TypeVar
 
@@ -15,7 +16,7 @@ from tenth.core.format import megabytes
 from tenth.core.ggml import WEIGHT_TYPES
 from tenth.core.jobs import Compute, Event, Job
 from tenth.core.progress import Reporter
-from tenth.core.records import MB, Candidate, Proof, Reading, Runtime, Shape
+from tenth.core.records import MB, Proof, Reading, Runtime, Shape
 from tenth.core.stage import Stage, TextFile
 from tenth.core.store import Store
 from tenth.distillation.budget import TrainingBudget
@@ -45,7 +46,7 @@ from tenth.pipeline.stages import (
     WriteCorpus,
     WriteModel,
 )
-from tenth.planning.plan import Decision, Problem
+from tenth.planning.plan import Decision
 from tenth.pruning.shape import PruningCosts
 from tenth.quantization import recipes, sensitivity
 from tenth.quantization.settings import BYTES_PER_WEIGHT, ScaleTraining
@@ -62,6 +63,16 @@ Result = TypeVar("Result")
 HEAL_TOKENS = 50_000_000  # at most, where healing is given as a time
 
 
+@dataclass(frozen=True)
+class Workshop:
+    """Where a fit works: its work folder, who hears of it, its log, and where torch computes."""
+
+    work: Path
+    reporter: Reporter
+    log: Path
+    compute: Compute = field(default_factory=Compute)
+
+
 class _Common(TypedDict):
     """The fields that all stages of a model share."""
 
@@ -74,18 +85,16 @@ class _Common(TypedDict):
 class Stages:
     """The expensive steps for one model, memoised in `work`; `used` has the folders of those asked for."""
 
-    def __init__(
-        self, checkpoint: Checkpoint, work: Path, reporter: Reporter, log: Path, compute: Compute
-    ) -> None:
-        self.checkpoint, self.reporter, self.log = checkpoint, reporter, log
-        self.store = Store(work, reporter.say)
+    def __init__(self, checkpoint: Checkpoint, workshop: Workshop) -> None:
+        self.checkpoint, self.workshop, self.reporter = checkpoint, workshop, workshop.reporter
+        self.store = Store(workshop.work, workshop.reporter.say)
         self.model_hash = checkpoint.hash()
         self.used: dict[str, Path] = {}
         self._common: _Common = {
             "model": checkpoint.path,
             "model_hash": self.model_hash,
-            "threads": compute.threads,
-            "device": compute.device,
+            "threads": workshop.compute.threads,
+            "device": workshop.compute.device,
         }
 
     def texts(
@@ -243,64 +252,19 @@ class Stages:
     def prove(self, gguf: Path, decision: Decision, budget: int) -> Proof:
         """Run the file under the limit and see what it held."""
         with self.reporter.step("prove that it fits", 1.0) as advance:
-            return prove(gguf, decision.runtime, budget, decision.memory.total, self.log, advance)
+            return prove(gguf, decision.runtime, budget, decision.memory.total, self.workshop.log, advance)
 
     def measure(self, gguf: Path, name: str, reference: Path, runtime: Runtime) -> list[Reading]:
         """Quality against the original, and speed."""
         windows = json.loads((reference / "reference.json").read_text())["windows"]
         with self.reporter.step(f"measure {name}", windows, "windows") as advance:
-            readings = quality(gguf, reference, runtime, on_progress=advance, log=self.log)
-        return readings + speed(gguf, runtime, SPEED_REPEATS, log=self.log)
+            readings = quality(gguf, reference, runtime, on_progress=advance, log=self.workshop.log)
+        return readings + speed(gguf, runtime, SPEED_REPEATS, log=self.workshop.log)
 
     def stock(self, recipe: str, importance: bool = True) -> dict[str, str]:
         """The types that llama-quantize would give this model's matrices."""
         queries = self.checkpoint.shape.queries_per_kv
         return recipes.types(recipe, self.checkpoint.specs(), queries, importance)
-
-    def baselines(
-        self,
-        problem: Problem,
-        ours: Decision,
-        budget: int,
-        reference: Path,
-        calibration: Path,
-        folder: Path,
-        count: int,
-    ) -> list[Candidate]:
-        """What a person would take otherwise, run as ours is: stock recipes that fit, and plain Q4_0.
-
-        Of the recipes that fit, the `count` with the least predicted KL are made and measured; none of
-        them and no Q4_0 where it is 0.
-        """
-        if not count:
-            return []
-        stock = {name: self.stock(name) for name in recipes.BASES if name not in ("F16", "Q4_0")}
-        fitting = [
-            name for name, types in stock.items() if problem.memory(types, ours.runtime).total <= budget
-        ]
-
-        def predicted(name: str) -> float:
-            return sum(problem.sensitivities[tensor][kind] for tensor, kind in stock[name].items())
-
-        def candidate(name: str, types: dict[str, str], importance: bool) -> Candidate:
-            path = folder / "baseline.gguf"
-            self.write(types, calibration if importance else None, path, f"store {name}")
-            memory = problem.memory(types, ours.runtime)
-            try:
-                readings = self.measure(path, name, reference, ours.runtime)
-                return Candidate(
-                    name=name,
-                    file_bytes=path.stat().st_size,
-                    fits=memory.total <= budget,
-                    memory=memory,
-                    readings=readings,
-                )
-            finally:
-                path.unlink()
-
-        best = sorted(fitting, key=predicted)[:count]
-        measured = [candidate(name, stock[name], True) for name in best]
-        return [*measured, candidate("Q4_0", self.stock("Q4_0", importance=False), False)]
 
     def _corpus(
         self, texts: Texts, file: Path | None, training_budget: TrainingBudget, seed: int
@@ -343,7 +307,7 @@ class Stages:
             def on_event(event: Event) -> None:
                 advance(event["done"] * (total / event["total"] if "total" in event else 1.0))
 
-            return jobs.run(job, on_event, jobs.Surroundings(self.log))
+            return jobs.run(job, on_event, jobs.Surroundings(self.workshop.log))
 
 
 def _free_memory() -> int:

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -136,30 +136,50 @@ class MemoryCorrections:
         write_text(self.path, _File(corrections=corrections).model_dump_json(indent=1))
 
 
+@dataclass(frozen=True)
+class Solved:
+    """A question that was put to the planner, and its answer."""
+
+    problem: Problem
+    allowed: int  # bytes
+    decision: Decision
+
+    @classmethod
+    def of(cls, problem: Problem, correction: MemoryCorrection) -> Solved:
+        """Decide with the constants and the bytes of a correction; BudgetError where nothing fits."""
+        corrected_problem = replace(problem, constants=correction.constants)
+        return cls(corrected_problem, correction.allowed, decide(corrected_problem, correction.allowed))
+
+    def answers(self, correction: MemoryCorrection) -> bool:
+        """Whether a correction leaves the question as it was."""
+        return (self.problem.constants, self.allowed) == (correction.constants, correction.allowed)
+
+
 def prove_until_it_fits(
     stages: Stages,
     problem: Problem,
-    correction: MemoryCorrection,
+    question: MemoryCorrection,
     corrections: MemoryCorrections,
     gguf: Path,
-    store: Callable[[Decision], object],
-) -> tuple[Problem, Decision, Proof]:
-    """Write the artifact that was seen to fit; returns the problem with the constants that were right.
+    write: Callable[[Decision], object],
+    solved: Solved | None = None,
+) -> tuple[Solved, Proof]:
+    """Write the artifact that was seen to fit; returns the decision, with the constants that were right.
 
-    correction: the question; what is known of it counts. store: makes `gguf` as a decision says. Raises
-    BudgetError where the corrected constants leave nothing that fits, NativeError after ATTEMPTS misses.
+    question: what is known of it counts. write: makes `gguf` as a decision says. solved: an answer that is
+    known already. Raises BudgetError where the corrected constants leave nothing that fits, NativeError after
+    ATTEMPTS misses.
     """
-    correction = corrections.resume(correction)
+    correction = corrections.resume(question)
     while True:
-        problem = replace(problem, constants=correction.constants)
-        decision = decide(problem, correction.allowed)
-        store(decision)
-        proof = stages.prove(gguf, decision, correction.memory).model_copy(
-            update={"attempts": correction.attempt}
-        )
+        if solved is None or not solved.answers(correction):
+            solved = Solved.of(problem, correction)
+        write(solved.decision)
+        proof = stages.prove(gguf, solved.decision, correction.memory)
+        proof = proof.model_copy(update={"attempts": correction.attempt})
         if proof.fits and abs(proof.error) <= TOLERANCE:
             corrections.keep(correction)
-            return problem, decision, proof
+            return solved, proof
         if correction.attempt >= ATTEMPTS:
             corrections.forget(correction)
             raise NativeError(
@@ -170,5 +190,5 @@ def prove_until_it_fits(
             f"peak {megabytes(proof.peak)} MB, predicted {megabytes(proof.predicted)} MB,"
             f" budget {megabytes(correction.memory)} MB: correcting the memory model and planning again"
         )
-        correction = correction.after(decision, proof)
+        correction = correction.after(solved.decision, proof)
         corrections.keep(correction)

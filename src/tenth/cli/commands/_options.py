@@ -15,6 +15,7 @@ from tenth.core.errors import InputError
 if TYPE_CHECKING:
     from tenth.core.records import Budget, Requirements
     from tenth.devices.profile import Device
+    from tenth.pipeline.options import Target as PipelineTarget
 
 DEFAULT_CONTEXT = 2048
 DEFAULT_SHARE = "10%"
@@ -90,11 +91,12 @@ class Target:
         InputError for a budget or a device that cannot be, before anything is fetched.
         """
         from tenth.models.source import resolve
+        from tenth.pipeline.options import Target as PipelineTarget
 
         self.amount()
         device, requirements = self.requirements()
         folders = [resolve(model, config_only=True) for model in models]
-        return Request(folders, self.budget(folders), device, requirements)
+        return Request(folders, PipelineTarget(self.budget(folders), device, requirements))
 
     def amount(self) -> tuple[int, str | None, float | None]:
         """(bytes, device, share); InputError unless exactly one of --device and --memory was given."""
@@ -151,9 +153,7 @@ class Request:
 
     folders: list[Path]
     """Of every model; they may hold no more than config.json."""
-    budget: Budget
-    device: Device | None
-    requirements: Requirements
+    asked: PipelineTarget
 
 
 @options("Another device")

@@ -15,7 +15,7 @@ from tenth.core.errors import InputError
 
 if TYPE_CHECKING:
     from tenth.models.formats.hf import FloatType
-    from tenth.pipeline.candidates import FitOptions
+    from tenth.pipeline.options import FitOptions
 
 PLACE = 10
 STORED: dict[str, FloatType] = {"float32": "F32", "float16": "F16", "bfloat16": "BF16"}
@@ -114,7 +114,7 @@ def fit(
 
     for model, folder in zip(models, request.folders, strict=True):
         if is_remote(model) and not structure.structure:  # no download is begun for what cannot fit
-            flow.plan(folder, request.budget, output.work, request.device, request.requirements)
+            flow.plan(folder, request.asked, output.work)
     chosen = fit_options([resolve(model) for model in models], request, making, structure, output)
     reporter = ConsoleReporter()
     card = flow.fit(chosen, reporter)
@@ -128,35 +128,35 @@ def fit_options(
     folders: list[Path], request: Request, making: Making, structure: Structure, output: Output
 ) -> FitOptions:
     """The pipeline's options for the models in these folders; InputError for an amount that is none."""
-    from tenth.distillation.budget import TrainingBudget
-    from tenth.pipeline.candidates import FitOptions
+    from tenth.core.jobs import Compute
+    from tenth.pipeline import options as pipeline
 
-    if structure.heal is not None:
-        TrainingBudget.parse(structure.heal)
-    return FitOptions(
-        model=folders[0],
-        others=tuple(folders[1:]),
-        destination=output.out,
-        budget=request.budget,
-        device=request.device,
-        requirements=request.requirements,
-        text=making.text,
-        eval_text=making.eval_text,
-        effort=making.effort,
-        windows=making.windows,
-        seed=making.seed,
-        work=output.work,
-        threads=making.threads,
-        compute=making.device_compute,
-        overwrite=output.overwrite,
-        baselines=making.baselines,
+    removal = pipeline.Removal(
         structure=structure.structure,
-        homogeneous=structure.homogeneous,
+        alike=structure.homogeneous or output.form == "hf",  # a Hugging Face folder can be nothing else
         heal=structure.heal,
-        quantise=output.quantise,
         vocabulary=read_tokens(structure.vocabulary),
         languages=names(structure.languages),
+    )
+    removal.training_budget  # noqa: B018  (an amount that is none is better heard of now)
+    return pipeline.FitOptions(
+        models=tuple(folders),
+        destination=output.out,
+        target=request.asked,
+        making=pipeline.Making(
+            text=making.text,
+            eval_text=making.eval_text,
+            effort=making.effort,
+            windows=making.windows,
+            seed=making.seed,
+            compute=Compute(threads=making.threads, device=making.device_compute),
+            quantise=output.quantise,
+        ),
+        removal=removal,
         folder=STORED[output.dtype] if output.form == "hf" else None,
+        baselines=making.baselines,
+        work=output.work,
+        overwrite=output.overwrite,
     )
 
 

@@ -28,7 +28,7 @@ def plan(
     from tenth.cli.screens import show_plan
     from tenth.pipeline import fit
 
-    decided = fit.plan(request.folders[0], request.budget, work, request.device, request.requirements)
+    decided = fit.plan(request.folders[0], request.asked, work)
     if as_json:
         print(decided.model_dump_json())
     else:
