@@ -135,3 +135,10 @@ def test_intervals_cover(seed: int) -> None:
         found = statistics.paired(ours.astype(float).tolist(), original.astype(float).tolist())
         inside += found.low <= -0.04 <= found.high
     assert inside >= 175  # 190 expected
+
+
+def test_one_share_alone_is_its_own_interval() -> None:
+    found = statistics.mean([0.37])
+    assert (found.value, found.low, found.high, found.count) == (0.37, 0.37, 0.37, 1)
+    same = statistics.mean([0.37] * 5)
+    assert (same.low, same.high) == pytest.approx((0.37, 0.37))
