@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from tiny import COMMON, VARIANTS, make_model
+from transformers import AutoModelForCausalLM
 
 from tenth.core.records import Runtime
 from tenth.models import arch
@@ -58,3 +60,16 @@ def test_logits_equal_transformers(model_type: str, variant: str, tmp_path: Path
                 setattr(module, name, TableGelu())
     difference = found - transformers_logits(model, tokens)
     assert np.sqrt(np.mean(difference**2)) <= 3e-5
+
+
+def test_rope_scaling_beside_rope_parameters_counts(tmp_path: Path) -> None:
+    """A person adds YaRN to a config.json that transformers 5 saved; it looks at rope_scaling first."""
+    make_model(tmp_path, "qwen2")
+    config = json.loads((tmp_path / "config.json").read_text())
+    yarn = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 64}
+    (tmp_path / "config.json").write_text(json.dumps({**config, "rope_scaling": yarn}))
+    write_gguf(open_checkpoint(tmp_path), {}, tmp_path / "model.gguf")
+    tokens = np.random.default_rng(1).integers(0, COMMON["vocab_size"], LENGTH)
+    model = AutoModelForCausalLM.from_pretrained(tmp_path, dtype=torch.float32)
+    difference = runtime_logits(tmp_path / "model.gguf", tokens) - transformers_logits(model, tokens)
+    assert np.abs(difference).max() <= 1e-3

@@ -139,6 +139,41 @@ def test_sliding_windows() -> None:
     assert kv("gemma3_text", layer_types=kinds) == 3 * full + 9 * sliding
 
 
+@pytest.mark.parametrize(
+    ("config", "left_out"),
+    [
+        (
+            {
+                "model_type": "mistral",
+                "hidden_size": 4096,
+                "num_hidden_layers": 32,
+                "num_attention_heads": 32,
+            },
+            {"num_key_value_heads": 8},
+        ),
+        (
+            {
+                "model_type": "gemma3_text",
+                "hidden_size": 2560,
+                "num_hidden_layers": 34,
+                "sliding_window": 1024,
+            },
+            {"num_attention_heads": 8, "num_key_value_heads": 4, "head_dim": 256, "vocab_size": 262208},
+        ),
+    ],
+)
+def test_what_config_json_leaves_out_is_charged_too(config: dict[str, Any], left_out: dict[str, int]) -> None:
+    """A Mistral without KV heads was charged four times its cache; Gemma 3 without heads was no plan."""
+    runtime = Runtime(n_ctx=4096, n_ubatch=64, threads=1)
+    short, whole = (
+        memory.memory(family.shape(completed), family.specs(completed), {}, runtime)
+        for completed, family in (arch.load(config), arch.load(config | left_out))
+    )
+    assert short == whole
+    kv_heads, head_dim = left_out["num_key_value_heads"], left_out.get("head_dim", 128)
+    assert short.kv <= config["num_hidden_layers"] * 4096 * 2 * kv_heads * head_dim * 2
+
+
 def test_vocabulary_is_paid_for() -> None:
     runtime = Runtime(n_ctx=512, n_ubatch=8, threads=1)
     model, _ = _model(64, 128, 2, 2, 1, 151_936)

@@ -285,7 +285,11 @@ def _skeleton(checkpoint: Checkpoint, device: torch.device) -> Any:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         settings = text_config(checkpoint)
-        config = transformers.CONFIG_MAPPING[settings["model_type"]].from_dict(settings)
+        try:
+            config = transformers.CONFIG_MAPPING[settings["model_type"]].from_dict(settings)
+        except Exception as error:  # of many kinds, for keys that concern transformers alone
+            reason = str(error).replace("\n", " ")
+            raise InputError(f"{checkpoint.path}: transformers refuses config.json: {reason:.300}") from error
         # The other kernels leave soft-capping out.
         capped = getattr(config, "attn_logit_softcapping", None)
         with torch.device("meta"):

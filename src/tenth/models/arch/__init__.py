@@ -30,7 +30,7 @@ def load(config: dict[str, Any]) -> tuple[dict[str, Any], Architecture]:
         )
     if model_type not in names():
         raise unknown("architecture", model_type, names())
-    completed = _family(model_type).complete(config)
+    completed = family(model_type).complete(config)
     architecture = named(completed)
     architecture.check(completed)
     return completed, architecture
@@ -38,9 +38,10 @@ def load(config: dict[str, Any]) -> tuple[dict[str, Any], Architecture]:
 
 def named(config: dict[str, Any]) -> Architecture:
     """The architecture of a completed config that was checked, or is being edited: without another check."""
-    return _family(config["model_type"]).of(config)
+    return family(config["model_type"]).of(config)
 
 
-def _family(model_type: str) -> Architecture:
-    family: Architecture = importlib.import_module(f"{__name__}.{model_type}").ARCHITECTURE
-    return family
+def family(model_type: str) -> Architecture:
+    """The architecture of a model type that has a file here."""
+    found: Architecture = importlib.import_module(f"{__name__}.{model_type}").ARCHITECTURE
+    return found

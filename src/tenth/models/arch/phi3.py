@@ -34,7 +34,8 @@ class Phi3(Architecture):
 
     def rope_parameters(self, config: Config) -> dict[str, Any]:
         """LongRoPE had other names."""
-        rope = {"partial_rotary_factor": 1.0, **_rope.parameters(config, self.rope_theta)}
+        share = {"partial_rotary_factor": config.get("partial_rotary_factor", 1.0)}
+        rope = share | _rope.parameters(config, self.rope_theta)
         if rope["rope_type"] in ("su", "yarn"):
             rope = _rope.completed(config, {**rope, "rope_type": "longrope"})
         return rope
