@@ -125,7 +125,8 @@ def test_the_worked_examples_work(tmp_path: Path) -> None:
     defined: dict[str, Any] = {}
     exec(family, defined)
     config = COMMON | ast.literal_eval("{" + row + "}")["helium"]["plain"]
-    assert len(defined["ARCHITECTURE"].specs(config)) == 3 + 9 * config["num_hidden_layers"]
+    helium = defined["ARCHITECTURE"]
+    assert len(helium.specs(helium.complete(config))) == 3 + 9 * config["num_hidden_layers"]
     (toml,) = re.findall(r"^```toml\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
     (tmp_path / "raspberry-pi-4-8gb.toml").write_text(toml, encoding="utf-8")
     assert catalogue.load(str(tmp_path / "raspberry-pi-4-8gb.toml")).kind == "board"
