@@ -21,8 +21,8 @@ from tenth.core.errors import InputError, OutputError
 from tenth.core.records import Reading
 from tenth.leaderboard import ranking
 from tenth.leaderboard.records import RULES, Probe
-from tenth.leaderboard.site import pareto, site
-from tenth.leaderboard.site.frame import clean
+from tenth.leaderboard.site import chart, site
+from tenth.report.html import clean
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, BrowserContext, Page
@@ -126,7 +126,7 @@ def test_a_verdict_without_a_number_has_no_place() -> None:
 
 @given(st.lists(st.tuples(st.integers(0, 9), st.integers(0, 9)), max_size=14), st.sampled_from([-1, 1]))
 def test_the_front_is_what_none_beats_in_both(places: list[tuple[int, int]], better: int) -> None:
-    found = {places[i] for i in pareto.front([(float(x), float(y)) for x, y in places], better)}
+    found = {places[i] for i in chart.front([(float(x), float(y)) for x, y in places], better)}
     naive = {
         (x, y)
         for x, y in places

@@ -97,11 +97,11 @@ def test_timed_figures_and_answers(judged: Judged, tmp_path: Path) -> None:
 
 
 def test_a_sum_that_is_not_one_a_constant_and_nan_are_seen() -> None:
-    watch = probes.Watch(4)
+    watch = probes.DistributionProbe(4)
     watch.add(np.log(np.full((3, 4), 0.3, np.float32)))
     assert not watch.finite().passed
     assert not watch.varied().passed
-    watch = probes.Watch(4)
+    watch = probes.DistributionProbe(4)
     watch.add(np.log(np.array([[0.7, 0.1, 0.1, 0.1], [0.1, 0.1, 0.1, 0.7]], np.float32)))
     assert watch.finite().passed
     told = watch.varied()
@@ -109,8 +109,8 @@ def test_a_sum_that_is_not_one_a_constant_and_nan_are_seen() -> None:
     mean = np.array([0.4, 0.1, 0.1, 0.4])
     assert told.value == pytest.approx(-(mean * np.log(mean)).sum() - entropy, rel=1e-5)
     assert told.passed
-    assert not probes.Watch(4).sees(np.array([[np.nan, 0, 0, 0]]), 0)
-    assert not probes.Watch(4).sees(np.array([[np.inf, 0, 0, 0]]), 0)
+    assert not probes.DistributionProbe(4).sees(np.array([[np.nan, 0, 0, 0]]), 0)
+    assert not probes.DistributionProbe(4).sees(np.array([[np.inf, 0, 0, 0]]), 0)
 
 
 @settings(max_examples=60, deadline=None)
@@ -171,7 +171,7 @@ class Artifact:
 def test_each_probe_can_fail(cheat: str, failing: set[str]) -> None:
     session: Any = Artifact(cheat)
     rng = np.random.default_rng(0)
-    pieces = [probes.Piece(i, 0, rng.integers(0, 32, 300).astype(np.int32)) for i in range(3)]
+    pieces = [probes.TokenPiece(i, 0, rng.integers(0, 32, 300).astype(np.int32)) for i in range(3)]
     known = {i: probes.scored(session, piece).tolist() for i, piece in enumerate(pieces)}
     found = {probe.name for probe in probes.run(session, pieces, known) if not probe.passed}
     assert failing <= found

@@ -42,7 +42,7 @@ def test_devices_that_will_not_do(machine: str, python: str, said: str) -> None:
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux is pushed to")
 def test_the_same_python_gets_what_is_installed_here(tmp_path: Path) -> None:
     found = package.files(ours(), tmp_path)
-    needed = {"tenth", "numpy", "psutil", "pydantic", "cyclopts", "xllamacpp"}
+    needed = {"tenth", "jinja2", "numpy", "psutil", "pydantic", "cyclopts", "xllamacpp"}
     assert {name.split("/")[0] for name in found} >= needed
     assert all(path.is_file() for path in found.values())
     assert "scipy" not in {name.split("/")[0] for name in found}, "a device decides nothing"

@@ -27,10 +27,9 @@ from tenth.core.records import (
     Shape,
     Structure,
 )
+from tenth.report import charts, verdict
 from tenth.report import page as report
-from tenth.report import pictures, scatter
-from tenth.report.curves import curve
-from tenth.report.pictures import Point
+from tenth.report.charts import Curve, FilePoint
 
 HOSTILE = "<script>alert('x')</script>\"&"
 VOID = {"meta", "br", "hr", "img", "input", "link"}
@@ -202,9 +201,9 @@ def allowed(plan: Plan, card: Scorecard) -> set[str]:
         if reading.spread is not None:
             texts.add(f"{scale * reading.spread:.2g}")
     for kind in plan.types.values():
-        texts.add(bits_text(pictures.bits_of(kind)))
+        texts.add(bits_text(charts.bits_of(kind)))
         texts.add(str(list(plan.types.values()).count(kind)))
-    texts |= {str(pictures.split_name(name)[0]) for name in plan.types}
+    texts |= {str(charts.split_name(name)[0]) for name in plan.types}
     kls = [candidate.value("kl") or 0.0 for candidate in card.candidates]
     texts |= {f"{abs(kls[0] / kl - 1):.0%}".rstrip("%") for kl in kls[1:] if kl}
     return texts
@@ -275,7 +274,7 @@ def test_hostile_names_are_escaped() -> None:
         types={HOSTILE: HOSTILE, f"blk.0.{HOSTILE}": "Q4_K"},
         runtime=Runtime(n_ctx=1, n_ubatch=1, type_k=HOSTILE),
     )
-    page = report.render(plan, card, [Point(HOSTILE, 30_000_000, 0.02)])
+    page = report.render(plan, card, [FilePoint(HOSTILE, 30_000_000, 0.02)])
     assert "<script" not in page
     reader = Reader(page)
     assert "script" not in reader.tags
@@ -285,31 +284,31 @@ def test_hostile_names_are_escaped() -> None:
 
 def test_a_better_file_is_said_to_be_better() -> None:
     card = make_card(0.0121, 0.0211, 0.0354)
-    found = report.quality_verdict(card)
+    found = verdict.quality_verdict(card)
     assert found.tone == "good"
     assert (
         "0.0121 nats per token, against 0.0211 for Q4_K_S, the best stock recipe that fits: 43% less"
         in found.text
     )
-    assert "fits ref into 40.12 MB: it was seen to peak at 38.99 MB" in report.verdict(make_plan(), card)
+    assert "fits ref into 40.12 MB: it was seen to peak at 38.99 MB" in verdict.verdict(make_plan(), card)
 
 
 def test_a_worse_file_is_said_to_be_worse() -> None:
-    found = report.quality_verdict(make_card(0.0251, 0.0354, 0.0211))
+    found = verdict.quality_verdict(make_card(0.0251, 0.0354, 0.0211))
     assert found.tone == "bad"
     assert "19% MORE, so Q4_0 is the better choice" in found.text
 
 
 def test_a_difference_within_the_noise_is_none() -> None:
-    found = report.quality_verdict(make_card(0.0211, 0.0214))
+    found = verdict.quality_verdict(make_card(0.0211, 0.0214))
     assert found.tone == "even"
     assert "no clear difference" in found.text
 
 
 def test_baselines_that_do_not_fit_are_not_compared_with() -> None:
-    found = report.quality_verdict(make_card(0.0251, 0.0211, 0.0354, fits=(True, False, False)))
+    found = verdict.quality_verdict(make_card(0.0251, 0.0211, 0.0354, fits=(True, False, False)))
     assert "none of the stock recipes tried fits this budget (Q4_K_S, Q4_0)" in found.text
-    found = report.quality_verdict(make_card(0.0251, 0.0211, 0.0354, fits=(True, False, True)))
+    found = verdict.quality_verdict(make_card(0.0251, 0.0211, 0.0354, fits=(True, False, True)))
     assert "for Q4_0" in found.text
 
 
@@ -323,16 +322,16 @@ def test_what_else_tenth_made_is_no_stock_recipe() -> None:
         for c, name, x in named
     ]
     kept = " It was kept for its 1.25 bits per byte of held-out text, against 1.5 of bits alone."
-    found = report.quality_verdict(card.model_copy(update={"candidates": candidates}))
+    found = verdict.quality_verdict(card.model_copy(update={"candidates": candidates}))
     assert found.text.endswith(f"so Q4_0 is the better choice here.{kept}")
-    alone = report.quality_verdict(card.model_copy(update={"candidates": candidates[:2]}))
+    alone = verdict.quality_verdict(card.model_copy(update={"candidates": candidates[:2]}))
     assert alone.text.endswith(f"nothing is compared with one.{kept}")
     assert alone.tone == "even"
 
 
 def test_without_baselines_nothing_is_claimed() -> None:
     card = make_card(0.0251)
-    assert "nothing is compared" in report.quality_verdict(card).text
+    assert "nothing is compared" in verdict.quality_verdict(card).text
     assert "nothing is compared" in Reader(report.render(make_plan(), card)).said
     bare = card.model_copy(update={"candidates": [card.candidates[0].model_copy(update={"readings": []})]})
     assert "was not measured" in Reader(report.render(make_plan(), bare)).said
@@ -357,7 +356,7 @@ def test_any_depth_is_drawn_with_one_cell_a_matrix(layers: int) -> None:
     types = {f"blk.{i}.{role}.weight": "Q4_K" for i in range(layers) for role in ("attn_q", "ffn_up")}
     types["token_embd.weight"] = "Q6_K"
     for down in (False, True):
-        drawn = pictures.bits(types, 350 if down else 880, layers_down=down)
+        drawn = charts.bits(types, 350 if down else 880, layers_down=down)
         assert drawn.count("<rect") == len(types)
         across = [
             float(x) + float(w)
@@ -369,11 +368,11 @@ def test_any_depth_is_drawn_with_one_cell_a_matrix(layers: int) -> None:
 @pytest.mark.parametrize("kind", ["Q4_K", "IQ1_S", "TQ2_0", "F16", "BF16", "MXFP4"])
 def test_bits_are_ggmls(kind: str) -> None:
     block, size = gguf.GGML_QUANT_SIZES[gguf.GGMLQuantizationType[kind]]
-    assert pictures.bits_of(kind) == 8 * size / block
+    assert charts.bits_of(kind) == 8 * size / block
 
 
 def test_no_bits_for_a_type_that_ggml_lacks() -> None:
-    assert pictures.bits_of("Q99") is None
+    assert charts.bits_of("Q99") is None
     assert bits_text(None) == "?"
 
 
@@ -395,12 +394,12 @@ def test_what_was_removed_is_drawn_block_by_block() -> None:
 @pytest.mark.parametrize("width", [350, 880])
 def test_labels_of_crowded_points_do_not_overlap(width: int) -> None:
     points = [
-        Point(f"Q{i}_K_M", 28_000_000 + 40_000 * i, 0.02 + 0.0004 * i, 0.0002, "rival") for i in range(4)
+        FilePoint(f"Q{i}_K_M", 28_000_000 + 40_000 * i, 0.02 + 0.0004 * i, 0.0002, "rival") for i in range(4)
     ]
-    points.append(Point("tenth", 28_010_000, 0.0201, 0.0002, "ours"))
-    drawn = scatter.quality(points, width, 380)
+    points.append(FilePoint("tenth", 28_010_000, 0.0201, 0.0002, "ours"))
+    drawn = charts.quality(points, width, 380)
     labels = re.findall(
-        r'<text(?: class="strong")? x="([\d.]+)" y="([\d.]+)" font-size="13.0">([^<]+)<tspan[^>]*>([^<]*)',
+        r'<text(?: class="strong")? x="([\d.]+)" y="([\d.]+)" font-size="13">([^<]+)<tspan[^>]*>([^<]*)',
         drawn,
     )
     assert len(labels) == 5
@@ -555,21 +554,15 @@ def test_a_hostile_measurement_is_escaped_and_a_short_one_drawn() -> None:
 
 @pytest.mark.parametrize("width", [350, 408])
 def test_curves_stay_inside_their_picture(width: int) -> None:
-    drawn = curve(
-        [(0.0, 90.0, 95.0), (512.0, 70.0, 3.0), (31_744.0, 0.0, 0.0)],
-        width,
-        230,
-        title="t",
-        below="b",
-        colour="ours",
-    )
+    what = Curve("t", "b", "ours", [(0.0, 90.0, 95.0), (512.0, 70.0, 3.0), (31_744.0, 0.0, 0.0)])
+    drawn = charts.curve(what, width, 230)
     spots = re.findall(r'cx="([\d.]+)" cy="([\d.]+)"', drawn)
     assert len(spots) == 3
     heights = [float(y) for _, y in spots] + [float(y) for y in re.findall(r"V([\d.]+)", drawn)]
     assert all(0 <= y <= 190 for y in heights), "not below the axis"
     assert all(46 <= float(x) <= width for x, _ in spots)
     assert [float(y) for _, y in spots] == sorted(float(y) for _, y in spots)
-    assert curve([], width, 230, title="t", below="b", colour="ours") == ""
+    assert charts.curve(Curve("t", "b", "ours", []), width, 230) == ""
 
 
 def test_the_device_section_has_every_figure_with_its_range_and_the_curves() -> None:
@@ -579,7 +572,6 @@ def test_the_device_section_has_every_figure_with_its_range_and_the_curves() -> 
     from tenth.devices import catalogue
     from tenth.planning import forecast
     from tenth.planning.plan import decide, smallest_decision
-    from tenth.report import pareto
 
     problem, device, wanted = llama(), catalogue.load("galaxy-s23"), Requirements(min_speed=20, grid=400)
     asked = forecast.asked(problem, device, wanted)
@@ -597,6 +589,6 @@ def test_the_device_section_has_every_figure_with_its_range_and_the_curves() -> 
     ):
         assert said.lower() in page.lower()
     assert all(f"{each.conditions}".split(",")[0] in page for each in found.estimates)
-    assert pareto.picture(planned, 800, 380).count("<circle") == 1 + sum(map(len, found.curves))
-    assert pareto.picture(make_plan(), 800, 380) == ""
+    assert charts.tradeoff(planned, 800, 380).count("<circle") == 1 + sum(map(len, found.curves))
+    assert charts.tradeoff(make_plan(), 800, 380) == ""
     assert "On galaxy" not in report.render(make_plan(), make_card(0.0121))

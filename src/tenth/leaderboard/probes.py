@@ -33,7 +33,7 @@ _RESULT = "log-probabilities of the text's tokens; mean difference in nats"
 
 
 @dataclass(frozen=True)
-class Piece:
+class TokenPiece:
     """Tokens that are evaluated in one go: the begin token and `ids`, which are what is predicted."""
 
     text_chunk: int
@@ -46,7 +46,7 @@ class Piece:
         return np.concatenate([[self.start], self.ids[:-1]]).astype(np.int32)
 
 
-def rows(session: Session, piece: Piece) -> Iterator[tuple[slice, np.ndarray]]:
+def rows(session: Session, piece: TokenPiece) -> Iterator[tuple[slice, np.ndarray]]:
     """(which of piece.ids, logits that predict them), `ROWS` at a time, from an empty context."""
     session.clear()
     given = piece.given
@@ -55,7 +55,7 @@ def rows(session: Session, piece: Piece) -> Iterator[tuple[slice, np.ndarray]]:
         yield part, session.decode(given[part], begin)
 
 
-class Watch:
+class DistributionProbe:
     """Looks at all distributions of the text as they come."""
 
     def __init__(self, vocabulary: int) -> None:
@@ -101,7 +101,7 @@ def spelt(misspelt: str) -> Probe:
     return Probe(name="spelt", passed=not misspelt, detail=detail)
 
 
-def run(session: Session, pieces: Sequence[Piece], known: dict[int, list[float]]) -> list[Probe]:
+def run(session: Session, pieces: Sequence[TokenPiece], known: dict[int, list[float]]) -> list[Probe]:
     """Ask the first pieces again, in other ways. known: log-probabilities as first read, by piece."""
     first = [np.array(known[i]) if i in known else scored(session, p) for i, p in enumerate(pieces)]
     again = scored(session, pieces[0])
@@ -115,7 +115,7 @@ def run(session: Session, pieces: Sequence[Piece], known: dict[int, list[float]]
     ]
 
 
-def scored(session: Session, piece: Piece) -> np.ndarray:
+def scored(session: Session, piece: TokenPiece) -> np.ndarray:
     """Log-probability of every token of a piece, nats."""
     return np.concatenate(
         [
@@ -125,7 +125,7 @@ def scored(session: Session, piece: Piece) -> np.ndarray:
     ).astype(np.float64)
 
 
-def _causal(session: Session, piece: Piece, other: Piece) -> Probe:
+def _causal(session: Session, piece: TokenPiece, other: TokenPiece) -> Probe:
     """Within one batch the second half is replaced by another passage's tokens."""
     given = piece.given[: session.n_batch]
     half = len(given) // 2
@@ -141,7 +141,7 @@ def _causal(session: Session, piece: Piece, other: Piece) -> Probe:
     return Probe(name="causal", passed=apart <= SAME, value=_number(apart), allowed=SAME, detail=detail)
 
 
-def _alone(session: Session, piece: Piece, known: np.ndarray) -> Probe:
+def _alone(session: Session, piece: TokenPiece, known: np.ndarray) -> Probe:
     count = min(_ALONE, len(piece.ids))
     session.clear()
     nats = []

@@ -73,6 +73,21 @@ class Row:
         return self.verdict.reason or "its verdict has no bits per byte"
 
     @property
+    def span(self) -> str:
+        """The place as people read it: "2", "2–4" for a tie, nothing without one."""
+        if self.place is None:
+            return ""
+        best, worst = self.place
+        return f"{best}" if best == worst else f"{best}–{worst}"
+
+    @property
+    def tasks_kept(self) -> tuple[int, int]:
+        """(tasks that are no worse than the original's, tasks that say something about it)."""
+        verdicts = [task.against.verdict for task in self.verdict.tasks if task.against]
+        telling = [verdict for verdict in verdicts if verdict != "not informative"]
+        return sum(verdict != "worse" for verdict in telling), len(telling)
+
+    @property
     def suspect(self) -> list[str]:
         """Tasks whose public items it does better than hidden ones of their kind: it may have seen them."""
         return [t.title or t.task for t in self.verdict.tasks if t.gap is not None and t.gap.low > 0]

@@ -21,7 +21,7 @@ from tenth.core import jobs
 from tenth.core.divergence import divergence, log_softmax
 from tenth.core.errors import InputError
 from tenth.core.records import Runtime
-from tenth.leaderboard.probes import Piece, rows
+from tenth.leaderboard.probes import TokenPiece, rows
 
 if TYPE_CHECKING:
     from tenth.runtime.llama import Session
@@ -59,7 +59,7 @@ def opened(path: str, runtime: Runtime, threads: int) -> Session:
     return llama.Session.open(path, runtime.model_copy(update=update))
 
 
-def pieces(session: Session, n_ctx: int, text_chunks: Sequence[str]) -> tuple[list[Piece], str]:
+def pieces(session: Session, n_ctx: int, text_chunks: Sequence[str]) -> tuple[list[TokenPiece], str]:
     """(pieces of all passages, the first passage's beginning that its tokens do not spell; else "")."""
     begin = session.tokenize("")[:1]
     start = int(begin[0]) if len(begin) else max(session.end, 0)
@@ -70,7 +70,7 @@ def pieces(session: Session, n_ctx: int, text_chunks: Sequence[str]) -> tuple[li
         if said not in (wanted, b" " + wanted) and not misspelt:
             same = next((i for i, (a, b) in enumerate(zip(said, wanted, strict=False)) if a != b), 0)
             misspelt = wanted[max(0, same - 20) : same + 20].decode("utf-8", "replace")
-        found += [Piece(index, start, ids[at : at + n_ctx]) for at in range(0, len(ids), n_ctx)]
+        found += [TokenPiece(index, start, ids[at : at + n_ctx]) for at in range(0, len(ids), n_ctx)]
     return found, misspelt
 
 
@@ -109,7 +109,7 @@ def original(
     return {"bits": bits, "misspelt": misspelt, "kept": kept}
 
 
-class Reference:
+class OriginalAnswers:
     """What `original` wrote. Rows are used where the same tokens come in the same pieces."""
 
     def __init__(self, folder: Path) -> None:
@@ -117,7 +117,7 @@ class Reference:
         self.ids = np.load(folder / "ids.npy", allow_pickle=False)
         self.shape = json.loads((folder / "lengths.json").read_text())
 
-    def fits(self, session: Session, every: Sequence[Piece]) -> bool:
+    def fits(self, session: Session, every: Sequence[TokenPiece]) -> bool:
         """Whether a model splits the text into the very same tokens, of as large a vocabulary."""
         return (
             session.n_vocab == self.logprobs.shape[1]
@@ -138,11 +138,11 @@ def judge(
 
     settings = Runtime(**runtime)
     text_chunks = json.loads(Path(text).read_text(encoding="utf-8"))
-    told = Reference(Path(reference)) if reference else None
+    told = OriginalAnswers(Path(reference)) if reference else None
     with opened(path, settings, threads) as session:
         every, misspelt = pieces(session, settings.n_ctx, text_chunks)
         same = told is not None and told.fits(session, every)
-        watch = probes.Watch(session.n_vocab)
+        watch = probes.DistributionProbe(session.n_vocab)
         nats, kl, agree, counts = (np.zeros(len(text_chunks)) for _ in range(4))
         timed: dict[int, list[float]] = {}
         at = 0

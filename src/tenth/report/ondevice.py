@@ -2,68 +2,63 @@
 
 from __future__ import annotations
 
-from html import escape
+from dataclasses import dataclass
 
-from tenth.core.metrics import metric
+from markupsafe import Markup
+
+from tenth.core.metrics import METRICS, metric
 from tenth.core.records import Bench, Depth, Measurement, Plan, Reading
-from tenth.report import tables
-from tenth.report.curves import Spot, curve
+from tenth.report import charts
+from tenth.report.charts import Curve
 
 WIDE, HALF, NARROW, TALL = 836, 408, 350, 230
 
 
-def section(device: str, measured: Measurement | Bench, plan: Plan) -> str:
-    """Pictures of speed over depth and time, the readings, and how they were checked.
+@dataclass(frozen=True)
+class DeviceRun:
+    """What the section shows. Drawings come in pairs, for a wide page and a narrow one."""
 
-    device: its name on the page, such as "this device".
-    """
-    decode = [_spot(depth, depth.decode) for depth in measured.depths]
-    prefill = [_spot(depth, depth.prefill) for depth in measured.depths if depth.prefill]
-    pictures = _pictures(decode, "writing speed (decode), tokens/s", "ours") + _pictures(
-        prefill, "reading speed (prefill), tokens/s", "rival"
-    )
-    series = measured.over_time if isinstance(measured, Measurement) else []
-    time = [(x, y, 0.0) for x, y in series]
-    below, title = "seconds without a pause", "writing speed over time, tokens/s"
-    over_time = (
-        _figure(
-            curve(time, WIDE, TALL, title=title, below=below, colour="ours", dots=False),
-            curve(time, NARROW, TALL, title=title, below=below, colour="ours", dots=False),
+    device: str  # its name on the page, such as "this device"
+    where: str
+    by_depth: list[list[Markup]]  # writing speed, reading speed
+    over_time: list[Markup]
+    facts: list[tuple[str, str]]  # what, text; how it was checked among them
+    readings: list[tuple[str, Reading]]  # name on the page, or nothing for the metric's own
+
+    @classmethod
+    def of(cls, device: str, measured: Measurement | Bench, plan: Plan) -> DeviceRun:
+        """Prepare what was measured there."""
+        decode = [_spot(depth, depth.decode) for depth in measured.depths]
+        prefill = [_spot(depth, depth.prefill) for depth in measured.depths if depth.prefill]
+        below = "tokens in the context"
+        curves = [
+            Curve(f"{METRICS['decode'].title}, tokens/s", below, "ours", decode),
+            Curve(f"{METRICS['prefill'].title}, tokens/s", below, "rival", prefill),
+        ]
+        series = measured.over_time if isinstance(measured, Measurement) else []
+        spots = [(x, y, 0.0) for x, y in series] if len(series) > 1 else []
+        steady = Curve(
+            "writing speed over time, tokens/s", "seconds without a pause", "ours", spots, dots=False
         )
-        if len(time) > 1
-        else ""
-    )
-    rows = "".join(
-        tables.reading_row(reading, f"{metric(reading.name).title}, {depth.depth:,} deep")
-        for depth in measured.depths
-        for reading in (depth.decode, depth.prefill)
-        if reading
-    )
-    rows += "".join(tables.reading_row(reading) for reading in measured.readings)
-    return (
-        f'<section class="long"><h2>On {escape(device)}</h2>'
-        f'<p class="why">{escape(_where(measured))}. Decoding is one token at a time; the deeper the '
-        "context, the more of the KV cache is read for each.</p>"
-        f'<div class="pair">{pictures}</div><div class="below">{over_time}</div>{_details(measured, plan)}'
-        f"{tables.reading_table(rows)}</section>"
-    )
+        facts = _conditions(measured, plan) if isinstance(measured, Measurement) else []
+        by_depth = [
+            (f"{metric(reading.name).title}, {depth.depth:,} deep", reading)
+            for depth in measured.depths
+            for reading in (depth.decode, depth.prefill)
+            if reading
+        ]
+        return cls(
+            device,
+            _where(measured),
+            [[charts.curve(each, width, TALL) for width in (HALF, NARROW)] for each in curves],
+            [charts.curve(steady, width, TALL) for width in (WIDE, NARROW)],
+            [*facts, ("Energy", measured.energy), ("Notes", "; ".join(measured.notes))],
+            [*by_depth, *(("", reading) for reading in measured.readings)],
+        )
 
 
-def _spot(depth: Depth, reading: Reading) -> Spot:
+def _spot(depth: Depth, reading: Reading) -> tuple[float, float, float]:
     return depth.depth, reading.value, reading.spread or 0.0
-
-
-def _pictures(spots: list[Spot], title: str, colour: str) -> str:
-    return _figure(
-        *(
-            curve(spots, width, TALL, title=title, below="tokens in the context", colour=colour)
-            for width in (HALF, NARROW)
-        )
-    )
-
-
-def _figure(wide: str, narrow: str) -> str:
-    return f'<div><div class="wide">{wide}</div><div class="narrow">{narrow}</div></div>'
 
 
 def _where(measured: Measurement | Bench) -> str:
@@ -77,14 +72,6 @@ def _where(measured: Measurement | Bench) -> str:
         f"{machine.date[:16].replace('T', ' ')} UTC",
     ]
     return ", ".join(part for part in parts if part)
-
-
-def _details(measured: Measurement | Bench, plan: Plan) -> str:
-    rows = [("Energy", measured.energy), ("Notes", "; ".join(measured.notes))]
-    if isinstance(measured, Measurement):
-        rows = _conditions(measured, plan) + rows
-    items = "".join(f"<dt>{name}</dt><dd>{escape(text)}</dd>" for name, text in rows if text)
-    return f'<dl style="margin:16px 0 18px">{items}</dl>'
 
 
 def _conditions(measured: Measurement, plan: Plan) -> list[tuple[str, str]]:

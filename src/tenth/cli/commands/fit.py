@@ -110,7 +110,7 @@ def fit(
     from tenth.cli.console import ConsoleReporter
     from tenth.cli.screens import show_fit
     from tenth.pipeline import fit as flow
-    from tenth.report import page
+    from tenth.report.verdict import verdict
 
     for model, folder in zip(models, request.folders, strict=True):
         if is_remote(model) and not structure.structure:  # no download is begun for what cannot fit
@@ -120,8 +120,8 @@ def fit(
     card = flow.fit(chosen, reporter)
     if as_json:
         print(card.model_dump_json())
-    verdict = page.verdict(read_bundle(output.out)[0], card)
-    show_fit(reporter, card, verdict, [str(output.out / name) for name in sorted(BUNDLE_FILES)])
+    words = verdict(read_bundle(output.out)[0], card)
+    show_fit(reporter, card, words, [str(output.out / name) for name in sorted(BUNDLE_FILES)])
 
 
 def fit_options(

@@ -23,16 +23,16 @@ from tenth.leaderboard import ranking, submission
 from tenth.leaderboard.ranking import Row
 from tenth.leaderboard.records import RULES, Verdict, read_results
 from tenth.leaderboard.site import entry, index
-from tenth.leaderboard.site.frame import GENERATOR
+from tenth.leaderboard.site.pages import FOLDER, GENERATOR
 from tenth.runtime import bundle
 
-INDEX, PAGES = "index.html", index.PAGES.rstrip("/")
+INDEX, PAGES = "index.html", FOLDER.rstrip("/")
 LOG_AT_MOST = 16 * 1024 * 1024  # bytes of a log that the site takes
 _MADE = f'content="{GENERATOR}"'.encode()
 
 
 @dataclass(frozen=True)
-class Site:
+class DrawnSite:
     """What was drawn."""
 
     page: Path
@@ -41,7 +41,7 @@ class Site:
     without_log: list[str]  # ids of verdicts whose log is missing, too large, or no plain file
 
 
-def write(results: Path, out: Path, submissions: Path | None = None) -> Site:
+def write(results: Path, out: Path, submissions: Path | None = None) -> DrawnSite:
     """Draw the site; one that was drawn there before is replaced. Raises InputError, OutputError."""
     verdicts = read_results(results)
     twice = [name for name, count in Counter(verdict.id for verdict in verdicts).items() if count > 1]
@@ -63,7 +63,7 @@ def write(results: Path, out: Path, submissions: Path | None = None) -> Site:
             else:
                 without.append(name)
             write_text(pages / f"{name}.html", entry.render(row, by_id, files, __version__))
-    return Site(out / INDEX, rows, waiting, without)
+    return DrawnSite(out / INDEX, rows, waiting, without)
 
 
 def check(out: Path) -> None:
