@@ -1,5 +1,6 @@
-"""Measure the prior of `tenth plan`: python bench/prior.py MODEL TEXT >
-src/tenth/data/default_sensitivity.json
+"""Measure the default sensitivities of `tenth plan`, on standard output.
+
+python bench/prior.py MODEL TEXT > src/tenth/data/default_sensitivity.json
 """
 
 from __future__ import annotations

@@ -16,11 +16,11 @@ import socket
 import struct
 import subprocess
 import sys
-import time
 from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
+from waiting import soon
 
 from tenth.runtime import limits
 
@@ -111,13 +111,14 @@ def start(folder: Path, first_on_path: Path | None = None, memory: int | None = 
         "  GlobalKnownHostsFile none\n"
     )
     running = Sshd(folder, process, port, False)
-    for _ in range(100):
-        if b"Server listening" in (folder / "sshd.log").read_bytes():
-            running.isolated = b"isolated" in (folder / "sshd.log").read_bytes()
-            return running
-        time.sleep(0.05)
-    running.stop()
-    raise RuntimeError((folder / "sshd.log").read_text())
+    noise = folder / "sshd.log"
+    try:
+        soon(lambda: b"Server listening" in noise.read_bytes(), "sshd does not listen")
+    except AssertionError:
+        running.stop()
+        raise RuntimeError(noise.read_text()) from None
+    running.isolated = b"isolated" in noise.read_bytes()
+    return running
 
 
 def _serve(config: str, memory: int) -> None:

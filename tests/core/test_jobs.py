@@ -9,6 +9,7 @@ from pathlib import Path
 
 import acts
 import pytest
+from waiting import soon
 
 from tenth.core.errors import BudgetError, InputError, NativeError
 from tenth.core.jobs import ChildDied, Surroundings, run
@@ -72,12 +73,10 @@ def test_timeout() -> None:
 
 
 def _gone(pid: int) -> bool:
-    for _ in range(100):
-        try:
-            os.kill(pid, 0)
-        except ProcessLookupError:
-            return True
-        time.sleep(0.05)
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return True
     return False
 
 
@@ -90,7 +89,7 @@ def test_interrupting_the_parent_ends_the_child() -> None:
 
     with pytest.raises(KeyboardInterrupt):
         run(acts.Hang(), stop)
-    assert _gone(pids[0])
+    soon(lambda: _gone(pids[0]), "the child lives on")
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the death signal is Linux's")
@@ -107,11 +106,11 @@ jobs.run(acts.Hang(), lambda event: print(event["pid"], flush=True))
         parent.kill()
     # An orphan may stay a zombie where nothing reaps it; then its state says so.
     stat = Path(f"/proc/{pid}/stat")
-    for _ in range(100):
-        if not stat.exists() or stat.read_text().rpartition(")")[2].split()[0] == "Z":
-            return
-        time.sleep(0.05)
-    pytest.fail("the child outlived its parent")
+
+    def dead() -> bool:
+        return not stat.exists() or stat.read_text().rpartition(")")[2].split()[0] == "Z"
+
+    soon(dead, "the child outlived its parent")
 
 
 def test_no_core_dumps() -> None:

@@ -4,7 +4,6 @@ import json
 import os
 import signal
 import sys
-import time
 import tomllib
 from pathlib import Path
 
@@ -14,6 +13,7 @@ import strangers
 from commands import Shell
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from waiting import soon
 
 from tenth.core.errors import InputError, OutputError
 from tenth.leaderboard import submission
@@ -210,15 +210,11 @@ def test_ctrl_c_leaves_nothing_running_and_what_was_judged_stays(tmp_path: Path)
         "--work",
         "work",
     )
-    end = time.monotonic() + 120
-    while not list((tmp_path / "results").glob("honest-*.log")) and time.monotonic() < end:
-        time.sleep(0.05)
+    soon(lambda: list((tmp_path / "results").glob("honest-*.log")), "the honest one is never judged")
     process.send_signal(signal.SIGINT)
     _, said = process.communicate(timeout=60)
     assert process.returncode == 130, said
     assert "stopped" in said
-    while shell.running() and time.monotonic() < end:
-        time.sleep(0.05)
-    assert not shell.running()
+    soon(lambda: not shell.running(), "a child outlived the judge")
     assert len(list((tmp_path / "results").glob("a-liar-*.json"))) == 1
     assert not list((tmp_path / "results").glob("honest-*.json"))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
-import time
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -244,36 +244,52 @@ def test_without_any_every_reason_is_given(tmp_path: Path, monkeypatch: pytest.M
         counters.choose("rapt", tmp_path)
 
 
+class Clock:
+    """Seconds that pass when told to."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
 @pytest.mark.parametrize("counts", [True, False])
 def test_a_meter_gives_power_times_time(counts: bool) -> None:
-    begin = time.monotonic()
+    clock = Clock()
 
     def read() -> float:
-        return 7.0 * (time.monotonic() - begin) if counts else 7.0
+        return 7.0 * clock.now if counts else 7.0
 
-    with Meter(Source("test", "", 0.01, read, counts, whole=True)) as meter:
-        entered = time.monotonic()
-        time.sleep(0.3)
-        least, joules = time.monotonic() - entered, meter.joules()
-        most = time.monotonic() - begin
-    assert 7 * least <= joules * 1.001
-    assert joules <= 7 * most * 1.001
-    assert meter.readings > (1 if counts else 3)
+    with Meter(Source("test", "", 3600, read, counts, whole=True), clock) as meter:
+        assert meter.joules() == 0
+        for _ in range(5):
+            clock.now += 0.1
+            assert meter.joules() == pytest.approx(7 * clock.now)
 
 
 def test_rising_power_is_integrated_by_trapezoids() -> None:
-    begin = time.monotonic()
-    moments: list[float] = []
+    clock = Clock()
+    source = Source("test", "", 3600, lambda: 10 * clock.now, counts=False, whole=True)
+    with Meter(source, clock) as meter:
+        for step in (0.1, 0.3, 0.05):
+            clock.now += step
+            meter.joules()
+        assert meter.joules() == pytest.approx(5 * clock.now**2)
+
+
+def test_a_meter_reads_power_by_itself() -> None:
+    enough = threading.Event()
+    readings: list[float] = []
 
     def read() -> float:
-        moments.append(time.monotonic() - begin)
-        return 10 * moments[-1]
+        readings.append(7.0)
+        if len(readings) > 3:
+            enough.set()
+        return 7.0
 
-    with Meter(Source("test", "", 0.05, read, counts=False, whole=True)) as meter:
-        time.sleep(0.3)
-        joules, last = meter.joules(), len(moments)
-    exact = 5 * (moments[last - 1] ** 2 - moments[0] ** 2)
-    assert joules == pytest.approx(exact, rel=0.05)
+    with Meter(Source("test", "", 0.01, read, counts=False, whole=True)):
+        assert enough.wait(60), "the meter's thread does not read"
 
 
 def test_a_phone_plugged_in_on_the_way_is_an_error(tmp_path: Path) -> None:

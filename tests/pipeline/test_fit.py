@@ -7,8 +7,8 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 import urllib.request
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -17,6 +17,7 @@ import pytest
 import tiny
 from commands import Shell
 from gguf import GGUFReader
+from waiting import soon
 
 from tenth.cli.console import ConsoleReporter
 from tenth.core.ggml import storage_type
@@ -202,18 +203,19 @@ def test_a_second_fit_needs_overwrite_and_makes_the_same_bytes(ample: Fitted, tm
 @pytest.mark.skipif(sys.platform != "linux", reason="looks for processes in /proc")
 def test_a_killed_run_resumes_to_the_same_bytes(ample: Fitted, tmp_path: Path) -> None:
     words = ample.words(tmp_path / "out", tmp_path / "work")
-    moments = {
-        "calibrate": 1.5,
-        "run the original": 1.5,
-        "predict the KL of every storage type": 0.5,
-        "measure KV-cache types": 0.2,
-        "round with error feedback": 2.0,
-        "store the model": 0.1,
-        "prove that it fits": 0.3,
-        "measure bits alone": 0.1,
+    work, out = tmp_path / "work", tmp_path / "out.partial"
+    moments = {  # a step, and the file of it that is there when the run is killed
+        "calibrate": (work, "calibration-*.partial/*"),
+        "run the original": (work, "reference-*.partial/*"),
+        "predict the KL of every storage type": (work, "sensitivities-*.partial/*"),
+        "measure KV-cache types": (work, "kv-*.partial/*"),
+        "round with error feedback": (work, "rounded-*/*"),
+        "store the model": (out, "bits*"),
+        "prove that it fits": (out, "bits.gguf"),
+        "measure bits alone": (out, "bits.gguf"),
     }
-    for moment, wait in moments.items():
-        kill_at(ample.shell, words, moment, wait)
+    for moment, (folder, files) in moments.items():
+        kill_at(ample.shell, words, moment, lambda folder=folder, files=files: any(folder.glob(files)))
         assert not (tmp_path / "out").exists()
     done = ample.shell.run(*words)
     assert done.returncode == 0, done.stderr
@@ -245,17 +247,15 @@ def test_best_trains_scales_and_proves_the_file_again(
     assert any("effort best" in note and "error feedback" in note for note in card.notes)
 
 
-def kill_at(shell: Shell, words: list[object], moment: str, wait: float) -> None:
+def kill_at(shell: Shell, words: list[object], moment: str, under_way: Callable[[], bool]) -> None:
+    """Kill a run as soon as a step is under way."""
     process = shell.start(*words)
     seen = until(process, moment)
     assert "".join(seen[-1:]).startswith(moment), seen
-    time.sleep(wait)
+    soon(under_way, f"{moment}: nothing of it is there")
     process.kill()
     process.communicate()
-    deadline = time.monotonic() + 10
-    while shell.running() and time.monotonic() < deadline:
-        time.sleep(0.05)
-    assert not shell.running(), "a child outlived its parent"
+    soon(lambda: not shell.running(), "a child outlived its parent")
 
 
 def until(process: subprocess.Popen[str], start: str) -> list[str]:

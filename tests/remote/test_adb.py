@@ -15,6 +15,7 @@ import pytest
 from bundles import write_bundle
 from commands import COMMAND
 from sshd import free_port
+from waiting import soon
 
 from tenth.cli.console import ConsoleReporter
 from tenth.core.errors import DeviceError, InputError
@@ -218,9 +219,7 @@ def test_what_can_be_wrong_with_a_phone(bundle: Path, phone: adbd.Phone, tmp_pat
     phone.drop_on = "--help"
     with pytest.raises(DeviceError, match=r"connection to adb:.* was lost"):
         measure(bundle, phone, llama)
-    deadline = time.monotonic() + 20
-    while any((phone.root / "tmp").iterdir()) and time.monotonic() < deadline:
-        time.sleep(0.1)
+    soon(lambda: not any((phone.root / "tmp").iterdir()), "something stayed on the phone")
 
 
 @pytest.mark.parametrize(

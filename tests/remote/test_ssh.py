@@ -6,7 +6,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from bundles import write_bundle
 from commands import COMMAND
 from hypothesis import given
 from hypothesis import strategies as st
+from waiting import soon
 
 from tenth import remote
 from tenth.cli.console import ConsoleReporter
@@ -45,13 +46,6 @@ def device(module_device: sshd.Sshd, monkeypatch: pytest.MonkeyPatch) -> sshd.Ss
 @pytest.fixture(scope="module")
 def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_bundle(tmp_path_factory.mktemp("bundle") / "tiny")
-
-
-def soon(true: Callable[[], bool], what: str, seconds: float = 20) -> None:
-    end = time.monotonic() + seconds
-    while not true():
-        assert time.monotonic() < end, what
-        time.sleep(0.05)
 
 
 def processes(words: str) -> list[str]:

@@ -7,13 +7,13 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from bundles import write_bundle
+from waiting import soon
 
 from tenth.core.errors import InputError, NativeError, OutputError
 from tenth.runtime import bundle, chat, serve
@@ -143,13 +143,15 @@ def test_the_child_does_not_outlive_a_killed_parent(folder: Path) -> None:
     process.stdout.readline()
     process.kill()
     process.communicate()
-    for _ in range(50):
+
+    def silent() -> bool:
         try:
             ask(port, "GET", "/health")
         except OSError:
-            return
-        time.sleep(0.1)
-    pytest.fail("the server still answers")
+            return True
+        return False
+
+    soon(silent, "the server still answers")
 
 
 def test_a_taken_port_is_one_error(folder: Path) -> None:

@@ -78,7 +78,6 @@ class LayerwiseModel:
     @contextmanager
     def embed(self) -> Iterator[Callable[[np.ndarray], torch.Tensor]]:
         """A function from a window of ids [length] to hidden states [1, length, hidden], as scaled."""
-
         with self._filled(self.embedding, self._name_of(self.embedding)):
             yield lambda tokens: self.embedded(tokens[None])
 

@@ -49,7 +49,7 @@ def check(what: str, result: int) -> None:
 
 
 def mount(source: str, target: str, kind: str | None, flags: int, data: str | None = None) -> None:
-    """mount(2)."""
+    """Mount a file system: the system call of that name."""
     words = [None if w is None else w.encode() for w in (source, target, kind)]
     check(f"mount {target}", libc.mount(*words, ctypes.c_ulong(flags), data and data.encode()))
 

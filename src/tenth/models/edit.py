@@ -126,39 +126,53 @@ def take(checkpoint: Checkpoint, axis: Axis, index: list[int], layer: int | None
     and by Checkpoint.specs. InputError for another axis, for an index that is empty, repeated or out of
     range, and for what the runtime has no graph for.
     """
-    if axis not in AXES:
-        raise InputError(f"axis {axis!r} cannot be taken from; known: {', '.join(AXES)}")
+    size = _size(checkpoint, axis, layer)
+    _check_index(checkpoint, axis, index, layer, size)
     key, parts = AXES[axis]
-    config, arch, shape = checkpoint.config, checkpoint.arch, checkpoint.shape
-    own = _own(shape)
-    layers = range(shape.layers) if layer is None else [layer]
-    if layer is not None and (key not in own or not 0 <= layer < len(own[key])):
-        raise InputError(f"{axis} of block {layer} alone: there is no such thing in this model")
-    if len({own[key][i] for i in layers} if key in own else ()) > 1:
-        raise InputError(f"blocks differ in {axis}: take from one layer at a time")
-    size = own[key][layers[0]] if key in own else shape.vocab
-    emptied = axis == "kv_heads" and layer is not None
-    if not index and emptied and "ffn_norm.weight" not in arch.table:
-        raise InputError(f"block {layer} cannot lose its attention: its feed-forward part has the same norm")
-    if len(set(index)) != len(index) or not (index or emptied) or any(not 0 <= i < size for i in index):
-        raise InputError(f"the index of {axis} must be distinct numbers within 0..{size - 1}")
+    own = _own(checkpoint.shape)
+    layers = range(checkpoint.shape.layers) if layer is None else [layer]
     tensors = dict(checkpoint.tensors)
-    for role, entry, block in arch.entries(config):
+    for role, entry, block in checkpoint.arch.entries(checkpoint.config):
         if entry.source not in tensors or (block is not None and block not in layers):
             continue
         if not index and role.startswith("attn_"):
             del tensors[entry.source]
             continue
-        lengths = shape.axes(block)
+        lengths = checkpoint.shape.axes(block)
         for number, name in enumerate((entry.rows, entry.columns)):
             if name and not parts.isdisjoint(name.split("+")):
                 chosen = _chosen(entry.source, name, lengths, size, index)
                 tensors[entry.source] = _taken(tensors[entry.source], chosen, number)
     if key not in own:
-        return _edited(checkpoint, tensors, {**config, key: len(index)})
+        return _edited(checkpoint, tensors, {**checkpoint.config, key: len(index)})
     for i in layers:
         own[key][i] = len(index)
     return _edited(checkpoint, tensors, _sized(checkpoint, own))
+
+
+def _size(checkpoint: Checkpoint, axis: Axis, layer: int | None) -> int:
+    """Entries of an axis, in every block or in one; InputError where there is no one number."""
+    if axis not in AXES:
+        raise InputError(f"axis {axis!r} cannot be taken from; known: {', '.join(AXES)}")
+    sizes = _own(checkpoint.shape).get(AXES[axis][0])
+    if layer is not None:
+        if sizes is None or not 0 <= layer < len(sizes):
+            raise InputError(f"{axis} of block {layer} alone: there is no such thing in this model")
+        return sizes[layer]
+    if sizes is None:
+        return checkpoint.shape.vocab
+    if len(set(sizes)) > 1:
+        raise InputError(f"blocks differ in {axis}: take from one layer at a time")
+    return sizes[0]
+
+
+def _check_index(checkpoint: Checkpoint, axis: Axis, index: list[int], layer: int | None, size: int) -> None:
+    """InputError for an index of an axis of that size that nothing can be taken by."""
+    emptied = axis == "kv_heads" and layer is not None
+    if not index and emptied and "ffn_norm.weight" not in checkpoint.arch.table:
+        raise InputError(f"block {layer} cannot lose its attention: its feed-forward part has the same norm")
+    if len(set(index)) != len(index) or not (index or emptied) or any(not 0 <= i < size for i in index):
+        raise InputError(f"the index of {axis} must be distinct numbers within 0..{size - 1}")
 
 
 def _chosen(source: str, name: str, lengths: dict[Axis, int], size: int, index: list[int]) -> tuple[int, ...]:

@@ -78,7 +78,7 @@ def _usable(importance: np.ndarray, columns: int) -> np.ndarray:
 
 
 class Rounding:
-    """The stock `Encode`: ggml's encoder on all threads. (quantization/rounding.py has the better one.)
+    """The stock `Encode`: ggml's encoder on all threads; quantization/rounding.py has the better one.
 
     importance: Hugging Face weight name -> importance of its columns, or None.
     """

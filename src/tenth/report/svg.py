@@ -47,7 +47,7 @@ def width_of(text: str, size: float) -> float:
 
 
 def way(*steps: str | float) -> str:
-    """The `d` of a path out of letters and coordinates: way("M", 1.0, 2.0, "H", 3.0) is "M1 2H3"."""
+    """Write letters and coordinates as the `d` of a path: "M", 1.0, 2.0, "H", 3.0 become "M1 2H3"."""
     return re.sub(r" ?([A-Za-z]) ?", r"\1", " ".join(str(_short(step)) for step in steps))
 
 

@@ -39,11 +39,11 @@ class Meter:
     """Joules since the start of a `with` block.
 
     A thread reads power once a period and integrates it by the trapezoid rule, or a count often enough that
-    it cannot wrap unseen.
+    it cannot wrap unseen. clock: seconds from any moment on.
     """
 
-    def __init__(self, source: Source) -> None:
-        self.source = source
+    def __init__(self, source: Source, clock: Callable[[], float] = time.monotonic) -> None:
+        self.source, self._clock = source, clock
         self.readings = 0
         self._joules = self._last = self._then = 0.0
         self._trouble: Unavailable | None = None
@@ -73,7 +73,7 @@ class Meter:
             if self._trouble:
                 return
             try:
-                value, now = self.source.read(), time.monotonic()
+                value, now = self.source.read(), self._clock()
             except Unavailable as trouble:
                 self._trouble = trouble
                 return

@@ -54,15 +54,7 @@ def from_model(
         raise InputError(f"{path} is no SentencePiece model: {str(error)[:100]}") from None
     vocabulary = Vocabulary({}, {}, {})
     for token in range(model.GetPieceSize()):
-        kind = NORMAL
-        if model.IsUnknown(token):
-            kind = UNKNOWN
-        elif model.IsControl(token):
-            kind = CONTROL
-        elif model.IsUnused(token):
-            kind = UNUSED
-        elif model.IsByte(token):
-            kind = BYTE
+        kind = _kind(model, token)
         score = model.GetScore(token) if kind == NORMAL else UNREACHABLE
         vocabulary.add(token, model.IdToPiece(token), kind, score)
     _check(path, model, vocabulary)
@@ -78,6 +70,12 @@ def from_model(
     bos = vocabulary.texts.get(model.bos_id()) if settings.get("add_bos_token", True) else None
     eos = vocabulary.texts.get(model.eos_id()) if settings.get("add_eos_token", False) else None
     return TokenizerInfo(keys), vocabulary, (bos, eos)
+
+
+def _kind(model: Any, token: int) -> int:
+    """What llama.cpp calls a piece of the model."""
+    kinds = {UNKNOWN: model.IsUnknown, CONTROL: model.IsControl, UNUSED: model.IsUnused, BYTE: model.IsByte}
+    return next((kind for kind, is_it in kinds.items() if is_it(token)), NORMAL)
 
 
 def _check(path: Path, model: Any, vocabulary: Vocabulary) -> None:
