@@ -11,7 +11,7 @@ import json
 import os
 import sys
 from collections.abc import Callable, Sequence
-from typing import Any, NoReturn
+from typing import NoReturn
 
 from cyclopts import App, CycloptsError, Parameter
 from cyclopts.help import DefaultFormatter, PanelSpec
@@ -96,5 +96,5 @@ def _tell(error: TenthError, as_json: bool) -> None:
 
         show_memory(ConsoleReporter(), "The smallest that would do, part by part:", smallest)
     if as_json:
-        body: dict[str, Any] = {"kind": type(error).__name__, "message": line}
+        body: dict[str, object] = {"kind": type(error).__name__, "message": line}
         print(json.dumps({"error": body | ({"smallest": smallest} if smallest else {})}))
