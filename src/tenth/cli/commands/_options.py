@@ -21,9 +21,6 @@ DEFAULT_CONTEXT = 2048
 DEFAULT_SHARE = "10%"
 TARGET = "user@host[:folder] by ssh, or adb:SERIAL"
 FLAG = Parameter(negative=(), show_default=False)  # off unless given, without a --no- form
-NOT_NEGATIVE = Parameter(validator=Number(gte=0))
-AT_LEAST_ONE = Parameter(validator=Number(gte=1))
-PORT = Parameter(validator=Number(gte=1, lte=65535))
 
 
 def options(title: str) -> Parameter:
@@ -40,6 +37,10 @@ def whole_number(_: type, tokens: Sequence[Token]) -> int:
 
 
 Whole = Annotated[int, Parameter(converter=whole_number)]
+Count = Annotated[Whole, Parameter(validator=Number(gte=0))]
+Positive = Annotated[Whole, Parameter(validator=Number(gte=1))]
+Port = Annotated[Whole, Parameter(validator=Number(gte=1, lte=65535))]
+Amount = Annotated[float, Parameter(validator=Number(gte=0))]
 Out = Annotated[Path, Parameter(help="A folder that tenth fit made.")]
 Share = Annotated[
     str | None, Parameter(help="The share of the device's memory that may be used; 10% if not given.")
@@ -161,7 +162,7 @@ class Request:
 class Connection:
     """How another device is reached, and with what it runs a model."""
 
-    port: Annotated[Whole | None, PORT, Parameter(alias="-p")] = None
+    port: Annotated[Port | None, Parameter(alias="-p")] = None
     """Port of its ssh server."""
     llama_cli: Path | None = None
     """llama.cpp for a device without Python: the program, or a build's folder."""
@@ -172,7 +173,7 @@ class Connection:
 class Items:
     """Which items of a task are asked."""
 
-    limit: Annotated[Whole | None, AT_LEAST_ONE] = None
+    limit: Positive | None = None
     """Items of each task, the same ones for everyone; all by default."""
     data: Path | None = None
     """Folder of the tasks' JSONL files; the hub without it."""

@@ -9,7 +9,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from tenth.cli.commands._options import AT_LEAST_ONE, NOT_NEGATIVE, Json, Out, Whole
+from tenth.cli.commands._options import Amount, Count, Json, Out, Positive
 
 PLACE = 40
 
@@ -19,9 +19,9 @@ def chat(
     /,
     *,
     prompt: Annotated[str | None, Parameter(help="Answer this and leave.")] = None,
-    max_tokens: Annotated[Whole, AT_LEAST_ONE, Parameter(help="Longest answer, in tokens.")] = 512,
-    temperature: Annotated[float, NOT_NEGATIVE, Parameter(help="0 always takes the likeliest token.")] = 0.7,
-    seed: Annotated[Whole, NOT_NEGATIVE, Parameter(help="Seed of the draws.")] = 0,
+    max_tokens: Annotated[Positive, Parameter(help="Longest answer, in tokens.")] = 512,
+    temperature: Annotated[Amount, Parameter(help="0 always takes the likeliest token.")] = 0.7,
+    seed: Annotated[Count, Parameter(help="Seed of the draws.")] = 0,
     as_json: Json = False,
 ) -> None:
     """Talk with a fitted model, offline; /quit or Ctrl-C ends it."""

@@ -7,7 +7,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from tenth.cli.commands._options import NOT_NEGATIVE, Items, Json, Whole, names
+from tenth.cli.commands._options import Count, Items, Json, names
 
 PLACE = 65
 
@@ -22,7 +22,7 @@ def eval(  # noqa: A001
         str | None, Parameter(help="The original: a model to ask as well, or its eval.jsonl.")
     ] = None,
     output: Annotated[Path | None, Parameter(alias="-o", help="Folder for eval.json and eval.jsonl.")] = None,
-    threads: Annotated[Whole, NOT_NEGATIVE, Parameter(help="0 for all cores.")] = 0,
+    threads: Annotated[Count, Parameter(help="0 for all cores.")] = 0,
     as_json: Json = False,
 ) -> None:
     """Ask a model questions with known answers, and compare it with its original one by one.

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from cyclopts import Parameter
 from cyclopts.validators import Number
 
-from tenth.cli.commands._options import FLAG, NOT_NEGATIVE, Json, Request, Target, Whole, Work, names, options
+from tenth.cli.commands._options import FLAG, Count, Json, Request, Target, Whole, Work, names, options
 from tenth.core.errors import InputError
 
 if TYPE_CHECKING:
@@ -34,11 +34,11 @@ class Making:
     """How hard to try; how long it will take is printed first."""
     windows: Annotated[Whole | None, Parameter(validator=Number(gte=8))] = None
     """Pieces of 512 tokens to calibrate on, 8 or more; by effort 32, 128 or 256."""
-    baselines: Annotated[Whole, NOT_NEGATIVE] = 2
+    baselines: Count = 2
     """How many stock recipes are made and measured beside it; 0 saves that time."""
     seed: Whole = 0
     """The seed of everything random."""
-    threads: Annotated[Whole, NOT_NEGATIVE] = 0
+    threads: Count = 0
     """Threads to compute with; 0 takes all cores."""
     device_compute: Literal["cpu", "cuda"] = "cpu"
     """What calibrates, rounds and trains."""

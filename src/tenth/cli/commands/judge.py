@@ -11,11 +11,11 @@ from cyclopts import Parameter
 from cyclopts.validators import Number
 
 from tenth.cli.commands._options import (
-    AT_LEAST_ONE,
     DEFAULT_SHARE,
-    NOT_NEGATIVE,
+    Count,
     Items,
     Json,
+    Positive,
     Share,
     Whole,
     names,
@@ -39,7 +39,7 @@ class Rules:
     share: Share = None
     context: Annotated[Whole, Parameter(validator=Number(gte=64))] = 2048
     """Tokens of context that must fit, 64 or more."""
-    seconds: Annotated[float, AT_LEAST_ONE] = 3600
+    seconds: Annotated[float, Parameter(validator=Number(gte=1))] = 3600
     """Most seconds of one run of an artifact."""
 
 
@@ -67,9 +67,9 @@ class Workers:
 
     work: Path | None = None
     """Folder for the original's answers."""
-    jobs: Annotated[Whole, AT_LEAST_ONE] = 1
+    jobs: Positive = 1
     """Submissions at a time."""
-    threads: Annotated[Whole, NOT_NEGATIVE] = 0
+    threads: Count = 0
     """Of each; by default the cores over --jobs."""
     cluster: str | None = None
     """Address of a Ray cluster to judge on; local starts one here."""

@@ -2,21 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Annotated
 
 from cyclopts import Parameter
 
-from tenth.cli.commands._options import (
-    AT_LEAST_ONE,
-    NOT_NEGATIVE,
-    TARGET,
-    Connection,
-    Json,
-    Out,
-    Whole,
-    options,
-)
+from tenth.cli.commands._options import TARGET, Amount, Connection, Json, Out, Positive, options
 from tenth.core.errors import InputError
 
 PLACE = 60
@@ -27,15 +18,15 @@ PLACE = 60
 class Series:
     """What is measured, and for how long."""
 
-    minutes: Annotated[float, NOT_NEGATIVE] = 0.0
+    minutes: Amount = 0.0
     """Keep decoding that long, to see heat."""
     depths: str | None = None
     """Tokens of context to measure at, such as 0,512,2048."""
-    repeats: Annotated[Whole, AT_LEAST_ONE] = 3
+    repeats: Positive = 3
     """Runs of which the median is taken."""
     counter: str = "auto"
     """Energy counter by name; auto takes what there is, none takes none."""
-    idle: Annotated[float, NOT_NEGATIVE] = 30.0
+    idle: Amount = 30.0
     """Seconds of rest before an energy counter."""
 
 
@@ -82,13 +73,13 @@ def measure(
 
 def words_there(series: Series) -> list[str]:
     """What tenth on the other device is called with; OUT stands for the folder there."""
-    words = ["measure", "OUT", "--json", "--repeats", str(series.repeats), "--counter", series.counter]
-    words += ["--idle", str(series.idle)]
-    if series.minutes:
-        words += ["--minutes", str(series.minutes)]
-    if series.depths is not None:
-        words += ["--depths", series.depths]
-    return words
+    given = [(name, value) for name, value in asdict(series).items() if value is not None]
+    return [
+        "measure",
+        "OUT",
+        "--json",
+        *(word for name, value in given for word in (f"--{name}", str(value))),
+    ]
 
 
 def read_depths(text: str | None) -> tuple[int, ...]:

@@ -7,7 +7,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from tenth.cli.commands._options import PORT, Json, Out, Whole
+from tenth.cli.commands._options import Json, Out, Port
 
 PLACE = 50
 
@@ -16,7 +16,7 @@ def serve(
     out: Out,
     /,
     *,
-    port: Annotated[Whole, PORT, Parameter(help="Port on this machine.")] = 8080,
+    port: Annotated[Port, Parameter(help="Port on this machine.")] = 8080,
     as_json: Json = False,
 ) -> None:
     """Let programs on this machine talk with a fitted model: an OpenAI-compatible HTTP server."""
