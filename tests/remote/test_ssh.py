@@ -198,7 +198,7 @@ def test_a_full_disk_is_said_before_and_during_the_copy(
     subprocess.run(["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", disk], check=True)
     try:
         with pytest.raises(
-            DeviceError, match=r"has 2 MB free in .*MB are needed; free some, or name another"
+            DeviceError, match=r"has 2\.\d\d MB free in .*MB are needed; free some, or name another"
         ):
             push(bundle, f"{sshd.HOST}:{disk}/there")
         with (

@@ -73,13 +73,11 @@ def measure(
 
 def words_there(series: Series) -> list[str]:
     """What tenth on the other device is called with; OUT stands for the folder there."""
-    given = [(name, value) for name, value in asdict(series).items() if value is not None]
-    return [
-        "measure",
-        "OUT",
-        "--json",
-        *(word for name, value in given for word in (f"--{name}", str(value))),
-    ]
+    words = ["measure", "OUT", "--json"]
+    for name, value in asdict(series).items():
+        if value != getattr(Series, name):  # the other device has the same defaults
+            words += [f"--{name}", str(value)]
+    return words
 
 
 def read_depths(text: str | None) -> tuple[int, ...]:
