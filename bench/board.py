@@ -66,7 +66,8 @@ def main() -> None:
     usual = ["--context", str(given.context), "--effort", "fast", "--baselines", "0"]
     for bundle in given.bundles:
         if not (place / bundle.name).exists():
-            submission.make(bundle, place / bundle.name, data=DATA, licence=LICENCE)
+            declared = submission.Declaration(data=DATA, licence=LICENCE)
+            submission.make(bundle, place / bundle.name, declared)
     for size in [] if given.bundles else given.fit.split(","):
         words = [given.model, "--memory", size, *usual, "--no-structure"]
         fitted(place / f"tenth-{size}", given.out / "fits", words, "bits")
@@ -75,7 +76,7 @@ def main() -> None:
         fitted(place / "tenth-fp16", given.out / "fits", words, "structure")
     else:
         narrow(place / "narrow-fp16", checkpoint)
-    options = run.Options(
+    options = run.JudgeSettings(
         places=(place,),
         results=given.out / "results",
         device=given.device,
@@ -84,7 +85,7 @@ def main() -> None:
         tasks=tuple(filter(None, given.tasks.split(","))),
         limit=given.limit,
         data=given.data,
-        text_chunks=given.text_chunks,
+        text_chunks=given.passages,
         context=given.context,
         jobs=given.jobs,
         cluster=given.cluster,
@@ -181,15 +182,9 @@ def fitted(folder: Path, fits: Path, words: list[str], division: Division) -> No
     if not out.exists():
         command = [sys.executable, "-m", "tenth", "fit", *words, "-o", str(out), "--work", str(fits / "work")]
         subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
-    submission.make(
-        out,
-        folder,
-        division=division,
-        data=DATA,
-        licence=LICENCE,
-        folder=division == "structure",
-        base=Path(words[0]).name if division == "structure" else "",
-    )
+    base = Path(words[0]).name if division == "structure" else ""
+    declared = submission.Declaration(base=base, division=division, data=DATA, licence=LICENCE)
+    submission.make(out, folder, declared, folder=division == "structure")
 
 
 def narrow(folder: Path, checkpoint: Checkpoint) -> None:

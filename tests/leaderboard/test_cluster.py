@@ -1,13 +1,17 @@
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
 import strangers
 
+from tenth.core import jobs
 from tenth.core.errors import InputError
 from tenth.leaderboard import run
 from tenth.leaderboard.exam import Quiet
+from tenth.leaderboard.judge import JudgeSubmission
+from tenth.leaderboard.records import Verdict
 
 try:
     import ray
@@ -15,8 +19,8 @@ except ModuleNotFoundError:
     ray = None
 
 
-def options(place: Path, cluster: str) -> run.Options:
-    return run.Options(
+def options(place: Path, cluster: str) -> run.JudgeSettings:
+    return run.JudgeSettings(
         places=(place / "submissions",),
         results=place / "results",
         device="pixel-8",
@@ -43,10 +47,9 @@ def place(tmp_path: Path) -> Path:
 def test_a_cluster_of_this_machine_gives_the_same_verdicts(
     place: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import os
-
-    here = os.pathsep.join([str(Path(run.__file__).parents[2]), str(Path(__file__).parent)])
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([here, os.environ.get("PYTHONPATH", "")]))
+    here = [Path(run.__file__).parents[2], Path(__file__).parent, Path(__file__).parents[1]]
+    places = [*map(str, here), os.environ.get("PYTHONPATH", "")]
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(places))
     done = run.judge_all(options(place, "local"), Quiet())
     assert not done.failed
     assert {v.submission: v.status for v in done.verdicts} == {"honest": "ranked", "lies": "disqualified"}
@@ -55,21 +58,16 @@ def test_a_cluster_of_this_machine_gives_the_same_verdicts(
     # A worker that dies costs its own submission only.
     for file in (place / "results").glob("*.json"):
         file.unlink()
-    monkeypatch.setattr("tenth.leaderboard.cluster.one", dies_at_lies)
+    monkeypatch.setattr("tenth.leaderboard.cluster.judge_on_worker", dies_at_lies)
     done = run.judge_all(options(place, "local"), Quiet())
-    assert [v.submission for v in done.verdicts] == ["honest"]
+    assert [v.submission for v in done.verdicts] == ["honest"], done.failed
     assert done.failed.keys() == {"lies"}
 
 
-def dies_at_lies(task: dict[str, str]) -> dict[str, object]:
-    import os
-
-    from tenth.core import jobs
-
-    if task["folder"].endswith("lies"):
+def dies_at_lies(job: JudgeSubmission) -> Verdict:
+    if job.submission.name == "lies":
         os._exit(9)
-    answer: dict[str, object] = jobs.call("tenth.leaderboard.judge:run", {"task": task})
-    return answer
+    return jobs.run(job)
 
 
 @pytest.mark.skipif(ray is not None, reason="Ray is installed")

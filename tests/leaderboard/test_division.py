@@ -31,7 +31,7 @@ def original(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_cosines_are_those_of_the_reference_decoder(original: Path, tmp_path: Path) -> None:
     other = strangers.model(tmp_path / "other.gguf", kind="Q4_0")
-    found = division.cosines(ignore, str(other), str(original))
+    found = division.CompareWeights(gguf=other, original=original).run(ignore)
     theirs = {t.name: np.array(t.data, np.float64).ravel() for t in gguf.GGUFReader(original).tensors}
     for tensor in gguf.GGUFReader(other).tensors:
         mine = gguf.quants.dequantize(tensor.data, tensor.tensor_type).astype(np.float64).ravel()
@@ -39,14 +39,14 @@ def test_cosines_are_those_of_the_reference_decoder(original: Path, tmp_path: Pa
         assert found[tensor.name] == pytest.approx(wanted, abs=1e-6)
     assert division.near(found).passed
     random = strangers.model(tmp_path / "random.gguf", seed=9)
-    apart = division.near(division.cosines(ignore, str(random), str(original)))
+    apart = division.near(division.CompareWeights(gguf=random, original=original).run(ignore))
     assert not apart.passed
     assert apart.value == pytest.approx(0, abs=0.1)
 
 
 def test_weights_that_are_no_numbers_are_not_near(original: Path, tmp_path: Path) -> None:
     spoilt = tiny_gguf.write(tmp_path / "nan.gguf", spoil="output_norm.weight")
-    assert division.cosines(ignore, str(spoilt), str(original))["output_norm.weight"] == 0
+    assert division.CompareWeights(gguf=spoilt, original=original).run(ignore)["output_norm.weight"] == 0
 
 
 def _with(header: Header, **changed: Stored | None) -> Header:
@@ -72,7 +72,7 @@ def test_the_same_tensors_and_a_tied_head_beside(original: Path) -> None:
 
 def test_a_folder_becomes_a_gguf_of_its_own_types(tmp_path: Path) -> None:
     checkpoint = open_checkpoint(bundled())
-    division.convert(ignore, str(bundled()), str(tmp_path / "model.gguf"))
+    division.Convert(source=bundled(), destination=tmp_path / "model.gguf").run(ignore)
     header = read_header(tmp_path / "model.gguf")
     assert division.stored("structure", header) == ""
     specs = checkpoint.specs()
@@ -80,7 +80,9 @@ def test_a_folder_becomes_a_gguf_of_its_own_types(tmp_path: Path) -> None:
     for spec in specs:
         wanted = checkpoint.tensors[spec.source].dtype if spec.linear else "F32"
         assert header.tensors[spec.name].type == wanted
-    found = division.cosines(ignore, str(tmp_path / "model.gguf"), str(tmp_path / "model.gguf"))
+    found = division.CompareWeights(gguf=tmp_path / "model.gguf", original=tmp_path / "model.gguf").run(
+        ignore
+    )
     assert min(found.values()) == pytest.approx(1)
 
 

@@ -23,7 +23,7 @@ def test_tasks_are_asked_beside_the_original_and_of_hidden_items(tmp_path: Path)
     strangers.submission(tmp_path / "submissions", "same", raw, division="bits")
     data = items.write(tmp_path / "data", 12, ["piqa", "arc_easy"])
     (tmp_path / "seed").write_text("17" * hidden.SEED_BYTES)
-    options = run.Options(
+    options = run.JudgeSettings(
         places=(tmp_path / "submissions",),
         results=tmp_path / "results",
         device="pixel-8",

@@ -7,7 +7,9 @@ import struct
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+import acts
 import numpy as np
 import pytest
 import strangers
@@ -16,10 +18,11 @@ from tenth.core import jobs
 from tenth.core.errors import InputError
 from tenth.leaderboard import run
 from tenth.leaderboard.exam import Quiet
-from tenth.leaderboard.records import RULES, Verdict, read_results
+from tenth.leaderboard.judge import JudgeSubmission, Round, judge
+from tenth.leaderboard.records import RULES, Conditions, Verdict, read_results
 from tenth.leaderboard.site import site
 from tenth.models import source
-from tenth.runtime.sandbox import Isolation, Limits
+from tenth.runtime import sandbox
 
 BUDGET = "0.75%"  # of a Pixel 8: 60 MB
 HONEST = {"same", "half", "halves", "from-nothing", "fewer-bits"}
@@ -81,8 +84,8 @@ def make(place: Path) -> None:
             shutil.copy(file, halves)
 
 
-def options(place: Path, **changes: object) -> run.Options:
-    usual = run.Options(
+def options(place: Path, **changes: object) -> run.JudgeSettings:
+    usual = run.JudgeSettings(
         places=(place / "submissions",),
         results=place / "results",
         device="pixel-8",
@@ -233,17 +236,17 @@ def test_nothing_is_judged_twice_unless_rules_or_files_change(
 def test_a_worker_that_dies_costs_its_own_submission_only(
     place: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    asked: list[str] = []
-    real = jobs.call
+    asked: list[Path] = []
+    real = jobs.run
 
-    def call(function: str, arguments: dict[str, dict[str, str]], *rest: object, **more: object) -> object:
-        if function == "tenth.leaderboard.judge:run":
-            asked.append(arguments["task"]["folder"])
-            if arguments["task"]["folder"].endswith("lies"):
-                return real("acts:abort", {}, *rest, **more)  # type: ignore[arg-type]
-        return real(function, arguments, *rest, **more)  # type: ignore[arg-type]
+    def run_or_abort(job: jobs.Job[jobs.Result], *rest: Any, **named: Any) -> Any:
+        if isinstance(job, JudgeSubmission):
+            asked.append(job.submission)
+            if job.submission.name == "lies":
+                return real(acts.Abort(), *rest, **named)
+        return real(job, *rest, **named)
 
-    monkeypatch.setattr(jobs, "call", call)
+    monkeypatch.setattr(jobs, "run", run_or_abort)
     places = tuple(place / "submissions" / name for name in ("bomb", "lies", "pipe"))
     done = run.judge_all(options(place, places=places, results=tmp_path / "results"), Quiet())
     assert [verdict.submission for verdict in done.verdicts] == ["bomb", "pipe"]
@@ -256,38 +259,18 @@ def test_a_worker_that_dies_costs_its_own_submission_only(
 
 
 def test_a_hang_and_greed_are_the_artifacts_fault(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from tenth.leaderboard import judge
-    from tenth.leaderboard.records import Conditions
-    from tenth.runtime import sandbox
-
     folder = strangers.submission(tmp_path, "bad", strangers.model(tmp_path / "m.gguf").read_bytes())
     conditions = Conditions(device="pixel-8", budget=50_000_000, context=64, text="", text_bytes=1)
-    real = sandbox.call
+    of = Round(results=tmp_path, conditions=conditions, device="pixel-8", text_chunks=tmp_path, threads=1)
+    real = sandbox.Sandbox.run
     for how, said in (("hang", "was ended after 3 s"), ("memory", "more than the")):
 
-        def call(
-            function: str,
-            arguments: object,
-            limits: Limits,
-            isolation: Isolation,
-            log: Path,
-            *rest: object,
-            how: str = how,
-        ) -> object:
-            small = limits.model_copy(update={"seconds": 3 if how == "hang" else 60})
-            return real("acts:misbehave", {"how": how, "path": str(tmp_path)}, small, isolation, log)
+        def misbehave(box: sandbox.Sandbox, *_: object, how: str = how) -> str:
+            limits = box.limits.model_copy(update={"seconds": 3 if how == "hang" else 60})
+            return real(replace(box, limits=limits), acts.Misbehave(how=how, path=tmp_path))
 
-        monkeypatch.setattr(sandbox, "call", call)
-        task = judge.Task(
-            folder=str(folder),
-            results=str(tmp_path),
-            conditions=conditions,
-            device="pixel-8",
-            command="",
-            text_chunks="",
-            threads=1,
-        )
-        verdict = judge.judge(task)
+        monkeypatch.setattr(sandbox.Sandbox, "run", misbehave)
+        verdict = judge(JudgeSubmission(submission=folder, command="", round=of))
         assert verdict.status == "disqualified"
         assert said in verdict.reason
 

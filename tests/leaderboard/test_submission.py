@@ -123,11 +123,11 @@ def test_submissions_are_found(tmp_path: Path) -> None:
     one = strangers.submission(tmp_path / "all", "one")
     two = strangers.submission(tmp_path / "all", "two")
     (tmp_path / "all" / ".hidden").mkdir()
-    assert submission.found([tmp_path / "all"]) == [one, two]
-    assert submission.found([one]) == [one]
+    assert submission.find_submissions([tmp_path / "all"]) == [one, two]
+    assert submission.find_submissions([one]) == [one]
     again = strangers.submission(tmp_path / "more", "one")
     with pytest.raises(InputError, match="two submissions are called 'one'"):
-        submission.found([tmp_path / "all", again])
+        submission.find_submissions([tmp_path / "all", again])
 
 
 def test_submit_makes_one_from_a_bundle(tmp_path: Path) -> None:

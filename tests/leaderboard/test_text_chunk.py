@@ -14,11 +14,12 @@ from scipy.special import log_softmax
 from tenth.core.errors import InputError
 from tenth.core.records import Runtime
 from tenth.leaderboard import probes, text_chunk
+from tenth.leaderboard.text_chunk import JudgeText, ReadOriginal, TextJudged, TimeText
 from tenth.models import text
 from tenth.runtime import llama
 
-Judged = tuple[Path, Path, list[str], dict[str, Any]]  # original, other, passages, what is found of the other
-RUNTIME = Runtime(n_ctx=512, n_ubatch=128, type_k="f32", type_v="f32", flash_attention=False)
+Judged = tuple[Path, Path, list[str], TextJudged]  # original, other, passages, what is found of the other
+RUNTIME = Runtime(n_ctx=512, n_ubatch=128, type_k="f32", type_v="f32", flash_attention=False, threads=1)
 
 
 def ignore(event: dict[str, Any]) -> None:
@@ -51,9 +52,9 @@ def judged(tmp_path_factory: pytest.TempPathFactory) -> Judged:
     file.write_text(json.dumps(text_chunks))
     answers = place / "answers"
     answers.mkdir()
-    run = RUNTIME.model_dump()
-    text_chunk.original(ignore, str(original), run, 1, str(file), str(answers))
-    return original, other, text_chunks, text_chunk.judge(ignore, str(other), run, 1, str(file), str(answers))
+    common = {"runtime": RUNTIME, "text": file}
+    ReadOriginal(gguf=original, folder=answers, **common).run(ignore)
+    return original, other, text_chunks, JudgeText(gguf=other, reference=answers, **common).run(ignore)
 
 
 def naive(model: Path, words: str) -> tuple[np.ndarray, np.ndarray]:
@@ -72,28 +73,28 @@ def naive(model: Path, words: str) -> tuple[np.ndarray, np.ndarray]:
 
 def test_bits_and_divergence_are_those_of_a_naive_reading(judged: Judged) -> None:
     original, other, text_chunks, found = judged
-    assert found["same_tokenizer"]
+    assert found.same_tokenizer
     for index, words in enumerate(text_chunks):
         q, ids = naive(other, words)
         p, _ = naive(original, words)
         bits = -q[np.arange(len(ids)), ids].sum() / np.log(2) / len(words.encode())
         kl = (np.exp(p) * (p - q)).sum(axis=1).mean()
-        assert found["bits"][index] == pytest.approx(bits, rel=1e-4)
-        assert found["kl"][index] == pytest.approx(kl, rel=0.02, abs=1e-5)
-        assert found["top1"][index] == pytest.approx((p.argmax(1) == q.argmax(1)).mean(), abs=0.02)
-    assert all(probe["passed"] for probe in found["probes"]), found["probes"]
+        assert found.bits[index] == pytest.approx(bits, rel=1e-4)
+        assert found.kl[index] == pytest.approx(kl, rel=0.02, abs=1e-5)
+        assert found.top1[index] == pytest.approx((p.argmax(1) == q.argmax(1)).mean(), abs=0.02)
+    assert all(probe.passed for probe in found.probes), found.probes
 
 
 def test_timed_figures_and_answers(judged: Judged, tmp_path: Path) -> None:
     _, other, text_chunks, found = judged
     file = tmp_path / "text-chunks.json"
     file.write_text(json.dumps(text_chunks))
-    timed = text_chunk.timed(ignore, str(other), RUNTIME.model_dump(), 1, str(file), 64, 32)
-    assert len(timed["load"]) == len(timed["prefill"]) == len(timed["decode"]) == text_chunk.TIMED
-    probe = probes.compare_timed(timed["scored"], found["timed"])
+    timed = TimeText(gguf=other, runtime=RUNTIME, text=file, prefill=64, decode=32).run(ignore)
+    assert len(timed.load) == len(timed.prefill) == len(timed.decode) == text_chunk.TIMED
+    probe = probes.compare_timed(timed.scored, found.timed)
     assert probe.passed, probe
-    cheating = [[first, [nats - 1.0 for nats in each]] for first, each in timed["scored"]]
-    assert not probes.compare_timed(cheating, found["timed"]).passed
+    cheating = [(first, [nats - 1.0 for nats in each]) for first, each in timed.scored]
+    assert not probes.compare_timed(cheating, found.timed).passed
 
 
 def test_a_sum_that_is_not_one_a_constant_and_nan_are_seen() -> None:
@@ -173,6 +174,6 @@ def test_each_probe_can_fail(cheat: str, failing: set[str]) -> None:
     rng = np.random.default_rng(0)
     pieces = [probes.TokenPiece(i, 0, rng.integers(0, 32, 300).astype(np.int32)) for i in range(3)]
     known = {i: probes.scored(session, piece).tolist() for i, piece in enumerate(pieces)}
-    found = {probe.name for probe in probes.run(session, pieces, known) if not probe.passed}
+    found = {probe.name for probe in probes.ask_again(session, pieces, known) if not probe.passed}
     assert failing <= found
     assert bool(found) == bool(failing)

@@ -85,7 +85,8 @@ class Packed(Record):
     def threads(self) -> int:
         """The job's threads, its own or its runtime's; 0 where it does not say."""
         runtime = self.fields.get("runtime")
-        threads = runtime.get("threads") if isinstance(runtime, dict) else self.fields.get("threads")
+        of_runtime = runtime.get("threads") if isinstance(runtime, dict) else 0
+        threads = self.fields.get("threads", of_runtime)
         return threads if isinstance(threads, int) else 0
 
     def unpack(self) -> Job[Any]:
@@ -272,38 +273,6 @@ def _revive(answer: dict[str, Any]) -> errors.TenthError:
     if not (isinstance(kind, type) and issubclass(kind, errors.TenthError)):
         kind = errors.NativeError
     return kind(answer["message"])
-
-
-class Function(Job[JsonValue]):
-    """A function by name, until every room has its jobs."""
-
-    function: str
-    arguments: dict[str, Any]
-    threads: int = 0
-    folder: str | None = None
-
-    def run(self, emit: Emit) -> JsonValue:
-        """Call it."""
-        module, _, name = self.function.partition(":")
-        answer: JsonValue = getattr(importlib.import_module(module), name)(emit=emit, **self.arguments)
-        return answer
-
-
-def call(
-    function: str,
-    arguments: dict[str, Any],
-    on_event: Emit | None = None,
-    log: Path | None = None,
-    env: Mapping[str, str] | None = None,
-    timeout: float | None = None,
-    wrapper: Sequence[str] = (),
-) -> Any:
-    """Run a function by name in a child process, until every room has its jobs."""
-    place = arguments.get("folder") or arguments.get("destination")
-    job = Function(
-        function=function, arguments=arguments, threads=arguments.get("threads") or 0, folder=place
-    )
-    return run(job, on_event, Surroundings(log, env or {}, timeout, wrapper))
 
 
 def main() -> None:

@@ -8,14 +8,17 @@ from __future__ import annotations
 from collections.abc import Generator
 from typing import Any
 
+from tenth.core import jobs
 from tenth.core.errors import InputError, TenthError
-from tenth.leaderboard.judge import Task
+from tenth.leaderboard.judge import JudgeSubmission
 from tenth.leaderboard.records import Verdict
 
 LOCAL = "local"  # as an address: a cluster of this machine alone
 
 
-def there(tasks: list[Task], address: str) -> Generator[tuple[Task, Verdict | str], None, None]:
+def judge_on_cluster(
+    submissions: list[JudgeSubmission], address: str
+) -> Generator[tuple[JudgeSubmission, Verdict | str], None, None]:
     """Judge on a cluster, as they come; a str says why there is no verdict. Raises InputError without Ray."""
     try:
         import ray
@@ -28,26 +31,23 @@ def there(tasks: list[Task], address: str) -> Generator[tuple[Task, Verdict | st
             ray.init(log_to_driver=False, include_dashboard=False if address == LOCAL else None, **how)
     except (ConnectionError, RuntimeError, ValueError) as error:
         raise InputError(f"no Ray cluster at {address!r}: {str(error).splitlines()[0]:.200}") from None
-    remote = ray.remote(max_retries=0, num_cpus=max(1, tasks[0].threads))(one)
+    remote = ray.remote(max_retries=0, num_cpus=max(1, submissions[0].round.threads))(judge_on_worker)
     try:
-        pending = {remote.remote(task.model_dump()): task for task in tasks}
+        pending = {remote.remote(job): job for job in submissions}
         while pending:
             done, _ = ray.wait(list(pending), num_returns=1)
             for reference in done:
-                task = pending.pop(reference)
+                job = pending.pop(reference)
                 try:
-                    answer: Verdict | str = Verdict.model_validate(ray.get(reference))
+                    answer: Verdict | str = ray.get(reference)
                 except (ray.exceptions.RayError, TenthError) as error:
                     answer = " ".join(str(error).split())[-300:]
-                yield task, answer
+                yield job, answer
     finally:
         if started:
             ray.shutdown()
 
 
-def one(task: dict[str, Any]) -> dict[str, Any]:
+def judge_on_worker(job: JudgeSubmission) -> Verdict:
     """On a worker of the cluster: judge in a child, as everywhere."""
-    from tenth.core import jobs
-
-    answer: dict[str, Any] = jobs.call("tenth.leaderboard.judge:run", {"task": task})
-    return answer
+    return jobs.run(job)

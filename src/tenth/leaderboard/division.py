@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from tenth.core import jobs
 from tenth.core.ggml import FLOATS
 from tenth.leaderboard.records import Division, Probe
+from tenth.models.checkpoint import open_checkpoint
+from tenth.models.formats.gguf import write_gguf
 from tenth.models.formats.inspect import Header, Stored, read_header
+from tenth.runtime import llama
 
 # Of a tensor with the original's. A sign alone for each of Gaussian weights still gives sqrt(2 / pi) = 0.80.
 LEAST_COSINE = 0.7
@@ -47,58 +49,66 @@ def same_model(header: Header, original: Header) -> str:
     return ""
 
 
-def cosines(emit: jobs.Emit, path: str, original: str) -> dict[str, float]:  # noqa: ARG001
-    """In a cell: name -> cosine of a tensor's weights with the original's; NaN or zero weights give 0.
+class CompareWeights(jobs.Job[dict[str, float]]):
+    """Name -> cosine of a tensor's weights with the original's; NaN or zero weights give 0.
 
-    A head that only `path` has is compared with the original's embedding.
+    A head that only `gguf` has is compared with the original's embedding.
     """
-    mine, theirs = read_header(Path(path)).tensors, read_header(Path(original)).tensors
-    found = {}
-    for name, tensor in mine.items():
-        other = theirs.get(name) or theirs[_EMBEDDING]
-        columns = tensor.shape[-1]
-        step = max(1, _ROWS_BYTES // (4 * columns))
+
+    gguf: Path
+    original: Path
+
+    def run(self, emit: jobs.Emit) -> dict[str, float]:  # noqa: ARG002
+        """Compare every tensor."""
+        theirs = read_header(self.original).tensors
+        return {
+            name: self._cosine(tensor, theirs.get(name) or theirs[_EMBEDDING])
+            for name, tensor in read_header(self.gguf).tensors.items()
+        }
+
+    def _cosine(self, mine: Stored, theirs: Stored) -> float:
+        rows = mine.count // mine.shape[-1]
+        step = max(1, _ROWS_BYTES // (4 * mine.shape[-1]))
         sums = np.zeros(3)
-        for first in range(0, tensor.count // columns, step):
-            last = min(first + step, tensor.count // columns)
-            a, b = (_rows(Path(p), t, first, last) for p, t in ((path, tensor), (original, other)))
+        for first in range(0, rows, step):
+            last = min(first + step, rows)
+            a, b = _rows(self.gguf, mine, first, last), _rows(self.original, theirs, first, last)
             sums += [np.vdot(a, b), np.vdot(a, a), np.vdot(b, b)]
         product = math.sqrt(max(sums[1] * sums[2], 0.0)) if np.isfinite(sums).all() else 0.0
-        found[name] = float(sums[0] / product) if product else float(sums[1] == sums[2])
-    return found
+        return float(sums[0] / product) if product else float(sums[1] == sums[2])
 
 
 def _rows(path: Path, tensor: Stored, first: int, last: int) -> np.ndarray:
     """Float64 rows of a tensor."""
-    from tenth.runtime import llama
-
     columns = tensor.shape[-1]
     width = tensor.bytes // (tensor.count // columns)
     raw = np.fromfile(path, np.uint8, (last - first) * width, offset=tensor.offset + first * width)
     return llama.dequantize(raw.reshape(-1, width), tensor.type, columns).astype(np.float64)
 
 
-def convert(emit: jobs.Emit, source: str, destination: str) -> dict[str, Any]:
-    """In a cell: write the Hugging Face folder `source` as a GGUF with the very types of its tensors.
+class Convert(jobs.Job[None]):
+    """Write the Hugging Face folder `source` as a GGUF with the very types of its tensors."""
 
-    Raises InputError for a folder that is broken, or of an architecture that llama.cpp or we do not know.
-    """
-    from tenth.models.checkpoint import open_checkpoint
-    from tenth.models.formats.gguf import write_gguf
+    source: Path
+    destination: Path
 
-    checkpoint = open_checkpoint(Path(source))
-    types = {s.name: checkpoint.tensors[s.source].dtype for s in checkpoint.specs() if s.linear}
-    size = write_gguf(checkpoint, types, Path(destination), progress=lambda done: emit({"done": done}))
-    return {"bytes": size}
+    def run(self, emit: jobs.Emit) -> None:
+        """Convert; emits the bytes done.
+
+        Raises InputError for a folder that is broken, or of an architecture that llama.cpp or we do not know.
+        """
+        checkpoint = open_checkpoint(self.source)
+        types = {s.name: checkpoint.tensors[s.source].dtype for s in checkpoint.specs() if s.linear}
+        write_gguf(checkpoint, types, self.destination, progress=lambda done: emit({"done": done}))
 
 
-def near(found: dict[str, float]) -> Probe:
+def near(cosines: dict[str, float]) -> Probe:
     """Whether the tensor that is the furthest from the original's is near enough."""
-    name = min(found, key=lambda key: found[key])
+    name = min(cosines, key=lambda key: cosines[key])
     return Probe(
         name="near",
-        passed=found[name] >= LEAST_COSINE,
-        value=found[name],
+        passed=cosines[name] >= LEAST_COSINE,
+        value=cosines[name],
         allowed=LEAST_COSINE,
-        detail=f"least cosine of {len(found)} tensors with the original's, of {name}",
+        detail=f"least cosine of {len(cosines)} tensors with the original's, of {name}",
     )

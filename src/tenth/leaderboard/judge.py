@@ -1,4 +1,4 @@
-"""One submission: everything about it is computed here, in cells, and a Verdict comes out.
+"""One submission: everything about it is computed here, in sandboxes, and a Verdict comes out.
 
 The first thing that is wrong ends it with a reason. What the artifact does to a child that opens it (hang,
 crash, eat memory) is its own fault; a child that the system ends for no such reason is not, and raises.
@@ -9,13 +9,14 @@ from __future__ import annotations
 import contextlib
 import datetime
 import math
+import os
 import statistics
 import tempfile
 import time
 from collections import deque
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from tenth import __version__
 from tenth.core import jobs
@@ -40,23 +41,6 @@ _CONTROL = bytes({*range(32), 127} - {9, 10})  # of terminals; a file's own stri
 _SLOWEST = 20e6  # bytes/s that the slowest machine reads
 
 
-class Task(Record):
-    """What a worker is told; JSON, so that it may be another machine with the same files."""
-
-    folder: str
-    results: str
-    conditions: Conditions
-    device: str  # as typed: a name, or a device file
-    command: str
-    text_chunks: str  # JSON list of texts
-    original: Original | None = None
-    asked: str = ""  # the original's outcomes
-    data: str | None = None  # folder of the tasks' items
-    seed: str = ""  # hex, of hidden items
-    threads: int = 0
-    seconds: float = 3600.0  # of one run in a cell
-
-
 class Disqualified(Exception):  # noqa: N818
     """The submission is disqualified; the message is the reason."""
 
@@ -65,38 +49,45 @@ class JudgeError(TenthError):
     """The judge itself failed: no verdict."""
 
 
-def run(emit: jobs.Emit, task: dict[str, Any]) -> dict[str, Any]:
-    """In a child process of the judge, or on a cluster: the verdict, written to its folder."""
-    import os
+class Round(Record):
+    """What all submissions that are judged together have in common."""
 
-    emit({"pid": os.getpid()})
-    return judge(Task.model_validate(task)).model_dump()
+    results: Path
+    conditions: Conditions
+    device: str  # as typed: a name, or a device file
+    text_chunks: Path  # JSON list of texts
+    original: Original | None = None
+    asked: Path | None = None  # the original's outcomes
+    data: Path | None = None  # folder of the tasks' items
+    seed: str = ""  # hex, of hidden items
+    threads: int = 0
+    seconds: float = 3600.0  # of one run in a sandbox
 
 
-def judge(task: Task) -> Verdict:
+class JudgeSubmission(jobs.Job[Verdict]):
+    """Judge one submission, in a child process or on another machine with the same files."""
+
+    submission: Path  # its folder
+    command: str  # reproduces the verdict
+    round: Round
+
+    def run(self, emit: jobs.Emit) -> Verdict:
+        """The verdict, written to its folder; emits the process, so that it can be ended."""
+        emit({"pid": os.getpid()})
+        return judge(self)
+
+
+def judge(job: JudgeSubmission) -> Verdict:
     """Judge and write RESULTS/<id>.json and .log. Raises JudgeError, OutputError where the judge fails."""
     begin = time.monotonic()
-    submission = open_submission(Path(task.folder), task.conditions.budget)
-    name = identity(submission.name, submission.artifact, submission.manifest_hash, task.conditions)
-    results = Path(task.results)
-    log = results / f"{name}.log"
+    conditions, threads = job.round.conditions, job.round.threads
+    submission = open_submission(job.submission, conditions.budget)
+    name = identity(submission.name, submission.artifact, submission.manifest_hash, conditions)
+    log = job.round.results / f"{name}.log"
     log.write_bytes(b"")
     with tempfile.TemporaryDirectory(prefix="tenth-judge-") as scratch:
-        case = Case(task, submission, Path(scratch), log)
-        reason = ""
-        try:
-            case.run()
-        except Disqualified as out:
-            reason = str(out)
-        except jobs.ChildDied as death:
-            if death.killed:
-                raise NativeError(
-                    f"{submission.name}: the system ended the run ({death}); try again"
-                ) from death
-            reason = str(death)
-        except (InputError, NativeError) as error:
-            reason = str(error)
-        reason = _clean(reason, submission, Path(scratch))
+        case = Case(job.round, submission, Path(scratch), log)
+        reason = _clean(_reason(case), submission, Path(scratch))
         case.note(f"disqualified: {reason}" if reason else "ranked")
     _publish(log, submission, Path(scratch))
     verdict = Verdict(
@@ -107,7 +98,7 @@ def judge(task: Task) -> Verdict:
         manifest=submission.manifest,
         artifact=submission.artifact,
         manifest_hash=submission.manifest_hash,
-        conditions=task.conditions,
+        conditions=conditions,
         status="disqualified" if reason else "ranked",
         reason=reason,
         log_line=_last_line(log) if reason else "",
@@ -117,20 +108,44 @@ def judge(task: Task) -> Verdict:
         tasks=case.tasks,
         isolation=case.isolation.said,
         log=log.name,
-        command=task.command,
-        machine=f"{machine.processor()}, {llama.cores()} cores, {task.threads or llama.cores()} threads",
+        command=job.command,
+        machine=f"{machine.processor()}, {llama.cores()} cores, {threads or llama.cores()} threads",
         date=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         seconds=round(time.monotonic() - begin, 1),
     )
-    write_text(results / f"{name}.json", verdict.model_dump_json(indent=1))
+    write_text(job.round.results / f"{name}.json", verdict.model_dump_json(indent=1))
     return verdict
 
 
-class Case:
-    """A submission before the judge: its steps in order, and what they found."""
+def _reason(case: Case) -> str:
+    """Why the submission is disqualified, or ""; NativeError where the system ended what ran."""
+    try:
+        case.examine()
+    except jobs.ChildDied as death:
+        if death.killed:
+            raise NativeError(
+                f"{case.submission.name}: the system ended the run ({death}); try again"
+            ) from death
+        return str(death)
+    except (Disqualified, InputError, NativeError) as error:
+        return str(error)
+    return ""
 
-    def __init__(self, task: Task, submission: Submission, scratch: Path, log: Path) -> None:
-        self.task, self.submission, self.scratch, self.log = task, submission, scratch, log
+
+@dataclass(frozen=True)
+class _Artifact:
+    """The file that is judged, and how it is run."""
+
+    gguf: Path
+    header: Header
+    runtime: Runtime
+
+
+class Case:
+    """A submission before the judge: its steps in order, and what they gave."""
+
+    def __init__(self, of: Round, submission: Submission, scratch: Path, log: Path) -> None:
+        self.round, self.submission, self.scratch, self.log = of, submission, scratch, log
         self.readings: list[Reading] = []
         self.probes: list[Probe] = []
         self.text_chunks: list[float] = []
@@ -138,31 +153,31 @@ class Case:
         self.isolation = sandbox.Isolation()
         self._begin = time.monotonic()
 
-    def run(self) -> None:
-        """All steps. Raises Out at the first thing wrong."""
-        submission, task = self.submission, self.task
-        if submission.trouble:
-            raise Disqualified(submission.trouble)
-        budget = task.conditions.budget
-        self.readings.append(reading("size", submission.bytes, "all files of the artifact"))
+    def examine(self) -> None:
+        """All steps. Raises Disqualified at the first thing wrong."""
+        conditions = self.round.conditions
+        if self.submission.trouble:
+            raise Disqualified(self.submission.trouble)
+        self.readings.append(reading("size", self.submission.bytes, "all files of the artifact"))
         gguf = self._gguf()
         self.note("read the header")
         header = read_header(gguf)
-        if header.weights > budget:
+        if header.weights > conditions.budget:
             raise Disqualified(
                 f"over the budget: its weights alone are {megabytes(header.weights)} MB,"
-                f" {task.conditions.device} allows {megabytes(budget)} MB"
+                f" {conditions.device} allows {megabytes(conditions.budget)} MB"
             )
         if int(header.keys.get("split.count", 0) or 0) > 1:
             raise Disqualified("it is one part of a split GGUF; give a whole one")
         self._belongs(header, gguf)
-        runtime = self._runtime(header)
-        kv = self._proof(gguf, header, runtime)
-        found = self._quality(gguf, header, runtime)
-        self._timed(gguf, header, runtime, found)
-        self.readings += estimates.expected(header, runtime, kv, catalogue.load(task.device))
-        if task.conditions.tasks:
-            self._tasks(gguf, header, runtime)
+        artifact = _Artifact(gguf, header, self._runtime(header))
+        kv = self._proof(artifact)
+        judged = self._quality(artifact)
+        self._timed(artifact, judged)
+        device = catalogue.load(self.round.device)
+        self.readings += estimates.expected(header, artifact.runtime, kv, device)
+        if conditions.tasks:
+            self._tasks(artifact)
 
     def note(self, line: str) -> None:
         """A line of the judge in the log."""
@@ -174,35 +189,33 @@ class Case:
         how = f"{conditions}; spread: standard error over passages"
         self.readings.append(reading(name, statistics.fmean(values), how, spread=spread, count=len(values)))
 
-    def _call(
+    def _run(
         self,
-        function: str,
-        arguments: dict[str, Any],
+        job: jobs.Job[jobs.Result],
         limits: sandbox.Limits,
         readable: Sequence[Path],
         writable: Path | None = None,
-    ) -> Any:
-        self.note(f"run {function.partition(':')[2]}")
-        return sandbox.call(function, arguments, limits, self.isolation, self.log, readable, writable)
+    ) -> jobs.Result:
+        self.note(f"run {type(job).__name__}")
+        return sandbox.Sandbox(limits, self.isolation, self.log).run(job, readable, writable)
 
     def _gguf(self) -> Path:
         """The artifact, or what a folder of safetensors becomes in llama.cpp."""
         submission = self.submission
         if submission.form == "gguf":
             return submission.files[0]
-        destination = self.scratch / "model.gguf"
+        job = division.Convert(source=submission.folder, destination=self.scratch / "model.gguf")
         limits = sandbox.Limits(
             memory=2 * submission.bytes + (512 << 20),
-            seconds=self.task.seconds,
+            seconds=self.round.seconds,
             file_bytes=2 * submission.bytes + (64 << 20),
         )
-        asked = {"source": str(submission.folder), "destination": str(destination)}
-        self._call("tenth.leaderboard.division:convert", asked, limits, [submission.folder], self.scratch)
-        return destination
+        self._run(job, limits, [submission.folder], self.scratch)
+        return job.destination
 
     def _belongs(self, header: Header, gguf: Path) -> None:
         """The division's demands."""
-        manifest, original = self.submission.manifest, self.task.original
+        manifest, original = self.submission.manifest, self.round.original
         assert manifest is not None
         if manifest.base_hash and original and manifest.base_hash not in original.hashes:
             raise Disqualified(
@@ -214,31 +227,27 @@ class Case:
         if manifest.division != "bits":
             return
         assert original is not None
-        if wrong := division.same_model(header, read_header(Path(original.gguf))):
+        if wrong := division.same_model(header, read_header(original.gguf)):
             raise Disqualified(wrong)
-        limits = sandbox.Limits(memory=self.submission.bytes + (768 << 20), seconds=self.task.seconds)
-        found = self._call(
-            "tenth.leaderboard.division:cosines",
-            {"path": str(gguf), "original": original.gguf},
-            limits,
-            [gguf, Path(original.gguf)],
-        )
-        self._ask(division.near(found))
+        limits = sandbox.Limits(memory=self.submission.bytes + (768 << 20), seconds=self.round.seconds)
+        job = division.CompareWeights(gguf=gguf, original=original.gguf)
+        self._ask(division.near(self._run(job, limits, [gguf, original.gguf])))
 
     def _runtime(self, header: Header) -> Runtime:
         manifest = self.submission.manifest
         assert manifest is not None
-        context = min(self.task.conditions.context, header.number("context_length") or (1 << 30))
+        context = min(self.round.conditions.context, header.number("context_length") or (1 << 30))
         settings = manifest.runtime.model_dump()
         settings["n_ubatch"] = min(settings["n_ubatch"], context)
-        return Runtime(n_ctx=context, threads=self.task.threads, **settings)
+        return Runtime(n_ctx=context, threads=self.round.threads, **settings)
 
-    def _proof(self, gguf: Path, header: Header, runtime: Runtime) -> int:
+    def _proof(self, artifact: _Artifact) -> int:
         """Full context within the budget; returns the bytes of the KV cache."""
-        budget = self.task.conditions.budget
+        header, runtime = artifact.header, artifact.runtime
+        budget = self.round.conditions.budget
         self.note("fill the context within the budget")
-        patience = min(self.task.seconds, 300 + header.size / _SLOWEST + 2 * runtime.n_ctx)
-        proof = prove(gguf, runtime, budget, header.weights, self.log, None, patience, strict=True)
+        patience = min(self.round.seconds, 300 + header.size / _SLOWEST + 2 * runtime.n_ctx)
+        proof = prove(artifact.gguf, runtime, budget, header.weights, self.log, timeout=patience, strict=True)
         self.isolation.note(f"memory of the proof: {proof.limit}; network: {proof.network}")
         above = f"above the interpreter's {megabytes(proof.interpreter)} MB"
         how = f"{runtime.n_ctx} tokens of context, {above}; {proof.limit}"
@@ -246,7 +255,7 @@ class Case:
         if not proof.fits:
             raise Disqualified(
                 f"over the budget: it held {megabytes(proof.peak)} MB or more at full context,"
-                f" {self.task.conditions.device} allows {megabytes(budget)} MB"
+                f" {self.round.conditions.device} allows {megabytes(budget)} MB"
             )
         return int(proof.parts.get("kv", 0))
 
@@ -254,76 +263,67 @@ class Case:
         """The budget, and what the judge's own arithmetic needs."""
         logits = 12 * text_chunk.ROWS * 4 * max(header.vocabulary, 1)
         return sandbox.Limits(
-            memory=self.task.conditions.budget + logits + _ALLOWANCE, seconds=self.task.seconds
+            memory=self.round.conditions.budget + logits + _ALLOWANCE, seconds=self.round.seconds
         )
 
-    def _quality(self, gguf: Path, header: Header, runtime: Runtime) -> dict[str, Any]:
-        task, original = self.task, self.task.original
-        readable = [gguf, Path(task.text_chunks)] + ([Path(original.answers)] if original else [])
-        asked = {
-            "path": str(gguf),
-            "runtime": runtime.model_dump(),
-            "threads": task.threads,
-            "text": task.text_chunks,
-            "reference": original.answers if original else None,
-        }
-        found: dict[str, Any] = self._call(
-            "tenth.leaderboard.text_chunk:judge", asked, self._limits(header), readable
+    def _quality(self, artifact: _Artifact) -> text_chunk.TextJudged:
+        """Bits per byte, the distance from the original, and the probes that come with them."""
+        original, runtime = self.round.original, artifact.runtime
+        job = text_chunk.JudgeText(
+            gguf=artifact.gguf,
+            runtime=runtime,
+            text=self.round.text_chunks,
+            reference=original.answers if original else None,
         )
-        for probe in found["probes"]:
-            self._ask(Probe.model_validate(probe))
-        state = (
-            f"KV {runtime.type_k}/{runtime.type_v}, {len(found['bits'])} passages of {text_chunk.BYTES} bytes"
-        )
-        self._mean("bits_per_byte", found["bits"], f"{state}, {found['tokens']} tokens")
-        self.text_chunks = found["bits"]
+        readable = [artifact.gguf, self.round.text_chunks, *([original.answers] if original else [])]
+        judged = self._run(job, self._limits(artifact.header), readable)
+        for probe in judged.probes:
+            self._ask(probe)
+        passages = f"{len(judged.bits)} passages of {text_chunk.BYTES} bytes"
+        state = f"KV {runtime.type_k}/{runtime.type_v}, {passages}"
+        self._mean("bits_per_byte", judged.bits, f"{state}, {judged.tokens} tokens")
+        self.text_chunks = judged.bits
         if original:
             self._mean("bits_per_byte_original", original.bits, "the same text; nothing rounded")
-            lost = [mine - theirs for mine, theirs in zip(found["bits"], original.bits, strict=True)]
+            lost = [mine - theirs for mine, theirs in zip(judged.bits, original.bits, strict=True)]
             self._mean("bits_lost", lost, f"more than {original.name}, passage by passage")
-        for name in ("kl", "top1"):
-            if name in found:
-                self._mean(name, found[name], f"{state}; against {original.name if original else ''}")
-        return found
+            for name, values in (("kl", judged.kl), ("top1", judged.top1)):
+                if values:
+                    self._mean(name, values, f"{state}; against {original.name}")
+        return judged
 
-    def _timed(self, gguf: Path, header: Header, runtime: Runtime, judged: dict[str, Any]) -> None:
-        asked = {
-            "path": str(gguf),
-            "runtime": runtime.model_dump(),
-            "threads": self.task.threads,
-            "text": self.task.text_chunks,
-            "prefill": PREFILL,
-            "decode": DECODE,
-        }
-        with _clock(Path(self.task.results)):
+    def _timed(self, artifact: _Artifact, judged: text_chunk.TextJudged) -> None:
+        """The speeds, with the machine to itself, and whether the answers are those that were judged."""
+        job = text_chunk.TimeText(
+            gguf=artifact.gguf,
+            runtime=artifact.runtime,
+            text=self.round.text_chunks,
+            prefill=PREFILL,
+            decode=DECODE,
+        )
+        with _clock(self.round.results):
             load = machine.load()
-            found = self._call(
-                "tenth.leaderboard.text_chunk:timed",
-                asked,
-                self._limits(header),
-                [gguf, Path(self.task.text_chunks)],
-            )
+            readable = [artifact.gguf, self.round.text_chunks]
+            timed = self._run(job, self._limits(artifact.header), readable)
         busy = "" if load is None else f", load {load:g} before"
-        where = f"{machine.processor()}, {self.task.threads or llama.cores()} threads{busy}"
+        where = f"{machine.processor()}, {self.round.threads or llama.cores()} threads{busy}"
         how = f"{where}; warm file; median, half range"
-        self.readings += [
-            repeated(name, found[name], how) for name in ("load", "prefill", "decode") if found[name]
-        ]
-        self._ask(probes.compare_timed(found["scored"], judged["timed"]))
+        speeds = (("load", timed.load), ("prefill", timed.prefill), ("decode", timed.decode))
+        self.readings += [repeated(name, values, how) for name, values in speeds if values]
+        self._ask(probes.compare_timed(timed.scored, judged.timed))
 
-    def _tasks(self, gguf: Path, header: Header, runtime: Runtime) -> None:
-        task, conditions = self.task, self.task.conditions
+    def _tasks(self, artifact: _Artifact) -> None:
+        of, conditions = self.round, self.round.conditions
         self.note(f"ask {', '.join(conditions.tasks)}")
         settings = EvalSettings(
             tasks=conditions.tasks,
             limit=conditions.limit,
-            data=Path(task.data) if task.data else None,
-            threads=task.threads,
-            limits=exam.limits(conditions.budget, header.vocabulary, task.seconds),
+            data=of.data,
+            threads=of.threads,
+            limits=exam.limits(conditions.budget, artifact.header.vocabulary, of.seconds),
         )
-        asked = Path(task.asked) if task.asked else None
         try:
-            self.tasks = exam.ask(gguf, runtime, settings, task.seed, asked, self.log)
+            self.tasks = exam.ask(artifact.gguf, artifact.runtime, settings, of.seed, of.asked, self.log)
         except InputError as error:  # the items are not the submission's
             raise JudgeError(str(error)) from error
 

@@ -4,20 +4,19 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from tenth.core.errors import InputError
+from tenth.core.progress import Reporter
 from tenth.core.records import Record, Runtime
 from tenth.core.store import Store, sha256, write_text
+from tenth.evaluation.evaluate import subject
+from tenth.leaderboard import text_chunk
+from tenth.leaderboard.division import Convert
 from tenth.models import source
 from tenth.models.checkpoint import open_checkpoint
 from tenth.models.formats.inspect import read_header
 from tenth.runtime import sandbox
-
-if TYPE_CHECKING:
-    from tenth.core.progress import Reporter
 
 _AMPLE = sandbox.Limits(memory=1 << 40, seconds=24 * 3600, file_bytes=1 << 40)
 STAGE = 1  # raised whenever what is kept changes its meaning
@@ -28,14 +27,16 @@ class Original(Record):
 
     name: str
     hashes: tuple[str, ...]  # any of which a manifest may give; the first one identifies it
-    gguf: str
-    answers: str  # folder of passage.original
+    gguf: Path
+    answers: Path  # folder of text_chunk.ReadOriginal
     bits: list[float]  # per byte, of each passage
 
 
-def exact(context: int) -> Runtime:
+def exact(context: int, threads: int) -> Runtime:
     """How the original runs: nothing rounded."""
-    return Runtime(n_ctx=context, n_ubatch=512, type_k="f32", type_v="f32", flash_attention=False)
+    return Runtime(
+        n_ctx=context, n_ubatch=512, type_k="f32", type_v="f32", flash_attention=False, threads=threads
+    )
 
 
 def prepare(
@@ -46,8 +47,6 @@ def prepare(
     if path.is_file():
         if path.suffix != ".gguf":
             raise InputError(f"{against} is no .gguf; give a GGUF, a Hugging Face folder or a model's name")
-        from tenth.evaluation.evaluate import subject
-
         hashes: tuple[str, ...] = (subject(against).digest(),)
         name = path.name
     else:
@@ -63,31 +62,19 @@ def prepare(
 
     def read(here: Path) -> None:
         with reporter.step("the original reads the text", 1.0) as advance:
-            asked = {
-                "path": str(gguf),
-                "runtime": exact(context).model_dump(),
-                "threads": threads,
-                "text": str(text_chunks),
-                "folder": str(here),
-            }
-            found = sandbox.call(
-                "tenth.leaderboard.text_chunk:original",
-                asked,
-                _AMPLE,
-                sandbox.Isolation(),
-                None,
-                [gguf, text_chunks],
-                here,
-                _progress(advance),
+            job = text_chunk.ReadOriginal(
+                gguf=gguf, runtime=exact(context, threads), text=text_chunks, folder=here
             )
-        if found["misspelt"]:
-            raise InputError(f"the original's tokens do not spell the text near {found['misspelt']!r}")
-        write_text(here / "bits.json", json.dumps(found["bits"]))
+            box = sandbox.Sandbox(_AMPLE)
+            reading = box.run(job, [gguf, text_chunks], here, lambda event: advance(event["done"]))
+        if reading.misspelt:
+            raise InputError(f"the original's tokens do not spell the text near {reading.misspelt!r}")
+        write_text(here / "bits.json", json.dumps(reading.bits))
 
     what = {"hash": hashes[0], "text": digest, "context": context, "stage": STAGE}
     answers = store.stage("answers", what, read)
     bits = json.loads((answers / "bits.json").read_text(encoding="utf-8"))
-    return Original(name=name, hashes=hashes, gguf=str(gguf), answers=str(answers), bits=bits)
+    return Original(name=name, hashes=hashes, gguf=gguf, answers=answers, bits=bits)
 
 
 def _gguf(path: Path, here: Path, reporter: Reporter) -> None:
@@ -95,9 +82,4 @@ def _gguf(path: Path, here: Path, reporter: Reporter) -> None:
         shutil.copyfile(path, here / "model.gguf")
         return
     reporter.say("the original is written as a GGUF")
-    asked = {"source": str(path), "destination": str(here / "model.gguf")}
-    sandbox.call("tenth.leaderboard.division:convert", asked, _AMPLE, sandbox.Isolation(), None, [path], here)
-
-
-def _progress(advance: Callable[[float], None]) -> Callable[[dict[str, float]], None]:
-    return lambda event: advance(event["done"])
+    sandbox.Sandbox(_AMPLE).run(Convert(source=path, destination=here / "model.gguf"), [path], here)

@@ -14,15 +14,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from tenth.core.divergence import log_softmax
 from tenth.leaderboard.records import Probe
-
-if TYPE_CHECKING:
-    from tenth.runtime.llama import Session
+from tenth.runtime.llama import Session
 
 SUM = 1e-3  # of a distribution, from one
 LEAST = 1e-3  # nats per token between a context's distribution and the mean of all: less is a constant
@@ -88,25 +85,25 @@ class DistributionProbe:
         """Entropy of the mean distribution minus the mean entropy: what the context tells about the token."""
         mean = self._mean / max(self._count, 1)
         whole = -float((mean * np.log(np.maximum(mean, 1e-300))).sum())
-        told = max(0.0, whole - self._entropy / max(self._count, 1))
+        value = max(0.0, whole - self._entropy / max(self._count, 1))
         detail = "nats that the context tells about the next token, at least; a constant answer tells none"
-        return Probe(name="varied", passed=told >= LEAST, value=told, allowed=LEAST, detail=detail)
+        return Probe(name="varied", passed=value >= LEAST, value=value, allowed=LEAST, detail=detail)
 
 
 def spelt(misspelt: str) -> Probe:
-    """Of what `passage.pieces` found."""
+    """Whether tokens and text are the same; misspelt: a place where they are not (`text_chunk.pieces`)."""
     detail = (
         f"the tokens do not spell the text near {misspelt!r}" if misspelt else "the tokens spell the text"
     )
     return Probe(name="spelt", passed=not misspelt, detail=detail)
 
 
-def run(session: Session, pieces: Sequence[TokenPiece], known: dict[int, list[float]]) -> list[Probe]:
-    """Ask the first pieces again, in other ways. known: log-probabilities as first read, by piece."""
-    first = [np.array(known[i]) if i in known else scored(session, p) for i, p in enumerate(pieces)]
+def ask_again(session: Session, pieces: Sequence[TokenPiece], known: dict[int, list[float]]) -> list[Probe]:
+    """Read the first pieces again, in other ways. known: log-probabilities as first read, by piece."""
+    first = [np.array(known[i]) if i in known else scored(session, s) for i, s in enumerate(pieces)]
     again = scored(session, pieces[0])
     there = scored(session, pieces[0])
-    backwards = [scored(session, p) for p in reversed(pieces)][::-1]
+    backwards = [scored(session, piece) for piece in reversed(pieces)][::-1]
     return [
         _compared("deterministic", [again], [there], SAME, f"twice in a row; {_RESULT}"),
         _compared("order", first, backwards, SAME, f"passages in reverse order; {_RESULT}"),

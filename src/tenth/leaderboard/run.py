@@ -1,7 +1,7 @@
 """Many submissions: which are to be judged, at the same time, here or on a cluster; what is left of each.
 
-Every submission is judged in a process of its own (which opens the artifact in cells), so that a worker that
-dies costs its own submission only: it has no verdict, is named at the end, and is judged the next time.
+Every submission is judged in a process of its own (which opens the artifact in sandboxes), so that a worker
+that dies costs its own submission only: it has no verdict, is named at the end, and is judged the next time.
 """
 
 from __future__ import annotations
@@ -17,9 +17,8 @@ from collections.abc import Generator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
-from tenth.core import jobs as worker
+from tenth.core import jobs
 from tenth.core.errors import InputError, OutputError, TenthError
 from tenth.core.progress import Reporter
 from tenth.core.store import Store, default_work, write_text
@@ -27,10 +26,11 @@ from tenth.devices import catalogue
 from tenth.evaluation import evaluate, hidden
 from tenth.evaluation.settings import EvalSettings
 from tenth.leaderboard import exam, text_chunk
-from tenth.leaderboard.judge import Task
+from tenth.leaderboard.cluster import judge_on_cluster
+from tenth.leaderboard.judge import JudgeSubmission, Round
 from tenth.leaderboard.original import prepare
 from tenth.leaderboard.records import SCRATCH, Conditions, Verdict, identity, read_verdict
-from tenth.leaderboard.submission import Submission, found, open_submission
+from tenth.leaderboard.submission import Submission, find_submissions, open_submission
 from tenth.models import text
 from tenth.runtime import llama
 
@@ -39,7 +39,7 @@ SEED_AT_MOST = 1000  # bytes of a seed's file
 
 
 @dataclass(frozen=True)
-class Options:
+class JudgeSettings:
     """What a person asked for."""
 
     places: tuple[Path, ...]
@@ -88,89 +88,96 @@ class Options:
 
 @dataclass
 class Judged:
-    """What came of it."""
+    """The verdicts on all submissions, and those that have none."""
 
     verdicts: list[Verdict] = field(default_factory=list)
     kept: int = 0  # of them, from an earlier run
     failed: dict[str, str] = field(default_factory=dict)  # submission -> why it could not be judged
 
 
-def judge_all(options: Options, reporter: Reporter) -> Judged:
+def judge_all(settings: JudgeSettings, reporter: Reporter) -> Judged:
     """Judge what has no verdict yet. Raises InputError, OutputError, NativeError for the judge's own."""
-    folders = found(list(options.places))
-    _check(options)
+    folders = find_submissions(list(settings.places))
+    _check(settings)
     llama.build()  # without a runtime nobody could be judged
     try:
-        options.results.mkdir(parents=True, exist_ok=True)
+        settings.results.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise OutputError(f"cannot make {options.results}: {error.strerror}; choose another -o") from error
-    if not os.access(options.results, os.W_OK):
-        raise OutputError(f"{options.results} cannot be written; choose another -o")
-    budget = _budget(options)
+        raise OutputError(f"cannot make {settings.results}: {error.strerror}; choose another -o") from error
+    if not os.access(settings.results, os.W_OK):
+        raise OutputError(f"{settings.results} cannot be written; choose another -o")
+    budget = _budget(settings)
     with reporter.step("look at the submissions", len(folders)) as advance:
         submissions = []
         for folder in folders:
             submissions.append(open_submission(folder, budget))
             advance(len(submissions))
-    _needs_original(options, submissions)
-    task = _prepared(options, reporter)
+    _needs_original(settings, submissions)
+    of = _round(settings, reporter)
     done, waiting = Judged(), []
     for submission in submissions:
-        if verdict := _known(options.results, submission, task.conditions):
+        if verdict := _earlier(settings.results, submission, of.conditions):
             done.verdicts.append(verdict)
             done.kept += 1
         else:
-            place = os.path.relpath(submission.folder)
-            update = {"folder": str(submission.folder), "command": options.command(place)}
-            waiting.append(task.model_copy(update=update))
+            command = settings.command(os.path.relpath(submission.folder))
+            waiting.append(JudgeSubmission(submission=submission.folder, command=command, round=of))
     if done.kept:
         reporter.say(f"{done.kept} of {len(submissions)} have a verdict already")
     if waiting:
-        if options.cluster is None:
-            answers = here(waiting, options.jobs)
-        else:
-            from tenth.leaderboard.cluster import there
-
-            answers = there(waiting, options.cluster)
-        with contextlib.closing(answers), reporter.step("judge", len(waiting), "submissions") as advance:
-            for count, (one, answer) in enumerate(answers, 1):
-                name = Path(one.folder).name
-                if isinstance(answer, Verdict):
-                    done.verdicts.append(answer)
-                    reporter.say(f"{name}: {answer.status}{f', {answer.reason}' if answer.reason else ''}")
-                else:
-                    done.failed[name] = answer
-                    reporter.say(f"{name}: not judged, {answer}")
-                advance(count)
+        _judge_waiting(waiting, settings, done, reporter)
     done.verdicts.sort(key=lambda verdict: verdict.submission)
     return done
 
 
-def here(tasks: list[Task], jobs: int) -> Generator[tuple[Task, Verdict | str], None, None]:
+def _judge_waiting(
+    waiting: list[JudgeSubmission], settings: JudgeSettings, done: Judged, reporter: Reporter
+) -> None:
+    """Judge here or on a cluster, and tell of each as it comes."""
+    if settings.cluster is None:
+        answers = judge_here(waiting, settings.jobs)
+    else:
+        answers = judge_on_cluster(waiting, settings.cluster)
+    with contextlib.closing(answers), reporter.step("judge", len(waiting), "submissions") as advance:
+        for count, (job, answer) in enumerate(answers, 1):
+            name = job.submission.name
+            if isinstance(answer, Verdict):
+                done.verdicts.append(answer)
+                reporter.say(f"{name}: {answer.status}{f', {answer.reason}' if answer.reason else ''}")
+            else:
+                done.failed[name] = answer
+                reporter.say(f"{name}: not judged, {answer}")
+            advance(count)
+
+
+def judge_here(
+    submissions: list[JudgeSubmission], at_a_time: int
+) -> Generator[tuple[JudgeSubmission, Verdict | str], None, None]:
     """Judge on this machine, so many at a time, as they come; a str says why there is no verdict."""
-    children: dict[int, int] = {}  # place in tasks -> process
+    children: dict[int, int] = {}  # place in submissions -> process
     stopped = threading.Event()
 
-    def one(place: int) -> Verdict | str:
-        def on_event(event: dict[str, Any]) -> None:
+    def judge_one(place: int) -> Verdict | str:
+        def on_event(event: jobs.Event) -> None:
             children[place] = event["pid"]
             if stopped.is_set():
                 _end(event["pid"])
 
         try:
-            answer = worker.call("tenth.leaderboard.judge:run", {"task": tasks[place].model_dump()}, on_event)
-            return Verdict.model_validate(answer)
+            return jobs.run(submissions[place], on_event)
         except TenthError as error:
             return str(error)
         finally:
             children.pop(place, None)
 
-    pool = ThreadPoolExecutor(jobs)
-    pending: dict[Future[Verdict | str], int] = {pool.submit(one, i): i for i in range(len(tasks))}
+    pool = ThreadPoolExecutor(at_a_time)
+    pending: dict[Future[Verdict | str], int] = {
+        pool.submit(judge_one, place): place for place in range(len(submissions))
+    }
     try:
         while pending:
             for future in wait(pending, return_when=FIRST_COMPLETED).done:
-                yield tasks[pending.pop(future)], future.result()
+                yield submissions[pending.pop(future)], future.result()
     finally:  # after Ctrl-C those that run are ended, and with them what they run
         stopped.set()
         pool.shutdown(wait=False, cancel_futures=True)
@@ -183,7 +190,7 @@ def _end(pid: int) -> None:
         os.kill(pid, signal.SIGKILL)
 
 
-def _known(results: Path, submission: Submission, conditions: Conditions) -> Verdict | None:
+def _earlier(results: Path, submission: Submission, conditions: Conditions) -> Verdict | None:
     """A verdict of the same files, conditions and rules."""
     name = identity(submission.name, submission.artifact, submission.manifest_hash, conditions)
     file = results / f"{name}.json"
@@ -197,21 +204,21 @@ def _known(results: Path, submission: Submission, conditions: Conditions) -> Ver
     return verdict if same else None
 
 
-def _check(options: Options) -> None:
+def _check(settings: JudgeSettings) -> None:
     """What can be known to be wrong before anything is read."""
     for name, number in (
-        ("jobs", options.jobs),
-        ("text_chunks", options.text_chunks),
-        ("context", options.context),
+        ("jobs", settings.jobs),
+        ("passages", settings.text_chunks),
+        ("context", settings.context),
     ):
         if number < 1:
             raise InputError(f"--{name} {number} is too few; give 1 or more")
-    if options.tasks:
-        evaluate.check(options.evaluation())
+    if settings.tasks:
+        evaluate.check(settings.evaluation())
 
 
-def _needs_original(options: Options, submissions: list[Submission]) -> None:
-    if options.against is not None:
+def _needs_original(settings: JudgeSettings, submissions: list[Submission]) -> None:
+    if settings.against is not None:
         return
     for submission in submissions:
         if submission.manifest and submission.manifest.base != SCRATCH:
@@ -219,57 +226,53 @@ def _needs_original(options: Options, submissions: list[Submission]) -> None:
             raise InputError(f"{submission.name} is made from {base!r}; give that original with --against")
 
 
-def _prepared(options: Options, reporter: Reporter) -> Task:
+def _round(settings: JudgeSettings, reporter: Reporter) -> Round:
     """What all submissions have in common: the text, the original's answers, the conditions."""
-    text_chunks = text_chunk.cut(text.read(options.text), options.text_chunks)
-    written = json.dumps(text_chunks)
+    passages = text_chunk.cut(text.read(settings.text), settings.text_chunks)
+    written = json.dumps(passages)
     digest = hashlib.sha256(written.encode()).hexdigest()
-    store = Store(options.work or default_work() / "judge", reporter.say)
+    store = Store(settings.work or default_work() / "judge", reporter.say)
     folder = store.stage(
         "text-chunks", {"text": digest}, lambda at: write_text(at / "text-chunks.json", written)
     )
     file = folder / "text-chunks.json"
-    original = None
-    if options.against is not None:
-        original = prepare(options.against, file, digest, options.context, options.threads, store, reporter)
-    seed = _seed(options.seed)
-    asked = ""
-    if options.tasks and original is not None:
-        how = options.evaluation()
-        asked = str(
-            exam.original(original.name, Path(original.gguf), original.hashes[0], how, store, reporter)
+    original = asked = None
+    if settings.against is not None:
+        original = prepare(
+            settings.against, file, digest, settings.context, settings.threads, store, reporter
         )
-    threads = options.threads or max(1, llama.cores() // options.jobs)
+    seed = _seed(settings.seed)
+    if settings.tasks and original is not None:
+        identity, questions = original.hashes[0], settings.evaluation()
+        asked = exam.original(original.name, original.gguf, identity, questions, store, reporter)
     conditions = Conditions(
-        device=catalogue.load(options.device).name,
-        budget=_budget(options),
-        context=options.context,
+        device=catalogue.load(settings.device).name,
+        budget=_budget(settings),
+        context=settings.context,
         original=original.name if original else "",
         original_hash=original.hashes[0] if original else "",
         text=digest,
-        text_bytes=sum(len(p.encode()) for p in text_chunks),
-        tasks=options.tasks,
-        limit=options.limit,
+        text_bytes=sum(len(passage.encode()) for passage in passages),
+        tasks=settings.tasks,
+        limit=settings.limit,
         seed_hash=hidden.commitment(bytes.fromhex(seed)) if seed else "",
     )
-    return Task(
-        folder="",
-        results=str(options.results.resolve()),
+    return Round(
+        results=settings.results.resolve(),
         conditions=conditions,
-        device=options.device,
-        command="",
-        text_chunks=str(file.resolve()),
+        device=settings.device,
+        text_chunks=file.resolve(),
         original=original,
         asked=asked,
-        data=str(options.data.resolve()) if options.data else None,
+        data=settings.data.resolve() if settings.data else None,
         seed=seed,
-        threads=threads,
-        seconds=options.seconds,
+        threads=settings.threads or max(1, llama.cores() // settings.jobs),
+        seconds=settings.seconds,
     )
 
 
-def _budget(options: Options) -> int:
-    return int(catalogue.load(options.device).bytes * catalogue.parse_share(options.share))
+def _budget(settings: JudgeSettings) -> int:
+    return int(catalogue.load(settings.device).bytes * catalogue.parse_share(settings.share))
 
 
 def _seed(file: Path | None) -> str:

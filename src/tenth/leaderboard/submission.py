@@ -17,10 +17,12 @@ from typing import Literal
 
 from pydantic import ValidationError
 
+from tenth import __version__
 from tenth.core.errors import InputError
 from tenth.core.format import megabytes
-from tenth.core.ggml import FLOATS
+from tenth.core.records import Plan
 from tenth.leaderboard.records import DIVISIONS, SCRATCH, Division, Manifest, Settings
+from tenth.runtime.bundle import FOLDER, new, open_bundle
 
 MANIFEST = "submission.toml"
 MANIFEST_AT_MOST = 64 * 1024  # bytes
@@ -79,7 +81,7 @@ class Submission:
         return self.folder.name
 
 
-def found(places: list[Path]) -> list[Path]:
+def find_submissions(places: list[Path]) -> list[Path]:
     """Submissions: the given folders that hold a submission.toml, and those inside the others.
 
     Raises InputError where there is none, or two have one name.
@@ -189,25 +191,25 @@ def read_manifest(raw: bytes) -> Manifest:
         raise InputError(f"{MANIFEST}: {where:.100}: {first['msg']:.200}{known}") from None
 
 
+@dataclass(frozen=True)
+class Declaration:
+    """What a submission says of itself; what is empty comes from the plan, or is "not declared"."""
+
+    name: str = ""
+    base: str = ""
+    division: Division | None = None
+    method: str = ""
+    data: str = ""
+    licence: str = ""
+
+
 def make(
-    bundle: Path,
-    destination: Path,
-    *,
-    name: str = "",
-    base: str = "",
-    division: Division | None = None,
-    method: str = "",
-    data: str = "",
-    licence: str = "",
-    folder: bool = False,
+    bundle: Path, destination: Path, declared: Declaration = Declaration(), *, folder: bool = False
 ) -> Manifest:
-    """Make a submission from a bundle; what is not given comes from its plan, or is "not declared".
+    """Make a submission from a bundle.
 
     folder: take OUT/hf instead of the GGUF. Raises InputError (no bundle, no such folder), OutputError.
     """
-    from tenth import __version__
-    from tenth.runtime.bundle import FOLDER, new, open_bundle
-
     opened = open_bundle(bundle)
     plan = opened.plan
     source = bundle / FOLDER
@@ -215,19 +217,16 @@ def make(
         raise InputError(
             f"{bundle} holds no Hugging Face folder; fit it with --format hf, or submit its GGUF"
         )
-    quantised = any(kind not in FLOATS for kind in plan.types.values())
-    usual: Division = "bits" if plan.structure is None else "open"
-    if folder or not quantised:
-        usual = "structure" if plan.structure else "open"
-    known = "" if base or plan.structure else plan.model_hash  # a smaller model's is not the original's
+    # Of a smaller model the hash is not the original's.
+    base_hash = "" if declared.base or plan.structure else plan.model_hash
     manifest = Manifest(
-        name=name or destination.name,
-        base=base or plan.model,
-        division=division or usual,
-        base_hash=known,
-        method=method or f"tenth {__version__} fit",
-        data=data or UNSAID,
-        licence=licence or UNSAID,
+        name=declared.name or destination.name,
+        base=declared.base or plan.model,
+        division=declared.division or _division(plan, folder),
+        base_hash=base_hash,
+        method=declared.method or f"tenth {__version__} fit",
+        data=declared.data or UNSAID,
+        licence=declared.licence or UNSAID,
         runtime=Settings.model_validate(plan.runtime.model_dump(exclude={"n_ctx", "threads"})),
     )
     with new(destination) as partial:
@@ -239,6 +238,14 @@ def make(
             shutil.copyfile(opened.gguf, partial / opened.gguf.name)
         (partial / MANIFEST).write_text(written(manifest), encoding="utf-8")
     return manifest
+
+
+def _division(plan: Plan, folder: bool) -> Division:
+    """Where a bundle belongs by its plan, or its Hugging Face folder."""
+    quantised = any(kind not in ("F32", "F16", "BF16") for kind in plan.types.values())
+    if folder or not quantised:
+        return "structure" if plan.structure else "open"
+    return "open" if plan.structure else "bits"
 
 
 def written(manifest: Manifest) -> str:

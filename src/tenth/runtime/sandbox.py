@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from pydantic import JsonValue
 
@@ -93,7 +92,8 @@ class Sandbox:
                 raise GreedError(
                     f"it took more than the {self.limits.memory:,} bytes of memory that it may have"
                 ) from None
-            raise
+            kind = job.pack().kind
+            raise jobs.ChildDied(kind, death.status, death.last_line, death.timeout) from None
         finally:
             if group:
                 limits.remove(group.path)
@@ -123,18 +123,3 @@ class _Enclosed(jobs.Job[JsonValue]):
         if not group:
             Watch(start, self.limits.memory, emit).start()
         return work.plain(emit)
-
-
-def call(
-    function: str,
-    arguments: dict[str, Any],
-    limits: Limits,
-    isolation: Isolation,
-    log: Path | None,
-    readable: Sequence[Path] = (),
-    writable: Path | None = None,
-    on_event: jobs.Emit | None = None,
-) -> Any:
-    """Run a function by name in a sandbox, until every room has its jobs."""
-    job = jobs.Function(function=function, arguments=arguments, threads=arguments.get("threads") or 0)
-    return Sandbox(limits, isolation, log).run(job, readable, writable, on_event)

@@ -94,7 +94,7 @@ def judge(
     from tenth.leaderboard import run
 
     judged = run.judge_all(
-        run.Options(
+        run.JudgeSettings(
             places=tuple(submissions),
             results=out,
             device=rules.device,

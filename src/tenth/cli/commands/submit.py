@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -55,17 +55,8 @@ def submit(
         return
     if bundle is None or out is None:
         raise InputError("give a folder made by tenth fit and -o submissions/NAME, or --template")
-    manifest = submission.make(
-        bundle,
-        out,
-        name=declaration.name,
-        base=declaration.base,
-        division=declaration.division,
-        method=declaration.method,
-        data=declaration.data,
-        licence=declaration.licence,
-        folder=form == "hf",
-    )
+    declared = submission.Declaration(**asdict(declaration))
+    manifest = submission.make(bundle, out, declared, folder=form == "hf")
     if as_json:
         print(json.dumps({"submission": str(out), "manifest": manifest.model_dump()}))
         return

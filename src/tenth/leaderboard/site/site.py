@@ -84,7 +84,7 @@ def waiting_in(submissions: Path, verdicts: Sequence[Verdict]) -> list[str]:
         seen = [(budget, submission.open_submission(folder, budget)) for budget in budgets]
         return any((b, s.artifact, s.manifest_hash) in judged[folder.name] for b, s in seen)
 
-    return [folder.name for folder in submission.found([submissions]) if not known(folder)]
+    return [folder.name for folder in submission.find_submissions([submissions]) if not known(folder)]
 
 
 def copy_log(results: Path, name: str, to: Path) -> bool:
