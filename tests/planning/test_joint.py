@@ -12,7 +12,7 @@ import tiny
 from tenth.core.errors import BudgetError
 from tenth.core.records import Budget, Shape
 from tenth.models.checkpoint import Checkpoint, open_checkpoint
-from tenth.pipeline.candidates import estimated
+from tenth.pipeline.analysis import estimated
 from tenth.planning import joint
 from tenth.planning.constraints import Cost, Limit
 from tenth.planning.plan import Problem, decide, least_cost, smallest_decision
