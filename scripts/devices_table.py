@@ -22,6 +22,7 @@ from tenth.devices.profile import Device
 from tenth.models import arch
 from tenth.planning import forecast, memory
 from tenth.planning.plan import Problem, decide
+from tenth.planning.requirements import with_requirements
 from tenth.quantization import default_sensitivity
 
 PAGE = Path(__file__).parent.parent / "docs" / "devices.md"
@@ -99,7 +100,7 @@ def problem(config: dict[str, Any]) -> Problem:
 def cell(question: Problem, device: Device, share: float) -> str:
     """What fits, how fast, how many hours; or the smallest that would fit."""
     budget = int(device.bytes * share)
-    asked = forecast.asked(question, device, WANTED)
+    asked = with_requirements(question, device, WANTED)
     try:
         decision = decide(asked, budget)
     except BudgetError as error:

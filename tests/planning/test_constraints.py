@@ -20,6 +20,7 @@ from tenth.devices import catalogue, speed
 from tenth.planning import forecast
 from tenth.planning.constraints import Cost, Limit
 from tenth.planning.plan import FASTER, SLACK, UNFELT, Problem, decide, least_cost, smallest_decision
+from tenth.planning.requirements import with_requirements
 from tenth.planning.tradeoff import binding, curves
 
 S23 = catalogue.load("galaxy-s23")
@@ -97,24 +98,24 @@ def test_what_binds() -> None:
 def test_what_cannot_be_is_one_line_with_the_best_that_can() -> None:
     problem = llama(layers=6)
     budget = 2 * smallest_decision(problem).memory.total
-    best = 1 / least_cost(forecast.asked(problem, S23, Requirements()), budget, PACE_OF(problem))
+    best = 1 / least_cost(with_requirements(problem, S23, Requirements()), budget, PACE_OF(problem))
     with pytest.raises(BudgetError) as caught:
-        decide(forecast.asked(problem, S23, Requirements(min_speed=2 * best)), budget)
+        decide(with_requirements(problem, S23, Requirements(min_speed=2 * best)), budget)
     said = str(caught.value)
     assert f"no plan within {megabytes(budget)} MB has {2 * best:g} tokens/s" in said
     assert f"the best that can be had is {best:.3g} tokens/s" in said
     assert "\n" not in said
-    decide(forecast.asked(problem, S23, Requirements(min_speed=0.99 * best)), budget)
+    decide(with_requirements(problem, S23, Requirements(min_speed=0.99 * best)), budget)
     with pytest.raises(BudgetError, match="J per token: the best that can be had is"):
-        decide(forecast.asked(problem, S23, Requirements(max_joules=1e-6)), budget)
+        decide(with_requirements(problem, S23, Requirements(max_joules=1e-6)), budget)
     with pytest.raises(BudgetError, match="doing nothing takes 1 W, which lasts 14"):
-        forecast.asked(problem, S23, Requirements(battery_hours=100))
+        with_requirements(problem, S23, Requirements(battery_hours=100))
     with pytest.raises(InputError, match="no battery"):
-        forecast.asked(problem, catalogue.load("n150-mini-pc"), Requirements(battery_hours=1))
+        with_requirements(problem, catalogue.load("n150-mini-pc"), Requirements(battery_hours=1))
 
 
 def PACE_OF(problem: Problem) -> Cost:  # noqa: N802
-    seconds_per_token = forecast.asked(problem, S23, Requirements()).seconds_per_token
+    seconds_per_token = with_requirements(problem, S23, Requirements()).seconds_per_token
     assert seconds_per_token is not None
     return seconds_per_token
 
@@ -126,7 +127,7 @@ def test_a_plan_keeps_what_was_asked_by_its_own_estimates(device: str) -> None:
     budget = 2 * smallest_decision(problem).memory.total
     free = figures(problem, budget, known, Requirements())
     quickest = 1 / least_cost(
-        problem, budget, forecast.asked(problem, known, Requirements()).seconds_per_token or PACE
+        problem, budget, with_requirements(problem, known, Requirements()).seconds_per_token or PACE
     )
     speed_asked = 0.5 * (free["decode"] + quickest)
     assert (
@@ -162,8 +163,8 @@ def test_hours_of_battery_are_kept() -> None:
 
 
 def figures(problem: Problem, budget: int, device: Any, requirements: Requirements) -> dict[str, float]:
-    asked = forecast.asked(problem, device, requirements)
-    found = forecast.forecast(asked, decide(asked, budget), budget, device, requirements, draw=False)
+    limited = with_requirements(problem, device, requirements)
+    found = forecast.forecast(limited, decide(limited, budget), budget, device, requirements)
     return {each.name: each.value for each in found.estimates}
 
 

@@ -572,9 +572,10 @@ def test_the_device_section_has_every_figure_with_its_range_and_the_curves() -> 
     from tenth.devices import catalogue
     from tenth.planning import forecast
     from tenth.planning.plan import decide, smallest_decision
+    from tenth.planning.requirements import with_requirements
 
     problem, device, wanted = llama(), catalogue.load("galaxy-s23"), Requirements(min_speed=20, grid=400)
-    asked = forecast.asked(problem, device, wanted)
+    asked = with_requirements(problem, device, wanted)
     budget = int(1.6 * smallest_decision(problem).memory.total)
     decision = decide(asked, budget)
     found = forecast.forecast(asked, decision, budget, device, wanted)

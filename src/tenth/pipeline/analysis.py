@@ -19,9 +19,9 @@ from tenth.pipeline.effort import expected
 from tenth.pipeline.options import Making, Removal, Target
 from tenth.pipeline.steps import Stages, Workshop
 from tenth.pipeline.verify import MemoryCorrection
-from tenth.planning.forecast import asked
 from tenth.planning.memory import Constants
 from tenth.planning.plan import Problem, decide, smallest_decision
+from tenth.planning.requirements import with_requirements
 from tenth.pruning import resized, shape
 from tenth.quantization import default_sensitivity
 
@@ -101,7 +101,7 @@ def unmeasured(checkpoint: Checkpoint, target: Target, making: Making) -> Proble
     if not making.quantise:
         kept = {name: {"F16": types["F16"]} for name, types in problem.sensitivities.items()}
         problem = replace(problem, sensitivities=kept)
-    return asked(problem, target.device, target.requirements) if target.device else problem
+    return with_requirements(problem, target.device, target.requirements) if target.device else problem
 
 
 def check(checkpoint: Checkpoint, target: Target, making: Making, removal: Removal) -> None:

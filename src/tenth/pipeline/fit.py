@@ -32,8 +32,9 @@ from tenth.pipeline.candidates import Fitted, Search, candidates
 from tenth.pipeline.options import FitOptions, Making, Target
 from tenth.pipeline.steps import Stages, Workshop
 from tenth.pipeline.verify import MemoryCorrections
-from tenth.planning.forecast import asked, forecast
+from tenth.planning.forecast import forecast
 from tenth.planning.plan import Decision, Problem, decide
+from tenth.planning.requirements import with_requirements
 from tenth.report import page
 from tenth.runtime import bundle, llama
 
@@ -102,7 +103,7 @@ def plan(model: Path, target: Target, work: Path | None = None) -> Plan:
             threads=correction.threads,
         )
     if target.device:
-        problem = asked(problem, target.device, target.requirements)
+        problem = with_requirements(problem, target.device, target.requirements)
     try:
         decision = decide(problem, allowed)
     except BudgetError as error:

@@ -44,6 +44,6 @@ class Limit:
     name: str  # "speed", "energy", "battery"
     cost: Cost
     most: float
-    asked: str  # in a person's words: "10 tokens/s"
-    said: Callable[[float], str] = "{:g}".format  # what a cost means to them
+    requirement: str  # in a person's words: "10 tokens/s"
+    described: Callable[[float], str] = "{:g}".format  # an amount of the cost in the same words
     help: str = "a looser limit"

@@ -30,7 +30,7 @@ from tenth.devices.speed import multiplied
 from tenth.models.checkpoint import Checkpoint
 from tenth.models.formats.gguf import tensor_bytes
 from tenth.planning.milp import Row, minimise
-from tenth.planning.plan import Decision, Problem, decide, efficient_ways, kernels, smallest_decision
+from tenth.planning.plan import Decision, Problem, decide, efficient_runtimes, kernels, smallest_decision
 from tenth.pruning import resized, shape
 from tenth.pruning.shape import PruningCosts, PruningLimits
 
@@ -60,8 +60,8 @@ def best(
 
     problem: of the whole model. growth: what the sum of removal costs is to be multiplied with.
     """
-    found = [_best(each, checkpoint, costs, limits, budget, growth) for each in kernels(problem)]
-    return min((choice for choice in found if choice), key=lambda choice: choice.predicted_kl, default=None)
+    choices = [_best(each, checkpoint, costs, limits, budget, growth) for each in kernels(problem)]
+    return min((choice for choice in choices if choice), key=lambda choice: choice.predicted_kl, default=None)
 
 
 def _best(
@@ -73,12 +73,12 @@ def _best(
     growth: float,
 ) -> Choice | None:
     smallest = smallest_decision(problem)
-    parts = _Parts(problem, checkpoint, costs, limits, growth, smallest.runtime)
-    fixed = parts.fixed(problem, smallest, costs.channels)
-    found: Choice | None = None
+    program = _JointProgram(problem, checkpoint, costs, limits, growth, smallest.runtime)
+    fixed = program.fixed(problem, smallest, costs.channels)
+    best_choice: Choice | None = None
     tried: set[Shape] = set()
     for _ in range(TURNS):
-        chosen = parts.solve(budget - fixed)
+        chosen = program.solve(budget - fixed)
         if chosen is None or chosen in tried:
             break
         tried.add(chosen)
@@ -91,16 +91,16 @@ def _best(
             fixed += max(error.smallest["total"] - budget, 1)
             continue
         predicted_kl = decision.predicted_kl + growth * shape.cost(costs, chosen)
-        if found is None or predicted_kl < found.predicted_kl:
-            found = Choice(chosen, decision, predicted_kl)
-        fixed = parts.fixed(smaller, decision, max(chosen.ffn))
-    return found
+        if best_choice is None or predicted_kl < best_choice.predicted_kl:
+            best_choice = Choice(chosen, decision, predicted_kl)
+        fixed = program.fixed(smaller, decision, max(chosen.ffn))
+    return best_choice
 
 
-def narrowed(problem: Problem, checkpoint: Checkpoint, wanted: Shape) -> Problem:
+def narrowed(problem: Problem, checkpoint: Checkpoint, chosen: Shape) -> Problem:
     """The problem of the model in that shape, with the sensitivities of the whole one."""
-    smaller = resized.uniform_shape(checkpoint, wanted)
-    specs, names = smaller.specs(), dict(enumerate(wanted.kept))
+    smaller = resized.uniform_shape(checkpoint, chosen)
+    specs, names = smaller.specs(), dict(enumerate(chosen.kept))
 
     def original(spec: TensorSpec) -> str:
         if spec.layer is None:
@@ -111,11 +111,8 @@ def narrowed(problem: Problem, checkpoint: Checkpoint, wanted: Shape) -> Problem
     return replace(problem, shape=smaller.shape, specs=specs, sensitivities=sensitivities)
 
 
-class _Parts:
-    """The program but for the budget, at the n_ubatch of a runtime.
-
-    ffn, attention: of each block, the binary variable of every level; level 0 is none.
-    """
+class _JointProgram:
+    """The program but for the budget, at the n_ubatch of a runtime."""
 
     def __init__(
         self,
@@ -126,55 +123,69 @@ class _Parts:
         growth: float,
         runtime: Runtime,
     ) -> None:
-        self._problem, self._runtime = problem, runtime
-        self._cost: list[float] = []
+        self._problem, self._checkpoint, self._costs, self._runtime = problem, checkpoint, costs, runtime
+        self._cost: list[float] = []  # of each variable
         self._size: list[float] = []  # bytes
         self._binary: list[bool] = []
         self._rows: list[Row] = []
         self._spent: list[list[tuple[int, float]]] = [[] for _ in problem.limits]  # shares of each limit
-        self._read = {spec.name for spec in multiplied(problem.specs)}
-        widths, groups = _levels(costs, limits)
+        self._multiplied = {spec.name for spec in multiplied(problem.specs)}
+        # Of each block, the binary variable of every level: channels and KV groups that stay; 0 is none.
         self._ffn: list[dict[int, int]] = []
         self._attention: list[dict[int, int]] = []
-        for i, block in enumerate(costs.blocks):
-            depth, alone = limits.depth and i > 0, limits.heads and limits.uneven and i > 0
-            at_width = {w: block.ffn[(costs.channels - w) // shape.STEP] for w in widths}
-            if depth:  # beyond the attention, which goes with it
-                at_width[0] = block.whole - block.kv_heads[-1]
-            self._ffn.append({w: self._variable(growth * cost, True) for w, cost in at_width.items()})
-            kept = [*groups, 0] if depth or alone else groups
-            self._attention.append(
-                {g: self._variable(growth * block.kv_heads[costs.groups - g], True) for g in kept}
-            )
-            for levels in (self._ffn[i], self._attention[i]):
-                self._rows.append(([(variable, 1.0) for variable in levels.values()], 1, 1))
-            if depth:
-                gone = [(self._ffn[i][0], 1.0), (self._attention[i][0], -1.0)]
-                self._rows.append((gone, -np.inf if alone else 0, 0))
-        if not limits.uneven:  # whatever stays is as the first block
-            self._rows += [
-                ([(variable, 1.0), (levels[0][level], -1.0)], -np.inf, 0)
-                for levels in (self._ffn, self._attention)
-                for block in levels[1:]
-                for level, variable in block.items()
-                if level
-            ]
-        at = {w: _outlined(checkpoint, costs, w, costs.groups) for w in widths}
-        of = {g: _outlined(checkpoint, costs, costs.channels, g) for g in groups}
-        for spec in problem.specs:
+        self._widths, self._groups = _levels(costs, limits)
+        for index in range(len(costs.blocks)):
+            self._add_block(index, limits, growth)
+        if not limits.uneven:
+            self._make_blocks_alike()
+        self._add_matrices()
+        self._add_cache()
+        self._add_buffers()
+
+    def _add_block(self, index: int, limits: PruningLimits, growth: float) -> None:
+        """The levels of a block's parts, of which each has one."""
+        block, channels, groups = self._costs.blocks[index], self._costs.channels, self._costs.groups
+        droppable = limits.depth and index > 0
+        mutable = limits.heads and limits.uneven and index > 0  # its attention may go alone
+        at_width = {w: block.ffn[(channels - w) // shape.STEP] for w in self._widths}
+        if droppable:  # beyond the attention, which goes with it
+            at_width[0] = block.whole - block.kv_heads[-1]
+        self._ffn.append({w: self._variable(growth * cost, True) for w, cost in at_width.items()})
+        kept = [*self._groups, 0] if droppable or mutable else self._groups
+        self._attention.append({g: self._variable(growth * block.kv_heads[groups - g], True) for g in kept})
+        for levels in (self._ffn[index], self._attention[index]):
+            self._rows.append(([(variable, 1.0) for variable in levels.values()], 1, 1))
+        if droppable:
+            none = [(self._ffn[index][0], 1.0), (self._attention[index][0], -1.0)]
+            self._rows.append((none, -np.inf if mutable else 0, 0))
+
+    def _make_blocks_alike(self) -> None:
+        """Whatever stays is as the first block."""
+        self._rows += [
+            ([(variable, 1.0), (levels[0][level], -1.0)], -np.inf, 0)
+            for levels in (self._ffn, self._attention)
+            for block in levels[1:]
+            for level, variable in block.items()
+            if level
+        ]
+
+    def _add_matrices(self) -> None:
+        """The types of every matrix at every level of its part."""
+        checkpoint, costs = self._checkpoint, self._costs
+        at_width = {w: _matrices(checkpoint, costs, w, costs.groups) for w in self._widths}
+        at_groups = {g: _matrices(checkpoint, costs, costs.channels, g) for g in self._groups}
+        for spec in self._problem.specs:
             if not spec.linear:
                 continue
             if spec.layer is None:
                 self._rows.append((self._types(spec), 1, 1))
                 continue
-            wide = spec.role.startswith("ffn_")
-            part, sized = (self._ffn, at) if wide else (self._attention, of)
-            for level, variable in part[spec.layer].items():
+            in_ffn = spec.role.startswith("ffn_")
+            blocks, matrices = (self._ffn, at_width) if in_ffn else (self._attention, at_groups)
+            for level, variable in blocks[spec.layer].items():
                 if level:
-                    kinds = self._types(sized[level][spec.name])
+                    kinds = self._types(matrices[level][spec.name])
                     self._rows.append(([*kinds, (variable, -1.0)], 0, 0))
-        self._cache(costs.groups)
-        self._buffers(checkpoint, costs, widths)
 
     def fixed(self, problem: Problem, decision: Decision, width: int) -> int:
         """Bytes of a decision that the program does not know, at its n_ubatch; width: of the widest block."""
@@ -201,38 +212,38 @@ class _Parts:
             kind: self._variable(sensitivities[kind], False, size[kind])
             for kind in (size if self._spent else _hull(size, sensitivities))
         }
-        if spec.name in self._read:
+        if spec.name in self._multiplied:
             for spent, limit in zip(self._spent, self._problem.limits, strict=True):
                 spent += [(x, size[k] * limit.cost.per_byte[k] / limit.most) for k, x in kinds.items()]
         return [(variable, 1.0) for variable in kinds.values()]
 
-    def _buffers(self, checkpoint: Checkpoint, costs: PruningCosts, widths: list[int]) -> None:
+    def _add_buffers(self) -> None:
         """A variable that is at least what the widest block wants."""
-        self._compute = {}
-        for width in widths:
-            alike = narrowed(self._problem, checkpoint, _alike(costs, width, costs.groups))
+        self._compute, costs = {}, self._costs
+        for width in self._widths:
+            alike = narrowed(self._problem, self._checkpoint, _alike(costs, width, costs.groups))
             types = {name: next(iter(kinds)) for name, kinds in alike.sensitivities.items()}
             self._compute[width] = alike.memory(types, self._runtime).compute
-        wanted = self._variable(0.0, False, 1.0)
+        buffer = self._variable(0.0, False, 1.0)
         for levels in self._ffn:
             used = [(variable, -float(self._compute[w])) for w, variable in levels.items() if w]
-            self._rows.append(([(wanted, 1.0), *used], 0, np.inf))
+            self._rows.append(([(buffer, 1.0), *used], 0, np.inf))
 
-    def _cache(self, groups: int) -> None:
+    def _add_cache(self) -> None:
         """The KV types, a variable that is at least the cache's bytes with those taken, and the limits."""
         problem, held, taken = self._problem, self._variable(0.0, False, 1.0), []
         plain = {name: next(iter(kinds)) for name, kinds in problem.sensitivities.items()}
         vectors = [limit.cost.vectors(problem.specs) for limit in problem.limits]
-        for each, harm in efficient_ways(problem, plain):
-            if each.n_ubatch != self._runtime.n_ubatch:
+        for runtime, harm in efficient_runtimes(problem, plain):
+            if runtime.n_ubatch != self._runtime.n_ubatch:
                 continue
-            whole = problem.memory(plain, each).kv
-            share = whole / (groups * len(self._attention))
+            whole = problem.memory(plain, runtime).kv
+            share = whole / (self._costs.groups * len(self._attention))
             used = [(v, -share * g) for levels in self._attention for g, v in levels.items()]
             taken.append((self._variable(harm, True), 1.0))
             self._rows.append(([(held, 1.0), *used, (taken[-1][0], -whole)], -whole, np.inf))
             for spent, limit, always in zip(self._spent, problem.limits, vectors, strict=True):
-                amount = always + limit.cost.elsewhere(problem.shape, each)
+                amount = always + limit.cost.elsewhere(problem.shape, runtime)
                 spent.append((taken[-1][0], amount / limit.most))
         self._rows.append((taken, 1, 1))
         self._rows += [(spent, -np.inf, 1.0) for spent in self._spent]
@@ -244,11 +255,11 @@ class _Parts:
         norms = sum(tensor_bytes(spec, "F32") for spec in self._problem.specs if not spec.linear)
         held = [(i, size / MB) for i, size in enumerate(self._size) if size]
         rows = [*self._rows, (held, -np.inf, (budget - norms) / MB)]
-        found = minimise(np.array(self._cost), rows, np.array(self._binary), GAP)
-        if found is None:
+        solution = minimise(np.array(self._cost), rows, np.array(self._binary), GAP)
+        if solution is None:
             return None
         ffn, kv_heads = (
-            tuple(max(block, key=lambda level: found[block[level]]) for block in levels)
+            tuple(max(block, key=lambda level: solution[block[level]]) for block in levels)
             for levels in (self._ffn, self._attention)
         )
         return Shape(ffn=ffn, kv_heads=kv_heads)
@@ -261,7 +272,7 @@ def _levels(costs: PruningCosts, limits: PruningLimits) -> tuple[list[int], list
     return widths[:: -(-len(widths) // LEVELS)], list(groups)
 
 
-def _outlined(checkpoint: Checkpoint, costs: PruningCosts, width: int, groups: int) -> dict[str, TensorSpec]:
+def _matrices(checkpoint: Checkpoint, costs: PruningCosts, width: int, groups: int) -> dict[str, TensorSpec]:
     """The matrices of the model whose blocks are all of that size."""
     smaller = resized.uniform_shape(checkpoint, _alike(costs, width, groups))
     return {spec.name: spec for spec in smaller.specs() if spec.linear}

@@ -149,12 +149,12 @@ def _kv_widths(shape: ModelShape) -> list[int]:
 
 def kv_read(shape: ModelShape, runtime: Runtime, depth: int) -> dict[str, float]:
     """Bytes of the cache that one token decoded after `depth` others reads, by ggml type."""
-    found: dict[str, float] = {}
+    by_type: dict[str, float] = {}
     for window, width in zip(shape.windows, _kv_widths(shape), strict=True):
         for kind in (runtime.type_k, runtime.type_v):
             read = float(min(depth, window or depth) * storage_type(kind).row_bytes(width))
-            found[kind.upper()] = found.get(kind.upper(), 0.0) + read
-    return found
+            by_type[kind.upper()] = by_type.get(kind.upper(), 0.0) + read
+    return by_type
 
 
 def _compute(

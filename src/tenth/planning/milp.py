@@ -78,8 +78,8 @@ class Program:
         enough: a row that may come to 1 at most.
         """
         extra = [] if enough is None else [LinearConstraint(enough[None], -np.inf, 1.0)]
-        found = _milp(objective, [*self.constraints, *extra], self.integral, self.bounds, GAP)
-        return None if found is None else np.where(self.integral > 0, np.round(found), found)
+        solution = _milp(objective, [*self.constraints, *extra], self.integral, self.bounds, GAP)
+        return None if solution is None else np.where(self.integral > 0, np.round(solution), solution)
 
 
 Row = tuple[Sequence[tuple[int, float]], float, float]  # variables with factors; the bounds of their sum
@@ -104,14 +104,14 @@ def _milp(
 ) -> np.ndarray | None:
     """HiGHS, for a minute at most."""
     with _silent():  # it has remarks of its own, which help nobody
-        found = milp(
+        result = milp(
             objective,
             constraints=constraints,
             integrality=integral,
             bounds=bounds,
             options={"mip_rel_gap": gap, "time_limit": 60.0},
         )
-    return None if found.x is None else np.asarray(found.x, float)
+    return None if result.x is None else np.asarray(result.x, float)
 
 
 @contextmanager

@@ -7,7 +7,7 @@
                 sum_t,q (bytes[t,q] / 2 - copy[t,q]) x[t,q] <= M (1 - sum_r repacked y[r]),   x, y binary
                 sum_t,q cost[l,t,q] x[t,q] + sum_r cost[l,r] y[r]  <=  most[l]   for every limit l
 
-t are tensors (alike ones are counted by one variable), q ggml types, r ways to run (n_ubatch, KV types,
+t are tensors (alike ones are counted by one variable), q ggml types, r runtimes (n_ubatch, KV types,
 repacking); z is the repacked copy; a limit is on what a token costs in seconds or joules
 (planning/constraints.py), the sum over what it reads. A second solve keeps the predicted KL within SLACK of
 the least and takes the quickest way to run that then fits; where speed is preferred, it gives up FASTER of
@@ -61,6 +61,12 @@ class Problem:
     seconds_per_token: Cost | None = None  # seconds of a decoded token; needed where speed is preferred
     prefer: Literal["quality", "speed"] = "quality"
 
+    @property
+    def costs(self) -> list[Cost]:
+        """What its limits are on, and last the seconds of a token where they are known."""
+        seconds = [self.seconds_per_token] if self.seconds_per_token else []
+        return [*(limit.cost for limit in self.limits), *seconds]
+
     def spent(self, cost: Cost, types: Mapping[str, str], runtime: Runtime) -> float:
         """What a decision costs."""
         return cost.of(self.shape, self.specs, types, runtime)
@@ -98,17 +104,17 @@ def decide(problem: Problem, budget: int) -> Decision:
     Raises BudgetError: with the smallest decision, part by part, where memory is too little for any; else
     with the best that can be had of what a limit is on.
     """
-    every = [(each, coefficients(each)) for each in kernels(problem)]
-    found = [decision for each in every if (decision := _decided(*each, budget))]
-    if found:
-        best = min(found, key=lambda d: d.predicted_kl)
+    programs = [(each, coefficients(each)) for each in kernels(problem)]
+    decisions = [decision for program in programs if (decision := _decided(*program, budget))]
+    if decisions:
+        best = min(decisions, key=lambda d: d.predicted_kl)
         if problem.prefer == "quality" or problem.seconds_per_token is None:
             return best
-        return _quickest(every, problem.seconds_per_token, budget, best)
+        return _quickest(programs, problem.seconds_per_token, budget, best)
     smallest = smallest_decision(problem)
     if smallest.memory.total <= budget:
-        spent = [problem.spent(each.cost, smallest.types, smallest.runtime) for each in problem.limits]
-        if all(amount <= each.most for amount, each in zip(spent, problem.limits, strict=True)):
+        spent = [problem.spent(limit.cost, smallest.types, smallest.runtime) for limit in problem.limits]
+        if all(amount <= limit.most for amount, limit in zip(spent, problem.limits, strict=True)):
             return smallest
         raise BudgetError(_too_slow(problem, budget))
     raise BudgetError(_unreachable(problem, smallest, budget), _parts(smallest.memory))
@@ -137,13 +143,14 @@ def kernels(problem: Problem) -> list[Problem]:
 
 
 def _quickest(
-    every: Sequence[tuple[Problem, Tables]], seconds_per_token: Cost, budget: int, best: Decision
+    programs: Sequence[tuple[Problem, Tables]], seconds_per_token: Cost, budget: int, best: Decision
 ) -> Decision:
     """The decision of least time per token among those not much worse than the best."""
     most = max(best.predicted_kl * (1 + FASTER), UNFELT)
-    found = (_decided(*each, budget, most) for each in every)
-    quick = (decision for decision in found if decision and decision.predicted_kl <= most * (1 + 1e-6))
-    return min([best, *quick], key=lambda d: every[0][0].spent(seconds_per_token, d.types, d.runtime))
+    decisions = (_decided(*program, budget, most) for program in programs)
+    quick = (decision for decision in decisions if decision and decision.predicted_kl <= most * (1 + 1e-6))
+    problem = programs[0][0]
+    return min([best, *quick], key=lambda d: problem.spent(seconds_per_token, d.types, d.runtime))
 
 
 def _decided(problem: Problem, tables: Tables, budget: int, most: float | None = None) -> Decision | None:
@@ -188,21 +195,18 @@ def _least_cost(problem: Problem, budget: int, cost: Cost) -> float:
     tables = coefficients(free)
     program = Program(replace(tables, costs=tables.costs[:0]), budget)
     # In shares of the largest, since the solver takes differences below 1e-6 for none.
-    found = program.solve(np.concatenate([tables.costs[0], [0.0]]) / max(float(tables.costs.max()), 1e-300))
-    if found is None:
+    shares = np.concatenate([tables.costs[0], [0.0]]) / max(float(tables.costs.max()), 1e-300)
+    solution = program.solve(shares)
+    if solution is None:
         return float("inf")
-    decision = _decision(free, tables, found)
+    decision = _decision(free, tables, solution)
     return problem.spent(cost, decision.types, decision.runtime)
 
 
 def coefficients(problem: Problem) -> Tables:
     """The numbers of the program."""
-    groups = _groups(problem)
+    groups, costs = _groups(problem), problem.costs
     read = {spec.name for spec in multiplied(problem.specs)}
-    costs = [
-        *(limit.cost for limit in problem.limits),
-        *([problem.seconds_per_token] if problem.seconds_per_token else []),
-    ]
     options, size, copy, predicted_kl = [], [], [], []
     spent: list[list[float]] = [[] for _ in costs]
     for number, group in enumerate(groups):
@@ -213,20 +217,20 @@ def coefficients(problem: Problem) -> Tables:
             packed = spec.name in read and storage_type(name).repackable(spec.shape[0], spec.columns)
             copy.append(size[-1] * problem.constants.repacked_factor if packed else 0.0)
             predicted_kl.append(problem.sensitivities[spec.name][name])
-            for row, each in zip(spent, costs, strict=True):
-                row.append(tensor_bytes(spec, name) * each.per_byte[name] if spec.name in read else 0.0)
+            for row, cost_of in zip(spent, costs, strict=True):
+                row.append(tensor_bytes(spec, name) * cost_of.per_byte[name] if spec.name in read else 0.0)
     plain = {s.name: _typical(s, problem.sensitivities[s.name]) for s in problem.specs if s.linear}
     runtimes, fixed, kv_kl, slowness = [], [], [], []
-    vectors = [each.vectors(problem.specs) for each in costs]
-    for candidate, harm in efficient_ways(problem, plain):
-        parts = problem.memory(plain, candidate)
+    vectors = [cost_of.vectors(problem.specs) for cost_of in costs]
+    for runtime, harm in efficient_runtimes(problem, plain):
+        parts = problem.memory(plain, runtime)
         for repack in (False, True):
-            runtimes.append(candidate.model_copy(update={"repack": repack}))
+            runtimes.append(runtime.model_copy(update={"repack": repack}))
             fixed.append(float(parts.total - parts.weights))
             kv_kl.append(harm)
-            slowness.append(prefill_slowness(candidate.n_ubatch, repack))
-            for row, each, always in zip(spent, costs, vectors, strict=True):
-                row.append(always + each.elsewhere(problem.shape, candidate))
+            slowness.append(prefill_slowness(runtime.n_ubatch, repack))
+            for row, cost_of, always in zip(spent, costs, vectors, strict=True):
+                row.append(always + cost_of.elsewhere(problem.shape, runtime))
     always_stored = sum(_stored(spec, "F32") for spec in problem.specs if not spec.linear)
     shares = [np.array(row) / limit.most for row, limit in zip(spent, problem.limits, strict=False)]
     return Tables(
@@ -262,15 +266,15 @@ def _stored(spec: TensorSpec, type_name: str) -> int:
 
 def _groups(problem: Problem) -> list[list[TensorSpec]]:
     """Linear tensors that cannot be told apart; where sensitivities were measured, every one is alone."""
-    found: dict[tuple[object, ...], list[TensorSpec]] = {}
+    groups: dict[tuple[object, ...], list[TensorSpec]] = {}
     for spec in problem.specs:
         if spec.linear:
             sensitivities = tuple(sorted(problem.sensitivities[spec.name].items()))
-            found.setdefault((spec.shape, spec.layer is None, sensitivities), []).append(spec)
-    return list(found.values())
+            groups.setdefault((spec.shape, spec.layer is None, sensitivities), []).append(spec)
+    return list(groups.values())
 
 
-def efficient_ways(problem: Problem, types: Mapping[str, str]) -> list[tuple[Runtime, float]]:
+def efficient_runtimes(problem: Problem, types: Mapping[str, str]) -> list[tuple[Runtime, float]]:
     """(how to run, KV predicted KL), without cache types that others beat in both bytes and predicted KL."""
     priced = [
         (runtime, harm)
@@ -278,14 +282,10 @@ def efficient_ways(problem: Problem, types: Mapping[str, str]) -> list[tuple[Run
         if (harm := problem.kv_kl(runtime)) is not None
     ]
     batch = priced[0][0].n_ubatch  # the order of cache types is the same for every batch
-    costs = [
-        *(limit.cost for limit in problem.limits),
-        *([problem.seconds_per_token] if problem.seconds_per_token else []),
-    ]
     sizes: dict[tuple[str, str], tuple[float, ...]] = {}
     for runtime, harm in priced:
         if runtime.n_ubatch == batch:
-            spent = [each.elsewhere(problem.shape, runtime) for each in costs]
+            spent = [cost_of.elsewhere(problem.shape, runtime) for cost_of in problem.costs]
             total = problem.memory(types, runtime).total
             sizes[runtime.type_k, runtime.type_v] = (total, harm, *spent)
     kept = _not_beaten(sizes)
@@ -298,7 +298,7 @@ def _efficient(spec: TensorSpec, sensitivities: Mapping[str, float], costs: Sequ
         name: (
             storage_type(name).bits_per_weight,
             sensitivities[name],
-            *(storage_type(name).bits_per_weight * each.per_byte[name] for each in costs),
+            *(storage_type(name).bits_per_weight * cost_of.per_byte[name] for cost_of in costs),
         )
         for name in sorted(sensitivities, key=lambda n: (storage_type(n).bits_per_weight, sensitivities[n]))
         if storage_type(name).holds(spec.columns)
@@ -343,8 +343,8 @@ def _decision(problem: Problem, tables: Tables, chosen: np.ndarray) -> Decision:
     left = [list(group) for group in tables.groups]
     types = {}
     # The options of a group stand by bytes: the first of its layers take the smaller types.
-    for (group, name), wanted in zip(tables.options, chosen[:count], strict=True):
-        for _ in range(round(wanted)):
+    for (group, name), tensors in zip(tables.options, chosen[:count], strict=True):
+        for _ in range(round(tensors)):
             types[left[group].pop(0).name] = name
     number = int(np.argmax(chosen[count : count + len(tables.runtimes)]))
     predicted_kl = sum(problem.sensitivities[name][kind] for name, kind in types.items()) + float(
@@ -379,8 +379,8 @@ def _too_slow(problem: Problem, budget: int) -> str:
         best = least_cost(problem, budget, limit.cost)
         if best > limit.most:
             return (
-                f"no plan {within} has {limit.asked}: the best that can be had is {limit.said(best)};"
-                f" what would help: {limit.help}, or a smaller sibling of this model"
+                f"no plan {within} has {limit.requirement}: the best that can be had is"
+                f" {limit.described(best)}; what would help: {limit.help}, or a smaller sibling of this model"
             )
-    asked = " and ".join(limit.asked for limit in problem.limits)
-    return f"no plan {within} has {asked} at once, though each can be had alone; loosen one of them"
+    together = " and ".join(limit.requirement for limit in problem.limits)
+    return f"no plan {within} has {together} at once, though each can be had alone; loosen one of them"

@@ -21,7 +21,7 @@ STEPS = 5  # points of a curve
 
 
 @dataclass(frozen=True)
-class Point:
+class CurvePoint:
     """The least predicted KL at a memory and a speed."""
 
     memory: int  # bytes
@@ -39,8 +39,8 @@ def binding(problem: Problem, budget: int) -> list[str]:
         harms = [np.inf]
         for tables in every:
             program = Program(replace(tables, costs=tables.costs[list(rows)]), allowed, relaxed=True)
-            found = program.solve(program.harm)
-            harms += [] if found is None else [float(program.harm @ found) * program.scale]
+            solution = program.solve(program.harm)
+            harms += [] if solution is None else [float(program.harm @ solution) * program.scale]
         return min(harms)
 
     rows = list(range(len(problem.limits)))
@@ -53,34 +53,34 @@ def binding(problem: Problem, budget: int) -> list[str]:
     ]
 
 
-def curves(problem: Problem, budgets: Iterable[int], costs: Sequence[Cost]) -> list[list[Point]]:
+def curves(problem: Problem, budgets: Iterable[int], costs: Sequence[Cost]) -> list[list[CurvePoint]]:
     """For each budget, from the best quality to the least of the first cost; none where nothing fits."""
     limits = tuple(Limit("", cost, 1.0, "") for cost in costs)
     free = replace(problem, limits=limits, seconds_per_token=None, prefer="quality")
     every = [coefficients(each) for each in kernels(free)]
-    found = ([_curve(tables, budget) for tables in every] for budget in budgets)
-    kept = ([curve for curve in curves if curve] for curves in found)
-    return [min(curves, key=lambda curve: curve[0].predicted_kl) for curves in kept if curves]
+    by_budget = ([_curve(tables, budget) for tables in every] for budget in budgets)
+    possible = ([curve for curve in curves if curve] for curves in by_budget)
+    return [min(curves, key=lambda curve: curve[0].predicted_kl) for curves in possible if curves]
 
 
-def _curve(tables: Tables, budget: int) -> list[Point]:
+def _curve(tables: Tables, budget: int) -> list[CurvePoint]:
     """Points by falling first cost; empty where nothing fits."""
     amounts = np.hstack([tables.costs, np.zeros((len(tables.costs), 1))])
     memory = np.concatenate([tables.size, tables.fixed, [1e6]])
 
-    def point(program: Program, found: np.ndarray) -> Point:
-        predicted_kl = float(program.harm @ found) * program.scale
-        return Point(int(memory @ found), predicted_kl, tuple(map(float, amounts @ found)))
+    def point(program: Program, solution: np.ndarray) -> CurvePoint:
+        predicted_kl = float(program.harm @ solution) * program.scale
+        return CurvePoint(int(memory @ solution), predicted_kl, tuple(map(float, amounts @ solution)))
 
     program = Program(replace(tables, costs=tables.costs[:0]), budget, relaxed=True)
     best, fastest = program.solve(program.harm), program.solve(amounts[0])
     if best is None or fastest is None:
         return []
-    found = [point(program, best)]
+    points = [point(program, best)]
     ends = float(amounts[0] @ best), float(amounts[0] @ fastest)
     for most in np.geomspace(*ends, STEPS)[1:] * (1 + 1e-6):
         program = Program(replace(tables, costs=tables.costs[:1] / most), budget, relaxed=True)
-        chosen = program.solve(program.harm)
-        if chosen is not None:
-            found.append(point(program, chosen))
-    return found
+        solution = program.solve(program.harm)
+        if solution is not None:
+            points.append(point(program, solution))
+    return points

@@ -118,18 +118,18 @@ class Target:
     def requirements(self) -> tuple[Device | None, Requirements]:
         """The device and what is asked of it; InputError where something is asked of none."""
         from tenth.devices import catalogue
-        from tenth.planning import forecast
+        from tenth.planning.requirements import checked
 
         device = catalogue.load(self.device) if self.device else None
-        return device, forecast.requirements(
-            device,
-            min_speed=self.min_speed,
-            max_joules=self.max_joules,
-            battery_hours=self.battery_hours,
-            prefer=self.prefer,
-            backend=self.backend,
-            grid=self.grid,
-        )
+        typed = {
+            "min_speed": self.min_speed,
+            "max_joules": self.max_joules,
+            "battery_hours": self.battery_hours,
+            "prefer": self.prefer,
+            "backend": self.backend,
+            "grid": self.grid,
+        }
+        return device, checked(device, typed)
 
     def budget(self, folders: Sequence[Path]) -> Budget:
         """The Budget for the models in `folders`; InputError for a context that one was not made for."""
