@@ -200,7 +200,7 @@ def test_a_step_that_makes_a_row_worse_is_not_taken_for_it(monkeypatch: pytest.M
 
     better = gptq.refit(*case("Q4_0"), compensated("Q4_0"))
     monkeypatch.setattr(gptq, "refit", refit)
-    monkeypatch.setattr(gptq, "descend", lambda _weight, _h, _grid, blocks: blocks)
+    monkeypatch.setattr(gptq, "coordinate_descent", lambda _weight, _h, _grid, blocks: blocks)
     found = gptq.round_rows(*case("Q4_0"), encoder("Q4_0"), 1)
     np.testing.assert_array_equal(found[::2], compensated("Q4_0")[::2])
     np.testing.assert_array_equal(found[1::2], better[1::2])

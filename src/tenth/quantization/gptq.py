@@ -12,8 +12,8 @@ tr((W - Q) H (W - Q)^T). Three steps lower that, rows by themselves:
                 codes are then ours. (LDLQ's own form gives the same codes for given scales, but shows the
                 encoder an x that lacks most of the compensation: 1.2 to 2.4 times the loss.)
     refit       The super-block scales and minima by least squares, codes and sub-scales as they are.
-    descend     Coordinate descent: every code in order, given all others:
-                x_k = q_k + ((W - Q) H)_k / H_kk.
+    coordinate_descent
+                Every code in order, given all others: x_k = q_k + ((W - Q) H)_k / H_kk.
 
 float32 on any torch device. Takes a few times the memory of the rows given, and four H.
 """
