@@ -182,7 +182,7 @@ def test_a_device_is_not_trusted_with_our_memory_or_time(device: sshd.Sshd, tmp_
         with pytest.raises(DeviceError, match="cannot be read"):
             there.get("absent", 3)
         done = there.run("echo out; echo err >&2; exit 7")
-        assert (done.status, done.out, done.said) == (7, "out\n", "err")
+        assert (done.status, done.out, done.last_line) == (7, "out\n", "err")
     assert list(tmp_path.iterdir()) == []
     soon(lambda: not processes("sleep 98765"), "it is stopped there")
 

@@ -12,7 +12,7 @@ import tiny_gguf
 from tenth.core.errors import InputError, NativeError
 from tenth.core.jobs import ChildDied, Surroundings, run
 from tenth.core.records import Runtime
-from tenth.measurement.memory import prove
+from tenth.measurement.memory import ProofSettings, prove
 from tenth.runtime import limits
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="cgroups and namespaces are Linux's")
@@ -91,14 +91,14 @@ def test_a_proof_that_fits(model: Path) -> None:
 
 def test_over_the_budget_is_a_proof_not_an_error(model: Path) -> None:
     budget = 20_000_000
-    proof = prove(model, RUNTIME, budget, budget, timeout=60)
+    proof = prove(model, RUNTIME, budget, budget, ProofSettings(timeout=60))
     assert not proof.fits
     assert proof.peak > budget
 
 
 def test_over_the_budget_without_a_cgroup(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TENTH_NO_CGROUP", "1")
-    proof = prove(model, RUNTIME, 20_000_000, 20_000_000, timeout=60)
+    proof = prove(model, RUNTIME, 20_000_000, 20_000_000, ProofSettings(timeout=60))
     assert proof.limit == limits.WATCHED
     assert not proof.fits
     fitting = prove(model, RUNTIME, ENOUGH, 60_000_000)

@@ -42,15 +42,15 @@ class Definition(Record):
 
 def known() -> dict[str, Definition]:
     """Name -> task, in order. InputError names the file that is no task."""
-    found = {}
+    definitions = {}
     for file in sorted(resources.files("tenth.evaluation").joinpath("sets").iterdir(), key=lambda f: f.name):
         if not file.name.endswith(".toml"):
             continue
         try:
-            found[file.name[:-5]] = Definition(**tomllib.loads(file.read_text(encoding="utf-8")))
+            definitions[file.name[:-5]] = Definition(**tomllib.loads(file.read_text(encoding="utf-8")))
         except (ValidationError, tomllib.TOMLDecodeError) as error:
             raise InputError(f"{file.name} is no task: {' '.join(str(error).split()):.200}") from None
-    return found
+    return definitions
 
 
 def load(name: str) -> Definition:

@@ -74,20 +74,20 @@ def run_program(program: str, seconds: float = SECONDS, memory: int = MEMORY) ->
     trouble = b""
     try:
         with suppress(subprocess.TimeoutExpired):
-            given = f"{word}\n{program}".encode("utf-8", "replace")
-            trouble = child.communicate(given, seconds + _STARTING)[1]
+            source = f"{word}\n{program}".encode("utf-8", "replace")
+            trouble = child.communicate(source, seconds + _STARTING)[1]
     finally:
         child.kill()
         child.communicate()
     os.set_blocking(ours, False)
     with os.fdopen(ours, "rb") as pipe:
-        said = (pipe.read(_WORD_AT_MOST) or b"").decode("utf-8", "replace")
+        output = (pipe.read(_WORD_AT_MOST) or b"").decode("utf-8", "replace")
     if trouble:
         reason = " ".join(trouble.decode("utf-8", "replace").split())
         raise NativeError(f"this machine cannot shut a program in: {reason}")
-    if said == word:
+    if output == word:
         return ProgramResult(True, "")
-    return ProgramResult(False, " ".join(said.split())[:200] or "it was ended: time, memory or a signal")
+    return ProgramResult(False, " ".join(output.split())[:200] or "it was ended: time, memory or a signal")
 
 
 @cache

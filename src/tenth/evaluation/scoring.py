@@ -65,24 +65,24 @@ def loglikelihoods(
     Too long a text loses the beginning of its context. reuse: False evaluates every pair from its first
     token, for comparison.
     """
-    asked: list[_Asked] = []
+    requests: list[_Asked] = []
     for number, (context, continuation) in enumerate(pairs):
         ids, count = split(model, context, continuation)
         drop = max(0, len(ids) - 1 - model.n_ctx)
-        asked.append((tuple(ids[drop:]), max(1, count - drop), number))
+        requests.append((tuple(ids[drop:]), max(1, count - drop), number))
     answers: list[tuple[float, bool]] = [(0.0, False)] * len(pairs)
-    asked.sort()
+    requests.sort()
     held: tuple[int, ...] = ()
     done = 0
-    for group in _groups(asked):
+    for group in _groups(requests):
         before = group[0][0][: group[0][1]]
         # At least the context's last token is evaluated again: its logits are needed.
-        known = min(shared(held, before), len(before) - 1) if reuse else 0
+        kept = min(shared(held, before), len(before) - 1) if reuse else 0
         last = None
         for whole, count, number in group:
             targets = whole[count:]
             if last is None or not reuse:
-                last = model.extend(known, before[known:], every=False)
+                last = model.extend(kept, before[kept:], every=False)
             rows = last
             if len(targets) > 1:
                 rows = np.concatenate([last, model.extend(count, targets[:-1], every=True)])
@@ -93,14 +93,14 @@ def loglikelihoods(
     return answers
 
 
-def _groups(asked: Sequence[_Asked]) -> Iterator[list[_Asked]]:
+def _groups(requests: Sequence[_Asked]) -> Iterator[list[_Asked]]:
     """Neighbours with the same context."""
     group: list[_Asked] = []
-    for one in asked:
-        if group and (one[1] != group[0][1] or one[0][: one[1]] != group[0][0][: one[1]]):
+    for request in requests:
+        if group and (request[1] != group[0][1] or request[0][: request[1]] != group[0][0][: request[1]]):
             yield group
             group = []
-        group.append(one)
+        group.append(request)
     if group:
         yield group
 
@@ -115,12 +115,12 @@ def _likeliest(row: np.ndarray) -> int:
 
 def _sum(rows: np.ndarray, targets: Sequence[int]) -> tuple[float, bool]:
     """Nats of the targets under rows of logits, and whether each is the likeliest; NativeError for NaN."""
-    wanted = np.asarray(targets)
-    nats = log_softmax(rows)[np.arange(len(wanted)), wanted]
+    tokens = np.asarray(targets)
+    nats = log_softmax(rows)[np.arange(len(tokens)), tokens]
     total = float(nats.sum(dtype=np.float64))
     if not math.isfinite(total):
         raise NativeError("the model gives NaN or infinite logits; it cannot be scored")
-    return total, bool((rows.argmax(axis=1) == wanted).all())
+    return total, bool((rows.argmax(axis=1) == tokens).all())
 
 
 def rolling(model: TextModel, texts: Sequence[str], progress: Progress = lambda _: None) -> list[float]:
@@ -165,8 +165,8 @@ def generate(
         _, stops, limit = prompts[number]
         limit = min(limit, max(1, model.n_ctx // 2))
         context = whole[-(model.n_ctx - limit) :]
-        known = min(shared(held, context), len(context) - 1)
-        row = model.extend(known, context[known:], every=False)
+        kept = min(shared(held, context), len(context) - 1)
+        row = model.extend(kept, context[kept:], every=False)
         made: list[int] = []
         text = ""
         while len(made) < limit:

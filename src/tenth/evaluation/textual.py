@@ -41,9 +41,9 @@ def _words(text: str) -> list[str]:
     return re.sub(r"\b(a|an|the)\b", " ", bare).split()
 
 
-def _f1(said: list[str], right: list[str]) -> float:
-    common = sum((Counter(said) & Counter(right)).values())
+def _f1(answer: list[str], right: list[str]) -> float:
+    common = sum((Counter(answer) & Counter(right)).values())
     if not common:
         return 0.0
-    precision, recall = common / len(said), common / len(right)
+    precision, recall = common / len(answer), common / len(right)
     return 2 * precision * recall / (precision + recall)

@@ -37,12 +37,12 @@ def expected(header: Header, runtime: Runtime, kv: int, device: Device) -> list[
     ]
 
 
-def _reading(name: str, found: Interval, conditions: str, known: bool) -> Reading:
-    span = f"to be found between {found.low:.3g} and {found.high:.3g}; spread: half of that"
+def _reading(name: str, interval: Interval, conditions: str, known: bool) -> Reading:
+    span = f"to be found between {interval.low:.3g} and {interval.high:.3g}; spread: half of that"
     return reading(
         name,
-        found.value,
+        interval.value,
         f"{conditions}; {span}",
-        spread=(found.high - found.low) / 2,
+        spread=(interval.high - interval.low) / 2,
         kind="predicted" if known else "estimated",
     )

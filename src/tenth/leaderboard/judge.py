@@ -31,7 +31,7 @@ from tenth.leaderboard import division, estimates, exam, probes, text_chunk
 from tenth.leaderboard.original import Original
 from tenth.leaderboard.records import RULES, Conditions, Probe, TaskScore, Verdict, identity
 from tenth.leaderboard.submission import Submission, open_submission
-from tenth.measurement.memory import prove
+from tenth.measurement.memory import ProofSettings, prove
 from tenth.models.formats.inspect import Header, read_header
 from tenth.runtime import llama, sandbox
 
@@ -247,7 +247,8 @@ class Case:
         budget = self.round.conditions.budget
         self.note("fill the context within the budget")
         patience = min(self.round.seconds, 300 + header.size / _SLOWEST + 2 * runtime.n_ctx)
-        proof = prove(artifact.gguf, runtime, budget, header.weights, self.log, timeout=patience, strict=True)
+        settings = ProofSettings(log=self.log, timeout=patience, strict=True)
+        proof = prove(artifact.gguf, runtime, budget, header.weights, settings)
         self.isolation.note(f"memory of the proof: {proof.limit}; network: {proof.network}")
         above = f"above the interpreter's {megabytes(proof.interpreter)} MB"
         how = f"{runtime.n_ctx} tokens of context, {above}; {proof.limit}"

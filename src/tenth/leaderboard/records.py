@@ -158,5 +158,5 @@ def read_results(folder: Path) -> list[Verdict]:
     """All verdicts of a folder, oldest first. Raises InputError for what is no such folder or file."""
     if not folder.is_dir():
         raise InputError(f"no folder of results at {folder}; make one with tenth judge")
-    found = [read_verdict(file) for file in sorted(folder.glob("*.json"))]
-    return sorted(found, key=lambda verdict: (verdict.date, verdict.id))
+    verdicts = [read_verdict(file) for file in sorted(folder.glob("*.json"))]
+    return sorted(verdicts, key=lambda verdict: (verdict.date, verdict.id))

@@ -108,22 +108,22 @@ def open_submission(folder: Path, budget: int) -> Submission:
 
     Files that are far over the budget (bytes) are not even read: they may be endless.
     """
-    seen = Submission(folder.resolve())
+    submission = Submission(folder.resolve())
     try:
         raw = _read(folder / MANIFEST)
-        seen = replace(seen, manifest_hash=hashlib.sha256(raw).hexdigest())
+        submission = replace(submission, manifest_hash=hashlib.sha256(raw).hexdigest())
         files, total = _listed(folder)
-        seen = replace(seen, files=tuple(files), bytes=total)
+        submission = replace(submission, files=tuple(files), bytes=total)
         if total > budget + _BESIDE_WEIGHTS:
             raise InputError(
                 f"over the budget: its files are {megabytes(total)} MB, of {megabytes(budget)} MB"
             )
-        seen = replace(seen, artifact=_digest(files), manifest=read_manifest(raw))
-        return replace(seen, form=_form(files))
+        submission = replace(submission, artifact=_digest(files), manifest=read_manifest(raw))
+        return replace(submission, form=_form(files))
     except InputError as error:
-        return replace(seen, trouble=str(error))
+        return replace(submission, trouble=str(error))
     except OSError as error:
-        return replace(seen, trouble=f"a file cannot be read: {error.strerror or error}")
+        return replace(submission, trouble=f"a file cannot be read: {error.strerror or error}")
 
 
 def _listed(folder: Path) -> tuple[list[Path], int]:

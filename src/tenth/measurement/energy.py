@@ -67,7 +67,7 @@ class Ledger:
         source, rest = self.meter.source, self.idle.joules / self.idle.seconds
         state = f"counter {source.name}: {source.scope}; one value in {source.period:g} s"
         lasted = f"{state}; {self.idle.seconds:.0f} s with nothing loaded"
-        found = [metrics.reading("power_idle", rest, lasted)]
+        readings = [metrics.reading("power_idle", rest, lasted)]
         for name, spans in self.spans.items():
             long = sum(span.seconds for span in spans)
             detail = (
@@ -78,8 +78,8 @@ class Ledger:
                 (f"energy_{name}", [s.joules / s.tokens for s in spans]),
                 (f"energy_{name}_net", [(s.joules - rest * s.seconds) / s.tokens for s in spans]),
             ):
-                found.append(metrics.repeated(reading, values, detail))
-        return found
+                readings.append(metrics.repeated(reading, values, detail))
+        return readings
 
 
 def planned(plan: Plan) -> list[Reading]:

@@ -272,10 +272,10 @@ def _by_depth(figures: depth.Figures) -> list[Depth]:
     return depths
 
 
-def _connections(seen: Offline) -> Reading:
-    blind = f"; not seen: {seen.blind}" if seen.blind else ""
-    how = f"loading and answering; {seen.network}; {seen.method}{blind}"
-    return reading("connections", seen.connections, how)
+def _connections(proof: Offline) -> Reading:
+    blind = f"; not seen: {proof.blind}" if proof.blind else ""
+    how = f"loading and answering; {proof.network}; {proof.method}{blind}"
+    return reading("connections", proof.connections, how)
 
 
 def _energy(source: counters.Source | None, asked: str, plan: Plan) -> str:

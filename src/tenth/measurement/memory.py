@@ -30,21 +30,28 @@ _LAST = 4  # tokens decoded one by one at the end of the context
 _ENVIRONMENT = {"OPENBLAS_NUM_THREADS": "1", "OMP_WAIT_POLICY": "passive"}
 
 
+@dataclass(frozen=True)
+class ProofSettings:
+    """How the proof is run."""
+
+    log: Path | None = None  # the file for the child's noise
+    timeout: float | None = None  # seconds; by default what the slowest plausible machine needs
+    # The file is a stranger's: the child gives up all rights that it has no need of (runtime/lockdown.py).
+    strict: bool = False
+
+
 def prove(
     gguf: Path,
     runtime: Runtime,
     budget: int,
     predicted: int,
-    log: Path | None = None,
+    settings: ProofSettings = ProofSettings(),
     on_progress: Callable[[float], None] | None = None,
-    timeout: float | None = None,
-    strict: bool = False,
 ) -> Proof:
     """Load `gguf`, fill the context, decode the last tokens; return what was held.
 
-    budget, predicted: bytes. on_progress receives the share of the context that is filled. timeout: seconds;
-    by default what the slowest plausible machine needs. strict: the file is a stranger's, and the child gives
-    up all rights that it has no need of (runtime/lockdown.py). Going over the budget is not an error: the
+    budget, predicted: bytes. on_progress receives the share of the context that is filled. Going over the
+    budget is not an error: the
     Proof says so (`fits` is False), with the peak that was last seen. parts: llama.cpp's report of its
     buffers (the keys of `tenth.runtime.llama.Session.buffers`), "code" (held before the model is loaded),
     "hits" (how often the limit was met) and "peak". Raises NativeError where llama.cpp refuses the file or
@@ -53,28 +60,29 @@ def prove(
     if not gguf.is_file():
         raise InputError(f"no GGUF file at {gguf}")
     forget_pages(gguf)
-    timeout = timeout or 120 + 2 * gguf.stat().st_size / 1e6 + runtime.n_ctx
-    job = FillContext(gguf=gguf, runtime=runtime, budget=budget, seconds=4 * timeout if strict else None)
-    seen = _Observed(on_progress)
+    timeout = settings.timeout or 120 + 2 * gguf.stat().st_size / 1e6 + runtime.n_ctx
+    seconds = 4 * timeout if settings.strict else None
+    job = FillContext(gguf=gguf, runtime=runtime, budget=budget, seconds=seconds)
+    observed = _Observed(on_progress)
     try:
-        jobs.run(job, seen.on_event, jobs.Surroundings(log, _ENVIRONMENT, timeout))
+        jobs.run(job, observed.on_event, jobs.Surroundings(settings.log, _ENVIRONMENT, timeout))
     except jobs.ChildDied as death:
         # By the kernel, by the watch, or by the time limit because it lived on pages dropped and read again.
-        over = (seen.group is not None and seen.group.hits() > 0) or seen.peaks["peak"] > budget
+        over = (observed.group is not None and observed.group.hits() > 0) or observed.peaks["peak"] > budget
         if death.signal != signal.SIGKILL or not over:
             raise
-        seen.peaks["peak"] = max(seen.peaks["peak"], budget + 1)  # it wanted more than was seen last
+        observed.peaks["peak"] = max(observed.peaks["peak"], budget + 1)  # it wanted more than was seen last
     finally:
-        if seen.group:
-            limits.remove(seen.group.path)
+        if observed.group:
+            limits.remove(observed.group.path)
     return Proof(
         budget=budget,
-        limit=seen.group.name if seen.group else limits.WATCHED,
-        network=seen.network,
-        interpreter=seen.interpreter,
+        limit=observed.group.name if observed.group else limits.WATCHED,
+        network=observed.network,
+        interpreter=observed.interpreter,
         predicted=predicted,
-        parts=seen.parts,
-        **seen.peaks,
+        parts=observed.parts,
+        **observed.peaks,
     )
 
 

@@ -72,26 +72,26 @@ def enclose(job: jobs.Job[jobs.Result], folder: Path, log: Path | None = None) -
         trace = Path(scratch) / "trace"
         tracer = _strace(trace)
         around = jobs.Surroundings(log, _ENVIRONMENT, wrapper=tracer)
-        seen = jobs.run(_Enclosed(job=inner, threads=inner.threads), around=around)
+        child = jobs.run(_Enclosed(job=inner, threads=inner.threads), around=around)
         if tracer:
             attempts, files = _read_trace(trace)
             method, blind = "strace of every network call and opened file", ""
         else:
-            attempts, files = seen.attempts, seen.files
-            method, blind = _fallback(seen.network)
-    inside, outside, libraries, kernel = _sorted(files, folder, seen.path)
+            attempts, files = child.attempts, child.files
+            method, blind = _fallback(child.network)
+    inside, outside, libraries, kernel = _sorted(files, folder, child.path)
     offline = Offline(
-        network=seen.network,
+        network=child.network,
         method=method,
         blind=blind,
-        connections=max(len(attempts), seen.unrouted),
+        connections=max(len(attempts), child.unrouted),
         attempts=[attempt[:200] for attempt in attempts[:_SHOWN]],
         inside=inside[:_SHOWN],
         outside=outside[:_SHOWN],
         libraries=libraries,
         kernel=kernel,
     )
-    return job.returned().validate_python(seen.result), offline
+    return job.returned().validate_python(child.result), offline
 
 
 def _fallback(network: str) -> tuple[str, str]:

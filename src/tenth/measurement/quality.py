@@ -109,10 +109,10 @@ def original(reference: Path) -> list[Reading]:
 
 def between(reference: Path, other: Path) -> float:
     """KL in nats per token of another model's stored answers on the same windows to the reference's."""
-    wanted, found = Reference.open(reference), Reference.open(other)
-    if not np.array_equal(wanted.tokens, found.tokens):
+    original, changed = Reference.open(reference), Reference.open(other)
+    if not np.array_equal(original.tokens, changed.tokens):
         raise InputError(f"{reference} and {other} are of other texts; nothing compares")
-    pairs = zip(wanted.logprobs, found.logprobs, strict=True)
+    pairs = zip(original.logprobs, changed.logprobs, strict=True)
     return float(np.mean([divergence(log_softmax(p), log_softmax(q)).mean() for p, q in pairs]))
 
 

@@ -21,7 +21,7 @@ from tenth.core.stage import Stage, TextFile
 from tenth.core.store import Store
 from tenth.distillation.budget import TrainingBudget
 from tenth.distillation.settings import DistilResult, TrainingResult
-from tenth.measurement.memory import prove
+from tenth.measurement.memory import ProofSettings, prove
 from tenth.measurement.quality import quality
 from tenth.measurement.speed import speed
 from tenth.models import text
@@ -252,7 +252,8 @@ class Stages:
     def prove(self, gguf: Path, decision: Decision, budget: int) -> Proof:
         """Run the file under the limit and see what it held."""
         with self.reporter.step("prove that it fits", 1.0) as advance:
-            return prove(gguf, decision.runtime, budget, decision.memory.total, self.workshop.log, advance)
+            settings, predicted = ProofSettings(log=self.workshop.log), decision.memory.total
+            return prove(gguf, decision.runtime, budget, predicted, settings, advance)
 
     def measure(self, gguf: Path, name: str, reference: Path, runtime: Runtime) -> list[Reading]:
         """Quality against the original, and speed."""

@@ -107,11 +107,11 @@ done
 
 @dataclass(frozen=True)
 class Done:
-    """How a command on the device ended. out is its stdout, said the last line of its stderr."""
+    """How a command on the device ended."""
 
     status: int
-    out: str
-    said: str
+    out: str  # its stdout
+    last_line: str  # of its stderr
 
 
 class Transport(abc.ABC):
@@ -139,7 +139,7 @@ class Transport(abc.ABC):
         """The bytes of a file there. DeviceError where it is absent or larger than `limit`."""
 
     @abc.abstractmethod
-    def reason(self, status: int, said: str) -> str:
+    def reason(self, status: int, stderr: str) -> str:
         """One line for how the transport's program failed; "" where it did not, but what it ran."""
 
     @abc.abstractmethod
@@ -162,11 +162,11 @@ class Transport(abc.ABC):
         )
         assert process.stdout
         assert process.stderr
-        out, said = bytearray(), deque[str](maxlen=20)
+        out, lines = bytearray(), deque[str](maxlen=20)
         # Threads, not waited for: ssh hands its pipes to the master, which may keep them open after a kill.
         readers = [
             threading.Thread(target=_collect, args=(process, out), daemon=True),
-            threading.Thread(target=_listen, args=(process.stderr, said, on_line), daemon=True),
+            threading.Thread(target=_listen, args=(process.stderr, lines, on_line), daemon=True),
         ]
         for reader in readers:
             reader.start()
@@ -184,10 +184,10 @@ class Transport(abc.ABC):
             )
         for reader in readers:
             reader.join(timeout=5)
-        trouble = self.reason(status, "\n".join(said)) if status else ""
+        trouble = self.reason(status, "\n".join(lines)) if status else ""
         if trouble:
             raise DeviceError(trouble)
-        return Done(status, out.decode("utf-8", "replace"), said[-1] if said else "")
+        return Done(status, out.decode("utf-8", "replace"), lines[-1] if lines else "")
 
     @contextlib.contextmanager
     def folder(self, where: str = "", final: str = "", replace: bool = False) -> Iterator[Folder]:
@@ -232,7 +232,7 @@ class Transport(abc.ABC):
                     keeper.wait()
                 keeper.stdout.close()
 
-    def _expect(self, keeper: subprocess.Popen[bytes], errors: IO[bytes], word: str, wanted: str) -> str:
+    def _expect(self, keeper: subprocess.Popen[bytes], errors: IO[bytes], word: str, folder: str) -> str:
         """What follows `word` in the keeper's next line."""
         alarm = threading.Timer(ANSWER, keeper.kill)
         alarm.daemon = True
@@ -240,24 +240,26 @@ class Transport(abc.ABC):
         assert keeper.stdout
         answer = keeper.stdout.readline(_LINE).decode("utf-8", "replace").strip()
         alarm.cancel()
-        found, _, rest = answer.partition(" ")
-        if found == word:
+        first, _, rest = answer.partition(" ")
+        if first == word:
             return rest
-        if found == "taken":
+        if first == "taken":
             raise DeviceError(
-                f"{wanted} on {self.name} is there already and no tenth push; name another folder"
+                f"{folder} on {self.name} is there already and no tenth push; name another folder"
             )
-        if found == "pushed":
-            raise DeviceError(f"{wanted} on {self.name} is there already; --overwrite replaces it")
-        if found == "nowhere":
+        if first == "pushed":
+            raise DeviceError(f"{folder} on {self.name} is there already; --overwrite replaces it")
+        if first == "nowhere":
             raise DeviceError(
                 f"{self.name} has no folder on a disk that can be written; name one: {self.name}:FOLDER"
             )
         status = keeper.wait()
         errors.seek(0)
-        said = errors.read(64 << 10).decode("utf-8", "replace")
-        last = next((line.strip() for line in reversed(said.splitlines()) if line.strip()), "it said nothing")
-        raise DeviceError(self.reason(status, said) or f"no folder could be made on {self.name}: {last}")
+        stderr = errors.read(64 << 10).decode("utf-8", "replace")
+        last = next(
+            (line.strip() for line in reversed(stderr.splitlines()) if line.strip()), "it said nothing"
+        )
+        raise DeviceError(self.reason(status, stderr) or f"no folder could be made on {self.name}: {last}")
 
 
 @dataclass(frozen=True)
@@ -335,12 +337,12 @@ def _collect(process: subprocess.Popen[bytes], out: bytearray) -> None:
                 return
 
 
-def _listen(stream: IO[bytes], said: deque[str], on_line: Callable[[str], None] | None) -> None:
+def _listen(stream: IO[bytes], lines: deque[str], on_line: Callable[[str], None] | None) -> None:
     """Keep the last lines, pass each on."""
     with stream:
         for raw in iter(lambda: stream.readline(_LINE), b""):
             line = raw.decode("utf-8", "replace").rstrip()
             if line:
-                said.append(line)
+                lines.append(line)
                 if on_line:
                     on_line(line)

@@ -91,10 +91,10 @@ class Adb(Transport):
         """In the phone's shell."""
         return shlex.join(["adb", "-s", self.serial, "shell", command])
 
-    def reason(self, status: int, said: str) -> str:  # noqa: ARG002
+    def reason(self, status: int, stderr: str) -> str:  # noqa: ARG002
         """By the words of the client, whose status does not tell it from what it ran."""
         for words, line in _TROUBLES.items():
-            if re.search(rf"^(?:error|adb)\b[^\n]*(?:{words})", said, re.M):
+            if re.search(rf"^(?:error|adb)\b[^\n]*(?:{words})", stderr, re.M):
                 return line.format(name=self.name, serial=self.serial)
         return ""
 

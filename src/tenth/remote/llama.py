@@ -12,14 +12,15 @@ import re
 import shlex
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from tenth import __version__
 from tenth.core.errors import DeviceError, InputError
 from tenth.core.metrics import reading, repeated
 from tenth.core.records import Bench, Depth, Plan, Reading, Record, Runtime
 from tenth.measurement.counters import Unavailable, battery
+from tenth.measurement.depth import sizes
 from tenth.measurement.energy import planned
 from tenth.remote._base import Folder
 
@@ -59,34 +60,34 @@ def collect(build: Path) -> dict[str, Path]:
     A single program brings the libraries beside it. InputError where none of `PROGRAMS` is there.
     """
     if build.is_dir():
-        found = {
+        files = {
             f"llama/{path.relative_to(build).as_posix()}": path for path in build.rglob("*") if path.is_file()
         }
     elif build.is_file():
         folders = (build.parent, build.parent.parent / "lib")
         libraries = [path for folder in folders for path in sorted(folder.glob("lib*.so*")) if path.is_file()]
-        found = {f"llama/{path.name}": path for path in (build, *libraries)}
+        files = {f"llama/{path.name}": path for path in (build, *libraries)}
     else:
         raise InputError(f"there is nothing at --llama-cli {build}; give llama-cli, or the folder of a build")
-    if not any(Path(name).name in PROGRAMS for name in found):
+    if not any(Path(name).name in PROGRAMS for name in files):
         raise InputError(f"{build} holds none of {', '.join(PROGRAMS)}; give a finished llama.cpp build")
-    if len(found) > MAX_FILES or sum(path.stat().st_size for path in found.values()) > MAX_BYTES:
+    if len(files) > MAX_FILES or sum(path.stat().st_size for path in files.values()) > MAX_BYTES:
         raise InputError(
             f"{build} holds more than programs and libraries; copy bin and lib into a folder of their own"
         )
-    return dict(sorted(found.items()))
+    return dict(sorted(files.items()))
 
 
 def check_machine(files: Mapping[str, Path], machine: str, device: str) -> None:
     """DeviceError where a program was built for another processor than `uname -m` of the device."""
-    known = {"armv8l": "aarch64", "arm64": "aarch64", "amd64": "x86_64"}
-    wanted = "arm" if re.match(r"armv[67]", machine) else known.get(machine, machine)
+    aliases = {"armv8l": "aarch64", "arm64": "aarch64", "amd64": "x86_64"}
+    expected = "arm" if re.match(r"armv[67]", machine) else aliases.get(machine, machine)
     for name, path in files.items():
         with path.open("rb") as file:
             head = file.read(20)
         if head[:4] == b"\x7fELF" and Path(name).name in PROGRAMS:
             built = _ELF.get(int.from_bytes(head[18:20], "little"), "another processor")
-            if built != wanted:
+            if built != expected:
                 raise DeviceError(
                     f"{path} was built for {built}, and {device} is {machine}; build it for that"
                 )
@@ -114,75 +115,113 @@ def _shared(runtime: Runtime) -> list[str]:
     return words + (["-t", str(runtime.threads)] if runtime.threads else [])
 
 
-def measure(
-    there: Folder,
-    plan: Plan,
-    sha256: str,
-    device: str,
-    names: Sequence[str],
-    depths: Sequence[int],
-    repeats: int,
-) -> tuple[Bench, bytes]:
+@dataclass(frozen=True)
+class Tests:
+    """What is measured of a bundle."""
+
+    plan: Plan
+    sha256: str  # of model.gguf
+    device: str  # what to call it
+    depths: Sequence[int]  # tokens in the context, for llama-bench
+    repeats: int
+
+    @property
+    def sizes(self) -> tuple[int, int]:
+        """(tokens of prefill, tokens of decoding) of every test."""
+        return sizes(self.plan.runtime.n_ctx)
+
+
+@dataclass(frozen=True)
+class _Program:
+    """A program of llama.cpp in a folder on the device. line: the shell words that start it."""
+
+    there: Folder
+    name: str
+    line: str
+
+    def execute(self, words: str) -> str:
+        """What a watched run with the bundle printed on stdout; DeviceError with its last words."""
+        command = f"{self.line} -m bundle/model.gguf {words}"
+        done = self.there.run(f"rm -f memory.txt power.txt; set -- {command}; {_WATCHED}", _TIMEOUT)
+        if done.status:
+            lines = self.log().decode("utf-8", "replace").strip().splitlines()
+            last = (lines or [done.last_line or "it said nothing"])[-1][:300]
+            raise DeviceError(f"llama.cpp failed on {self.there.device.name} (status {done.status}): {last}")
+        return self.there.get("out.txt", _LIMIT).decode("utf-8", "replace")
+
+    def log(self) -> bytes:
+        """What the last run wrote on stderr."""
+        return self.there.get("log.txt", _LIMIT)
+
+
+def measure(there: Folder, names: Sequence[str], tests: Tests) -> tuple[Bench, bytes]:
     """(speeds and memory, the program's log). names: the pushed files of llama.cpp; none for Termux's own.
 
     Raises DeviceError where no program is there or it fails.
     """
-    from tenth.measurement.depth import sizes
-
-    prefill, decode = sizes(plan.runtime.n_ctx)
+    plan = tests.plan
     program = _choose(there, names)
-    line, model = start(names, program), "bundle/model.gguf"
     notes = [
         "llama.cpp's own program: its answers were not compared with the file's, nor its connections counted"
     ]
-    if program == "llama-bench":
-        words = _bench_words(there, line, plan.runtime, notes)
-        run = f"-p {prefill} -n {decode} -d {','.join(map(str, depths))} -r {repeats}"
-        runs = _parse_bench(_execute(there, f"{line} -m {model} {words} {run} -o json"), there.device.name)
-        found = _by_depth(runs, prefill, decode)
-        runtime = f"llama.cpp b{runs[0].build_number} ({runs[0].build_commit})"
+    words = ""
+    if program.name == "llama-bench":
+        words = _bench_words(program, plan.runtime, notes)
+        depths, runtime = _bench(program, words, tests)
     else:
-        prompt = "The quick brown fox jumps over the lazy dog. " * 8
-        words = f"{shlex.join(settings(plan.runtime))} -n {decode} --temp 0 -st -p {shlex.quote(prompt)}"
-        text = _execute(there, f"{line} -m {model} {words}") + there.get("log.txt", _LIMIT).decode(
-            "utf-8", "replace"
-        )
-        found, runtime = [_parse_timings(text, there.device.name)], "llama.cpp (it did not say which)"
-    readings = _memory(there, program)
-    log = there.get("log.txt", _LIMIT)
-    energy, more = _energy(there, line, program, words, decode, found[0].decode.value)
+        depths, runtime = [_chat(program, tests)], "llama.cpp (it did not say which)"
+    readings, log = _memory(program), program.log()
+    energy, more = _energy(program, words, tests.sizes[1], depths[0].decode.value)
     if not more and plan.forecast and (more := planned(plan)):
         energy += f"; estimated for {plan.forecast.device}, as planned"
     bench = Bench(
         tenth=__version__,
         runtime=runtime,
         model=plan.model,
-        sha256=sha256,
-        device=device,
+        sha256=tests.sha256,
+        device=tests.device,
         readings=readings + more,
-        depths=found,
+        depths=depths,
         energy=energy,
         notes=notes,
     )
     return bench, log
 
 
-def _choose(there: Folder, names: Sequence[str]) -> str:
+def _choose(there: Folder, names: Sequence[str]) -> _Program:
     """llama-bench before the others."""
-    pushed = [program for program in PROGRAMS if any(Path(name).name == program for name in names)]
-    if pushed:
-        return pushed[0]
+    for program in PROGRAMS:
+        if any(Path(name).name == program for name in names):
+            return _Program(there, program, start(names, program))
     for program in PROGRAMS:
         if there.run(f"command -v {program} > /dev/null", 60).status == 0:
-            return program
+            return _Program(there, program, start(names, program))
     raise DeviceError(
         f"{there.device.name} has no llama.cpp: in Termux, pkg install llama-cpp; else give --llama-cli PATH"
     )
 
 
-def _bench_words(there: Folder, line: str, runtime: Runtime, notes: list[str]) -> str:
+def _bench(program: _Program, words: str, tests: Tests) -> tuple[list[Depth], str]:
+    """(the speeds at every depth, which llama.cpp it is), by llama-bench."""
+    prefill, decode = tests.sizes
+    asked = f"-p {prefill} -n {decode} -d {','.join(map(str, tests.depths))} -r {tests.repeats} -o json"
+    runs = _parse_bench(program.execute(f"{words} {asked}"), program.there.device.name)
+    runtime = f"llama.cpp b{runs[0].build_number} ({runs[0].build_commit})"
+    return _by_depth(runs, prefill, decode), runtime
+
+
+def _chat(program: _Program, tests: Tests) -> Depth:
+    """Both speeds after a short prompt, by llama-cli."""
+    prompt = "The quick brown fox jumps over the lazy dog. " * 8
+    words = shlex.join(settings(tests.plan.runtime))
+    text = program.execute(f"{words} -n {tests.sizes[1]} --temp 0 -st -p {shlex.quote(prompt)}")
+    text += program.log().decode("utf-8", "replace")
+    return _parse_timings(text, program.there.device.name)
+
+
+def _bench_words(program: _Program, runtime: Runtime, notes: list[str]) -> str:
     """llama-bench's options for the plan's settings, as far as this build knows them."""
-    help_text = there.run(f"{line} --help 2>&1", 60).out
+    help_text = program.there.run(f"{program.line} --help 2>&1", 60).out
     words = [*_shared(runtime), "-b", str(runtime.n_ubatch), "-fa", "1" if runtime.flash_attention else "0"]
     if not runtime.repack:
         if "--no-repack" in help_text:
@@ -192,16 +231,6 @@ def _bench_words(there: Folder, line: str, runtime: Runtime, notes: list[str]) -
                 "this llama-bench cannot switch repacking off: it holds a second copy of some weights"
             )
     return shlex.join(words)
-
-
-def _execute(there: Folder, command: str) -> str:
-    """What a watched run printed on stdout; DeviceError with its last words where it failed."""
-    done = there.run(f"rm -f memory.txt power.txt; set -- {command}; {_WATCHED}", _TIMEOUT)
-    if done.status:
-        log = there.get("log.txt", _LIMIT).decode("utf-8", "replace").strip().splitlines()
-        last = (log or [done.said or "it said nothing"])[-1][:300]
-        raise DeviceError(f"llama.cpp failed on {there.device.name} (status {done.status}): {last}")
-    return there.get("out.txt", _LIMIT).decode("utf-8", "replace")
 
 
 def _parse_bench(text: str, device: str) -> list[_Run]:
@@ -222,7 +251,7 @@ def _by_depth(runs: Sequence[_Run], prefill: int, decode: int) -> list[Depth]:
             "decode": [r for r in runs if r.n_depth == at and r.n_gen],
             "prefill": [r for r in runs if r.n_depth == at and r.n_prompt],
         }
-        of_each: dict[str, Any] = {
+        of_each: dict[str, Reading] = {
             name: repeated(
                 name, some[0].samples_ts, f"llama-bench, {count} tokens after {at}; median, half range"
             )
@@ -249,21 +278,20 @@ def _parse_timings(text: str, device: str) -> Depth:
         prefill, decode = float(pair[0]), float(pair[1])
     except ValueError:
         raise DeviceError(f"llama-cli on {device} printed no timings; its log is beside the bundle") from None
-    said = "llama-cli, one run after a short prompt"
-    return Depth(depth=0, decode=reading("decode", decode, said), prefill=reading("prefill", prefill, said))
+    how = "llama-cli, one run after a short prompt"
+    return Depth(depth=0, decode=reading("decode", decode, how), prefill=reading("prefill", prefill, how))
 
 
-def _memory(there: Folder, program: str) -> list[Reading]:
+def _memory(program: _Program) -> list[Reading]:
     """The largest of what the kernel said of the process; nothing where it said nothing."""
-    text = there.run("cat memory.txt 2> /dev/null", 60).out
+    text = program.there.run("cat memory.txt 2> /dev/null", 60).out
     largest: dict[str, int] = {}
     for name, size in re.findall(r"^(\w+):\s+(\d+) kB$", text, re.M):
         largest[name] = max(largest.get(name, 0), int(size) * 1024)
     names = {"VmHWM": "peak", "RssFile": "peak_file_backed", "RssAnon": "peak_anonymous"}
-    said = (
-        f"resident memory of {program}, seen every 0.2 s; its contexts are those of the tests, not the plan's"
-    )
-    return [reading(name, largest[key], said) for key, name in names.items() if key in largest]
+    contexts = "its contexts are those of the tests, not the plan's"
+    how = f"resident memory of {program.name}, seen every 0.2 s; {contexts}"
+    return [reading(name, largest[key], how) for key, name in names.items() if key in largest]
 
 
 def plugged(dumpsys: str) -> str:
@@ -271,10 +299,9 @@ def plugged(dumpsys: str) -> str:
     return ", ".join(re.findall(r"^\s*(\w+) powered: true", dumpsys, re.M))
 
 
-def _energy(
-    there: Folder, line: str, program: str, words: str, decode: int, speed: float
-) -> tuple[str, list[Reading]]:
+def _energy(program: _Program, words: str, decode: int, speed: float) -> tuple[str, list[Reading]]:
     """(the counter or why there is none, readings): decoding for half a minute, power from the fuel gauge."""
+    there = program.there
     state = there.run("dumpsys battery", 60)
     if state.status or "powered:" not in state.out:
         return "not measured: this shell may not ask for the battery's state (dumpsys)", []
@@ -283,10 +310,10 @@ def _energy(
             f"not measured: the phone is plugged in ({source}), so its power reading means nothing; unplug it"
             " and use adb over Wi-Fi (adb tcpip 5555, adb connect ADDRESS)"
         ), []
-    if program != "llama-bench":
+    if program.name != "llama-bench":
         return "not measured: llama-bench is needed to decode long enough", []
     repeats = max(1, round(_LASTING * speed / decode))
-    _execute(there, f"{line} -m bundle/model.gguf {words} -p 0 -n {decode} -r {repeats} -o json")
+    program.execute(f"{words} -p 0 -n {decode} -r {repeats} -o json")
     samples = there.run("cat power.txt 2> /dev/null", 60).out.splitlines()
     try:
         watts = [battery.power(*map(float, sample.split())) for sample in samples]
@@ -298,8 +325,8 @@ def _energy(
             [],
         )
     power = statistics.median(watts)
-    said = f"the whole phone's fuel gauge, median of {len(watts)} looks; {repeats * decode} tokens and a load"
+    how = f"the whole phone's fuel gauge, median of {len(watts)} looks; {repeats * decode} tokens and a load"
     return f"counter battery: the whole phone, at its battery ({len(set(samples))} values)", [
-        reading("power_decode", power, said, count=len(watts)),
-        reading("energy_decode", power / speed, said, count=len(watts)),
+        reading("power_decode", power, how, count=len(watts)),
+        reading("energy_decode", power / speed, how, count=len(watts)),
     ]

@@ -86,14 +86,14 @@ PROBE = (
 )
 
 
-def files(wanted: Platform, cache: Path | None = None) -> dict[str, Path]:
-    """Name below the folder -> local file, of everything that `wanted` needs.
+def files(device: Platform, cache: Path | None = None) -> dict[str, Path]:
+    """Name below the folder -> local file, of everything that a device needs.
 
     Raises InputError where tenth itself is not installed here, DeviceError where wheels cannot be had.
     """
     own = Path(tenth.__file__).parent
-    found = {f"tenth/{name}": path for name, path in _tree(own)}
-    return found | (_installed(wanted) or _fetched(wanted, cache or default_work() / "kits"))
+    own_files = {f"tenth/{name}": path for name, path in _tree(own)}
+    return own_files | (_installed(device) or _fetched(device, cache or default_work() / "kits"))
 
 
 def _tree(folder: Path) -> Iterator[tuple[str, Path]]:
@@ -119,7 +119,7 @@ def _name(requirement: str) -> str:
     return re.sub(r"[-_.]+", "-", re.split(r"[^\w.-]", requirement)[0]).lower()
 
 
-def _installed(wanted: Platform) -> dict[str, Path]:
+def _installed(device: Platform) -> dict[str, Path]:
     """The files installed here, where all of them run there; else nothing."""
     ours = (
         _MACHINES.get(here.machine().lower()),
@@ -127,9 +127,9 @@ def _installed(wanted: Platform) -> dict[str, Path]:
         sys.implementation.name,
         sys.platform,
     )
-    if ours != (wanted.machine, wanted.python, "cpython", "linux") or sys.abiflags:
+    if ours != (device.machine, device.python, "cpython", "linux") or sys.abiflags:
         return {}
-    found: dict[str, Path] = {}
+    local: dict[str, Path] = {}
     todo, seen = [_name(line) for line in _requirements()], set()
     while todo:
         name = todo.pop()
@@ -140,46 +140,46 @@ def _installed(wanted: Platform) -> dict[str, Path]:
             package = installed.distribution(name)
         except installed.PackageNotFoundError:
             continue  # asked for on other systems only
-        if package.files is None or not _runs(package.read_text("WHEEL") or "", wanted):
+        if package.files is None or not _runs(package.read_text("WHEEL") or "", device):
             return {}
         for file in package.files:
             path = Path(str(file.locate()))
             if not set(file.parts) & {"..", *_NOT_NEEDED} and path.is_file():
-                found[file.as_posix()] = path
+                local[file.as_posix()] = path
         todo += [_name(line) for line in package.requires or [] if "extra ==" not in line]
-    return found
+    return local
 
 
-def _runs(wheel: str, wanted: Platform) -> bool:
+def _runs(wheel: str, device: Platform) -> bool:
     """Whether a wheel's own description says that it runs there."""
     for tag in re.findall(r"^Tag: (\S+)", wheel, re.M):
         if tag.endswith("-none-any"):
             return True
         match = _MANYLINUX.search(tag)
-        if match and match[3] == wanted.machine and int(match[1] or _OLDEST_GLIBC) <= wanted.glibc:
+        if match and match[3] == device.machine and int(match[1] or _OLDEST_GLIBC) <= device.glibc:
             return True
     return False
 
 
-def _fetched(wanted: Platform, cache: Path) -> dict[str, Path]:
+def _fetched(device: Platform, cache: Path) -> dict[str, Path]:
     """The wheels' files, fetched by pip into a folder of the cache that is named after what is in it."""
-    asked = _requirements()
-    key = hashlib.sha256("\n".join([str(wanted), *asked]).encode()).hexdigest()[:16]
-    final = cache / f"{wanted.machine}-{wanted.python[0]}.{wanted.python[1]}-{key}"
+    requirements = _requirements()
+    key = hashlib.sha256("\n".join([str(device), *requirements]).encode()).hexdigest()[:16]
+    final = cache / f"{device.machine}-{device.python[0]}.{device.python[1]}-{key}"
     if not final.is_dir():
         partial = final.with_name(final.name + ".partial")
         shutil.rmtree(partial, ignore_errors=True)
         try:
-            _pip(wanted, asked, partial)
+            _pip(device, requirements, partial)
             partial.replace(final)
         finally:
             shutil.rmtree(partial, ignore_errors=True)
     return dict(_tree(final))
 
 
-def _pip(wanted: Platform, asked: list[str], target: Path) -> None:
-    newest_first = [f"manylinux_2_{x}_{wanted.machine}" for x in range(wanted.glibc, _OLDEST_GLIBC - 1, -1)]
-    platforms = [*newest_first, f"manylinux2014_{wanted.machine}"]
+def _pip(device: Platform, requirements: list[str], target: Path) -> None:
+    newest_first = [f"manylinux_2_{x}_{device.machine}" for x in range(device.glibc, _OLDEST_GLIBC - 1, -1)]
+    platforms = [*newest_first, f"manylinux2014_{device.machine}"]
     command = [
         sys.executable,
         "-m",
@@ -195,17 +195,17 @@ def _pip(wanted: Platform, asked: list[str], target: Path) -> None:
         "--implementation",
         "cp",
         "--python-version",
-        f"{wanted.python[0]}.{wanted.python[1]}",
+        f"{device.python[0]}.{device.python[1]}",
         *(word for name in platforms for word in ("--platform", name)),
-        *asked,
+        *requirements,
     ]
     done = subprocess.run(command, capture_output=True, text=True, errors="replace", check=False)
     if done.returncode:
-        said = [line for line in done.stderr.splitlines() if "ERROR" in line] or done.stderr.splitlines()
+        errors = [line for line in done.stderr.splitlines() if "ERROR" in line] or done.stderr.splitlines()
         reason = (
-            said[-1].removeprefix("ERROR: ")[:300] if said else f"pip ended with status {done.returncode}"
+            errors[-1].removeprefix("ERROR: ")[:300] if errors else f"pip ended with status {done.returncode}"
         )
         raise DeviceError(
-            f"the wheels for {wanted} could not be fetched: {reason}; this takes pip and, once, a network"
-            f" with {', '.join(asked)}"
+            f"the wheels for {device} could not be fetched: {reason}; this takes pip and, once, a network"
+            f" with {', '.join(requirements)}"
         )

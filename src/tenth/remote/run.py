@@ -25,9 +25,7 @@ from tenth.core.store import atomic
 from tenth.measurement.measure import usual_depths
 from tenth.remote import Folder, Target, connect, llama, package, parse
 from tenth.report import page
-from tenth.runtime import bundle
-from tenth.runtime import bundle as bundles
-from tenth.runtime.bundle import Bundle, open_bundle
+from tenth.runtime.bundle import REMOTE, Bundle, open_bundle, read_bundle
 
 SLACK = 32 * MB  # beside what is pushed: logs, scratch, the results
 _RESULT, _LOG = 16 << 20, 64 << 20  # bytes that are taken of a result, of a log
@@ -92,7 +90,7 @@ def push(out: Path, place: Place, reporter: Reporter, overwrite: bool = False) -
 
     Raises InputError (no bundle, no such target), DeviceError (all that can be wrong there).
     """
-    found, target = open_bundle(out), parse(place.words)
+    bundle, target = open_bundle(out), parse(place.words)
     build = _build(target, place)
     if build and not any(_names(build, program) for program in llama.PROGRAMS[1:]):
         raise InputError(f"{place.build} has llama-bench but no llama-cli to talk with; build that, too")
@@ -100,7 +98,7 @@ def push(out: Path, place: Place, reporter: Reporter, overwrite: bool = False) -
         final = target.folder or _usual_folder(device.folders, target, out)
         with device.folder(final=final, replace=overwrite) as there:
             facts = look(there)
-            files, python = _needed(found, facts, build, target)
+            files, python = _needed(bundle, facts, build, target)
             size = _send(there, files, python, facts, reporter)
             path = there.keep()
         if python:
@@ -109,7 +107,7 @@ def push(out: Path, place: Place, reporter: Reporter, overwrite: bool = False) -
         else:
             program = next((p for p in llama.PROGRAMS[1:] if _names(files, p)), llama.PROGRAMS[1])
             words = f"{llama.start(list(files), program)} -m bundle/model.gguf"
-            words += f" {shlex.join(llama.settings(found.plan.runtime))}"
+            words += f" {shlex.join(llama.settings(bundle.plan.runtime))}"
             commands = [device.shell(f"cd {shlex.quote(path)} && {words}")]
     return Pushed(place.words, path, size, commands)
 
@@ -128,39 +126,35 @@ def measure(
     Where llama.cpp's own programs measure, depths and repeats are used instead. Raises as `push` does, and
     what tenth on the device said as a DeviceError.
     """
-    found, target = open_bundle(out), parse(place.words)
-    card = bundle.read_bundle(out)[1]
+    bundle, target = open_bundle(out), parse(place.words)
+    card = read_bundle(out)[1]
     build = _build(target, place)
-    name = f"{bundles.REMOTE}{target.slug}"
+    name = f"{REMOTE}{target.slug}"
     with connect(target, place.port) as device, device.folder(target.folder) as there:
         facts = look(there)
-        files, python = _needed(found, facts, build, target)
+        files, python = _needed(bundle, facts, build, target)
         _send(there, files, python, facts, reporter)
-        if facts.memory and facts.memory < found.plan.memory.total:
+        if facts.memory and facts.memory < bundle.plan.memory.total:
             reporter.say(
                 f"{target.address} has {megabytes(facts.memory)} MB of memory to give, the bundle wants"
-                f" {megabytes(found.plan.memory.total)} MB: its pages will be dropped and read again"
+                f" {megabytes(bundle.plan.memory.total)} MB: its pages will be dropped and read again"
             )
         if python:
-            answer = run_there(there, verb, reporter)
-            measured: Measurement | Bench = _validated(answer, target)
+            measured: Measurement | Bench = _validated(run_there(there, verb, reporter), target)
             log = there.get("bundle/log.txt", _LOG)
+        elif "--minutes" in verb:
+            raise InputError("--minutes needs tenth on the device; llama.cpp's own programs measure bursts")
         else:
-            if "--minutes" in verb:
-                raise InputError(
-                    "--minutes needs tenth on the device; llama.cpp's own programs measure bursts"
-                )
+            tests = llama.Tests(
+                plan=bundle.plan,
+                sha256=card.sha256,
+                device=facts.title or target.address,
+                depths=depths or usual_depths(bundle.plan.runtime.n_ctx),
+                repeats=repeats,
+            )
             with reporter.step(f"measure on {target.address}, with llama.cpp's own program", 1.0):
                 names = [file for file in files if file.startswith("llama/")]
-                measured, log = llama.measure(
-                    there,
-                    found.plan,
-                    card.sha256,
-                    facts.title or target.address,
-                    names,
-                    depths or usual_depths(found.plan.runtime.n_ctx),
-                    repeats,
-                )
+                measured, log = llama.measure(there, names, tests)
     kept = [out / f"{name}.json", out / f"{name}.log"]
     for path, data in zip(kept, (measured.model_dump_json(indent=1).encode(), log), strict=True):
         with atomic(path) as partial:
@@ -171,14 +165,14 @@ def measure(
 def look(there: Folder) -> Facts:
     """Ask the device what it is; nothing is written there."""
     lines = [line.partition(" ") for line in there.run(_LOOK, 60).out.splitlines()]
-    said = {key: rest.strip() for key, _, rest in lines}
-    space = re.search(r"(-?\d+)\s+\d+%", said.get("space", ""))
-    memory = said.get("memory", "")
+    facts = {key: rest.strip() for key, _, rest in lines}
+    space = re.search(r"(-?\d+)\s+\d+%", facts.get("space", ""))
+    memory = facts.get("memory", "")
     return Facts(
-        system=said.get("system", ""),
-        machine=said.get("machine", ""),
-        android=said.get("kind") == "Android" or bool(said.get("maker")),
-        title=said.get("maker", ""),
+        system=facts.get("system", ""),
+        machine=facts.get("machine", ""),
+        android=facts.get("kind") == "Android" or bool(facts.get("maker")),
+        title=facts.get("maker", ""),
         memory=int(memory) * 1024 if memory.isdigit() else 0,
         space=int(space[1]) * 1024 if space else 0,
         pythons=[(r.partition(" ")[0], r.partition(" ")[2]) for key, _, r in lines if key == "python"],
@@ -197,8 +191,8 @@ def run_there(there: Folder, verb: Sequence[str], reporter: Reporter) -> dict[st
     if isinstance(answer, dict) and done.status == 0:
         return answer
     error = answer.get("error") if isinstance(answer, dict) else None
-    said = error.get("message") if isinstance(error, dict) else None
-    last = said or done.said or "it said nothing"
+    message = error.get("message") if isinstance(error, dict) else None
+    last = message or done.last_line or "it said nothing"
     if done.status in (137, -9):
         last = f"ended by SIGKILL, as when memory runs out; its last words: {last}"
     raise DeviceError(
@@ -224,10 +218,10 @@ def _usual_folder(folders: str, target: Target, out: Path) -> str:
 
 
 def _needed(
-    found: Bundle, facts: Facts, build: dict[str, Path], target: Target
+    bundle: Bundle, facts: Facts, build: dict[str, Path], target: Target
 ) -> tuple[dict[str, Path], str]:
     """(name there -> local file, the Python that runs it; "" for llama.cpp's own programs)."""
-    files = {f"bundle/{name}": found.folder / name for name in ("model.gguf", "plan.json", "scorecard.json")}
+    files = {f"bundle/{name}": bundle.folder / name for name in ("model.gguf", "plan.json", "scorecard.json")}
     files = {name: path for name, path in files.items() if path.is_file()}
     if build:
         llama.check_machine(build, facts.machine, target.address)
@@ -236,11 +230,11 @@ def _needed(
     refused: DeviceError | None = None
     for python, answer in facts.pythons or [("", "")]:
         try:
-            wanted = package.platform(target.address, facts.system, facts.machine, answer)
+            platform = package.platform(target.address, facts.system, facts.machine, answer)
         except DeviceError as error:
             refused = refused or error
             continue
-        return files | {f"lib/{name}": path for name, path in package.files(wanted).items()}, python
+        return files | {f"lib/{name}": path for name, path in package.files(platform).items()}, python
     assert refused
     raise refused
 

@@ -142,13 +142,13 @@ class Ssh(Transport):
         """With a terminal, so that Ctrl-C arrives."""
         return shlex.join(["ssh", "-t", *self._port, re.sub(r"[\[\]]", "", self.name), command])
 
-    def reason(self, status: int, said: str) -> str:
+    def reason(self, status: int, stderr: str) -> str:
         """By the words of OpenSSH's client, which ends with 255 for troubles of its own."""
         if status != _FAILED:
             return ""
         name, ssh = self.name, shlex.join(["ssh", *self._port, self.name])
         for words, line in _TROUBLES.items():
-            if words in said:
+            if words in stderr:
                 return line.format(name=name, ssh=ssh, port="".join(f"{word} " for word in self._port))
         return f"the connection to {name} broke off"
 

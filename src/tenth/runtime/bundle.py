@@ -170,12 +170,12 @@ def read_measurements(folder: Path, card: Scorecard) -> dict[str, Measured]:
     files = {"this device": here} if here.exists() else {}
     files |= {file.stem.removeprefix(REMOTE): file for file in sorted(folder.glob(f"{REMOTE}*.json"))}
     adapter: TypeAdapter[Measured] = TypeAdapter(Measurement | Bench)
-    found = {}
+    measurements = {}
     for device, file in files.items():
-        found[device] = _record(file, adapter, "measurement", "tenth measure")
-        if found[device].sha256 != card.sha256:
+        measurements[device] = _record(file, adapter, "measurement", "tenth measure")
+        if measurements[device].sha256 != card.sha256:
             raise InputError(f"{file} is about another model.gguf; run tenth measure again, or remove it")
-    return found
+    return measurements
 
 
 def _record(file: Path, adapter: TypeAdapter[R], what: str, maker: str) -> R:

@@ -118,7 +118,7 @@ def _set(file: Path, value: int) -> None:
 
 def _parents() -> list[tuple[int, Path]]:
     """(version, folder) under which a memory cgroup might be made: our own group and the one above it."""
-    found: list[tuple[int, Path]] = []
+    parents: list[tuple[int, Path]] = []
     with contextlib.suppress(OSError):
         for line in Path("/proc/self/cgroup").read_text().splitlines():
             _, controllers, group = line.split(":", 2)
@@ -130,8 +130,9 @@ def _parents() -> list[tuple[int, Path]]:
                 continue
             for version, root in roots:
                 own = root / group.lstrip("/")
-                found += [(version, own), (version, own.parent)] if own != root else [(version, root)]
-    return sorted((p for p in found if p[1].is_dir() and p[1].is_relative_to(_CGROUPS)), key=lambda p: -p[0])
+                parents += [(version, own), (version, own.parent)] if own != root else [(version, root)]
+    usable = [parent for parent in parents if parent[1].is_dir() and parent[1].is_relative_to(_CGROUPS)]
+    return sorted(usable, key=lambda parent: -parent[0])
 
 
 def remove(path: Path) -> None:

@@ -86,18 +86,18 @@ def _locate() -> Path:
     spec = importlib.util.find_spec("xllamacpp")
     folders = list(spec.submodule_search_locations or []) if spec else []
     for folder in folders:
-        for found in sorted(Path(folder).glob("xllamacpp*.so")):
-            return found
+        for file in sorted(Path(folder).glob("xllamacpp*.so")):
+            return file
     raise NativeError(f"no shared object of xllamacpp under {folders or 'any folder'}; {_ADVICE}")
 
 
 def _check(lib: ctypes.CDLL) -> None:
     """Refuse a library whose structures are not laid out as ours: the defaults would land elsewhere."""
-    for params, known in (
+    for params, expected in (
         (lib.llama_model_default_params(), MODEL_DEFAULTS),
         (lib.llama_context_default_params(), CONTEXT_DEFAULTS),
     ):
-        wrong = [f"{k}={getattr(params, k)}" for k, v in known.items() if getattr(params, k) != v]
+        wrong = [f"{k}={getattr(params, k)}" for k, v in expected.items() if getattr(params, k) != v]
         if wrong:
             raise NativeError(
                 f"llama.cpp's structures are not those of b11549 ({', '.join(wrong)}); {_ADVICE}"
@@ -170,8 +170,8 @@ def _buffers(lines: Sequence[tuple[int, str]]) -> dict[str, int]:
     """Bytes of llama.cpp's buffers by kind, from its log (which rounds to 0.01 MiB)."""
     sizes = dict.fromkeys(("mapped", "model", "repack", "kv", "compute", "output"), 0)
     for _, line in lines:
-        if found := _BUFFER.search(line):
-            device, kind, size = found.groups()
+        if match := _BUFFER.search(line):
+            device, kind, size = match.groups()
             if kind == "model":
                 kind = "mapped" if "Mapped" in device else "repack" if "REPACK" in device else "model"
             sizes[kind.lower()] += round(float(size) * _MIB)
@@ -320,13 +320,13 @@ class Session:
         if not self._context or pos0 + n > self.n_ctx:
             raise NativeError(f"{pos0 + n} tokens do not fit the context of {self.n_ctx} of an open session")
         positions = np.arange(pos0, pos0 + n, dtype=np.int32)
-        wanted = np.full(n, all_logits, np.int8)
-        wanted[-1] = 1
+        logits_wanted = np.full(n, all_logits, np.int8)
+        logits_wanted[-1] = 1
         out = np.empty((n if all_logits else 1, self.n_vocab), np.float32)
         done = 0
         for start in range(0, n, self.n_batch):
             piece = slice(start, min(start + self.n_batch, n))
-            a, b, c = ids[piece], positions[piece], wanted[piece]
+            a, b, c = ids[piece], positions[piece], logits_wanted[piece]
             batch = Batch(a.size, a.ctypes.data, None, b.ctypes.data, None, None, c.ctypes.data)
             status = lib.llama_decode(self._context, batch)
             if status:

@@ -148,11 +148,11 @@ def shut(
     readable: files and folders that may be read. writable: the only folder that may be written. seconds: of
     processor time. file_bytes: the largest that a file may grow, the log that is open already included.
     """
-    said = [_limit(seconds, file_bytes)]
+    guards = [_limit(seconds, file_bytes)]
     if sys.platform != "linux":
-        return [*said, f"files and processes: not shut in, {sys.platform} is not Linux"]
+        return [*guards, f"files and processes: not shut in, {sys.platform} is not Linux"]
     ctypes.CDLL(None).prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
-    return [*said, _restrict_files(readable, writable), _restrict_calls()]
+    return [*guards, _restrict_files(readable, writable), _restrict_calls()]
 
 
 def _limit(seconds: float, file_bytes: int) -> str:
