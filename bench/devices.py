@@ -414,7 +414,7 @@ def main() -> None:
         given.write.write_text(text + "\n", encoding="utf-8")
         speed.classes.cache_clear()
     published()
-    predictions(catalogue.known())
+    predictions(catalogue.all_devices())
 
 
 if __name__ == "__main__":

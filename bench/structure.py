@@ -37,7 +37,7 @@ from tenth.distillation.targets import Live
 from tenth.distillation.training import BETAS, CLIP, EPSILON, Schedule, gradient
 from tenth.models import text
 from tenth.models.checkpoint import Checkpoint, open_checkpoint
-from tenth.pruning import removal, shape, structure
+from tenth.pruning import knapsack, removal, structure
 from tenth.pruning.settings import RefitSettings, RemovalSettings
 from tenth.pruning.shape import PruningLimits, Sizes
 
@@ -91,7 +91,7 @@ class Ours:
     def __call__(self, name: str, weights: int) -> tuple[str, Llama]:
         """The smaller model, written and read again, and its sizes."""
         sizes = Sizes.of(self._checkpoint)
-        chosen = shape.without(self._costs, sizes, weights, OURS[name])
+        chosen = knapsack.without(self._costs, sizes, weights, OURS[name])
         with tempfile.TemporaryDirectory(dir=self._work) as folder:
             settings = RefitSettings(**dict(self._given) | {"folder": Path(folder)}, shape=chosen)
             structure.refitted(settings, silent)

@@ -183,7 +183,7 @@ they reach 6 to 35 of their CPUs. At 4.5 bits per weight the same phone's figure
 
 def main() -> None:
     """Write or check."""
-    text = page(catalogue.known(own=False)[:-1])
+    text = page(catalogue.all_devices(own=False)[:-1])
     if "--check" not in sys.argv:
         PAGE.write_text(text, encoding="utf-8")
     elif PAGE.read_text(encoding="utf-8") != text:

@@ -56,7 +56,7 @@ def test_a_tenth_of_an_8_gb_phone_is_800_mb() -> None:
 
 
 def test_this_machine_comes_last_and_is_probed_once() -> None:
-    here = catalogue.known()[-1]
+    here = catalogue.all_devices()[-1]
     assert here is catalogue.load("this-machine")
     assert here.bandwidth.measured
     assert here.bandwidth.spec.value > 1e8
@@ -73,8 +73,8 @@ def test_a_device_is_one_new_file(
     """It appears in the list, in plans, in the table of the docs and in the bench."""
     toaster(tmp_path / "tenth" / "devices")
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
-    assert "toaster" in [device.name for device in catalogue.known()]
-    assert "toaster" not in [device.name for device in catalogue.known(own=False)]
+    assert "toaster" in [device.name for device in catalogue.all_devices()]
+    assert "toaster" not in [device.name for device in catalogue.all_devices(own=False)]
     command = [sys.executable, "-c", "from tenth.cli.app import main; main()"]
     words = [
         "plan",

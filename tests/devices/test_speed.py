@@ -92,7 +92,7 @@ def test_a_measured_type_is_taken_as_it_is_and_others_from_the_class(tmp_path: P
 
 
 def test_every_type_has_a_time_on_every_backend_of_every_device() -> None:
-    for device in catalogue.known(own=False):
+    for device in catalogue.all_devices(own=False):
         for backend in device.backends:
             rates = speed.rates(device, backend)
             assert set(rates.decode) == {*WEIGHT_TYPES, "F32"}

@@ -16,7 +16,7 @@ from tenth.pipeline.analysis import estimated
 from tenth.planning import joint
 from tenth.planning.constraints import Cost, Limit
 from tenth.planning.plan import Problem, decide, least_cost, smallest_decision
-from tenth.pruning import resized, shape
+from tenth.pruning import shape
 from tenth.pruning.shape import BlockCosts, PruningCosts, PruningLimits
 
 WIDTH, GROUPS, BLOCKS, STEP = 768, 2, 2, 256
@@ -98,7 +98,7 @@ def test_no_shape_is_much_better(
     costs = menu_of(seed, 0.05)
     whole = smallest_decision(problem).memory.total
     least = smallest_decision(
-        joint.narrowed(problem, checkpoint, resized.smallest(checkpoint, free))
+        joint.narrowed(problem, checkpoint, shape.smallest(checkpoint, free))
     ).memory.total
     budget = round(least + share * (whole - least))
     kl_by_type = {}

@@ -11,7 +11,7 @@ from pydantic import ValidationError
 
 from tenth.core.errors import InputError
 from tenth.core.records import Shape
-from tenth.pruning import shape
+from tenth.pruning import knapsack, shape
 from tenth.pruning.shape import STEP, BlockCosts, PruningCosts, PruningLimits, Sizes
 
 CHANNELS, GROUPS = 4 * STEP, 2
@@ -53,9 +53,9 @@ def test_uneven_shapes(costs: PruningCosts, share: float, depth: bool, multiple:
     enough = [each for each in every(free) if SIZES.removed(costs, each) >= weights]
     if not enough:
         with pytest.raises(InputError):
-            shape.without(costs, SIZES, weights, free)
+            knapsack.without(costs, SIZES, weights, free)
         return
-    chosen = shape.without(costs, SIZES, weights, free)
+    chosen = knapsack.without(costs, SIZES, weights, free)
     assert chosen in enough
     # Lagrange finds the best of some number of weights that is at least the one asked for.
     alike = [each for each in every(free) if SIZES.removed(costs, each) >= SIZES.removed(costs, chosen)]
@@ -73,16 +73,16 @@ def test_shapes_of_blocks_alike_are_the_best_of_those(costs: PruningCosts, share
     enough = [each for each in every(free) if SIZES.removed(costs, each) >= weights]
     if not enough:
         with pytest.raises(InputError):
-            shape.without(costs, SIZES, weights, free)
+            knapsack.without(costs, SIZES, weights, free)
         return
-    chosen = shape.without(costs, SIZES, weights, free)
+    chosen = knapsack.without(costs, SIZES, weights, free)
     assert shape.cost(costs, chosen) == pytest.approx(min(shape.cost(costs, each) for each in enough))
 
 
 def test_nothing_to_remove_is_the_whole() -> None:
     block = BlockCosts(ffn=(0.0, 0.1, 0.25, 0.5), kv_heads=(0.0, 0.2, 0.9), whole=2.0)
     costs = PruningCosts(channels=CHANNELS, groups=GROUPS, blocks=(block,) * 3)
-    assert shape.without(costs, SIZES, 0) == shape.full(costs)
+    assert knapsack.without(costs, SIZES, 0) == shape.full(costs)
 
 
 def test_costs_are_sampled_and_never_fall() -> None:

@@ -16,7 +16,7 @@ from tenth.calibration.layerwise import LayerwiseModel
 from tenth.calibration.stats import Stats
 from tenth.core.records import Shape
 from tenth.models.checkpoint import open_checkpoint
-from tenth.pruning import refit, removal, resized, shape, structure
+from tenth.pruning import knapsack, refit, removal, shape, structure
 from tenth.pruning.settings import RefitSettings, RemovalSettings
 from tenth.pruning.shape import PruningCosts, PruningLimits
 from tenth.quantization.scales import log_probabilities, whole
@@ -82,14 +82,14 @@ def test_nothing_removed_is_the_original(case: Case, tmp_path: Path) -> None:
 
 def test_every_family_can_be_narrowed(case: Case, tmp_path: Path) -> None:
     checkpoint = case.checkpoint
-    free = resized.pruning_limits(checkpoint, shape.STEP)
+    free = shape.pruning_limits(checkpoint, shape.STEP)
     assert free.uneven == (checkpoint.arch.model_type == "llama")
     wanted = FULL.model_copy(update={"ffn": (64,) * BLOCKS})
     smaller = open_checkpoint(made(case, wanted, tmp_path / "narrow"))
-    shapes = {spec.name: spec.shape for spec in resized.uniform_shape(checkpoint, wanted).specs()}
+    shapes = {spec.name: spec.shape for spec in shape.uniform_shape(checkpoint, wanted).specs()}
     assert {spec.name: spec.shape for spec in smaller.specs()} == shapes
     assert shapes["blk.1.ffn_down.weight"] == (64, 64)
-    least = resized.uniform_shape(checkpoint, resized.smallest(checkpoint, free))
+    least = shape.uniform_shape(checkpoint, shape.smallest(checkpoint, free))
     assert sum(spec.count for spec in least.specs()) < sum(spec.count for spec in smaller.specs())
 
 
@@ -180,11 +180,11 @@ def test_refitting_beats_cutting_and_uneven_beats_even(llama: Case, tmp_path: Pa
     costs = priced(llama, tmp_path)
     sizes = shape.Sizes.of(llama.checkpoint)
     weights = round(0.3 * BLOCKS * (WIDTH * sizes.channel + GROUPS * sizes.group))
-    even = shape.without(costs, sizes, weights, PruningLimits(uneven=False, depth=False))
-    uneven = shape.without(costs, sizes, weights, PruningLimits())
+    even = knapsack.without(costs, sizes, weights, PruningLimits(uneven=False, depth=False))
+    uneven = knapsack.without(costs, sizes, weights, PruningLimits())
     assert sizes.removed(costs, uneven) >= weights
     original = logs(llama.folder, llama.windows)
-    cut = LayerwiseModel(resized.uniform_shape(llama.checkpoint, even), 1)
+    cut = LayerwiseModel(shape.uniform_shape(llama.checkpoint, even), 1)
     with torch.no_grad(), whole(cut):
         crude = kl(original, log_probabilities(cut, llama.windows))
     refitted = [
@@ -199,7 +199,7 @@ def test_a_dropped_block_is_made_good_by_the_one_before(llama: Case, tmp_path: P
     wanted = Shape(ffn=(WIDTH, 0, WIDTH), kv_heads=(GROUPS, 0, GROUPS))
     original = logs(llama.folder, llama.windows)
     patched = kl(original, logs(made(llama, wanted, tmp_path / "patched"), llama.windows))
-    crude = LayerwiseModel(resized.uniform_shape(llama.checkpoint, wanted), 1)
+    crude = LayerwiseModel(shape.uniform_shape(llama.checkpoint, wanted), 1)
     with torch.no_grad(), whole(crude):
         assert patched < 0.7 * kl(original, log_probabilities(crude, llama.windows))
 

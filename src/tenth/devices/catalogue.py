@@ -19,12 +19,13 @@ from pydantic import ValidationError
 from tenth.core.errors import InputError, unknown
 from tenth.devices.probe import THIS_MACHINE, this_machine
 from tenth.devices.profile import Device
+from tenth.devices.speed import classes
 
 UNITS = {"b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "kib": 2**10, "mib": 2**20, "gib": 2**30}
 MAX_TOML_BYTES = 64 * 1024
 
 
-def known(own: bool = True) -> list[Device]:
+def all_devices(own: bool = True) -> list[Device]:
     """Every device that has a file, by name, and this machine last. InputError for a broken file.
 
     own: with those of the person's own folder (`own_folder`), which come before packaged ones of the same
@@ -56,8 +57,6 @@ def load(name: str) -> Device:
 
 def read(file: Path) -> Device:
     """Read one device file. InputError naming the file and the first thing wrong with it."""
-    from tenth.devices.speed import classes
-
     try:
         with file.open("rb") as stream:
             raw = stream.read(MAX_TOML_BYTES + 1)

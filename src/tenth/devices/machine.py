@@ -11,6 +11,7 @@ from pathlib import Path
 import psutil
 
 from tenth.core.records import Machine
+from tenth.runtime import llama
 
 _NAMES = ("model name", "Hardware", "Model", "cpu model")  # of /proc/cpuinfo, by architecture
 _BOARD = Path("/proc/device-tree/model")
@@ -52,8 +53,6 @@ def processor() -> str:
 
 def describe(threads: int, load_before: float | None, celsius_before: float | None) -> Machine:
     """The machine now, with what was seen before the measurement. threads: 0 for all."""
-    from tenth.runtime import llama
-
     governor = ""
     with suppress(OSError):
         governor = Path("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor").read_text().strip()[:40]

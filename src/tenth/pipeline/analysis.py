@@ -22,7 +22,7 @@ from tenth.pipeline.verify import MemoryCorrection
 from tenth.planning.memory import Constants
 from tenth.planning.plan import Problem, decide, smallest_decision
 from tenth.planning.requirements import with_requirements
-from tenth.pruning import resized, shape
+from tenth.pruning import shape
 from tenth.quantization import default_sensitivity
 
 KQUANT = 256  # weights of a super-block: widths of which K- and I-quants can store
@@ -120,16 +120,16 @@ def check(checkpoint: Checkpoint, target: Target, making: Making, removal: Remov
 def pruning_limits(checkpoint: Checkpoint, making: Making, removal: Removal) -> shape.PruningLimits:
     """Which shapes may be looked at."""
     multiple = KQUANT if making.quantise else shape.STEP
-    return resized.pruning_limits(checkpoint, multiple, removal.alike)
+    return shape.pruning_limits(checkpoint, multiple, removal.alike)
 
 
 def removable(checkpoint: Checkpoint, budget: Budget) -> bool:
     """Whether something of the model fits once parts of it are removed."""
-    smaller = _least(checkpoint, resized.pruning_limits(checkpoint, KQUANT))
+    smaller = _least(checkpoint, shape.pruning_limits(checkpoint, KQUANT))
     problem = estimated(smaller.shape, smaller.implied_specs(), budget)
     return smallest_decision(problem).memory.total <= budget.memory
 
 
 def _least(checkpoint: Checkpoint, limits: shape.PruningLimits) -> Checkpoint:
     """The least that may be left of a model, right in its sizes alone."""
-    return resized.uniform_shape(checkpoint, resized.smallest(checkpoint, limits))
+    return shape.uniform_shape(checkpoint, shape.smallest(checkpoint, limits))

@@ -31,7 +31,7 @@ from tenth.models.checkpoint import Checkpoint
 from tenth.models.formats.gguf import tensor_bytes
 from tenth.planning.milp import Row, minimise
 from tenth.planning.plan import Decision, Problem, decide, efficient_runtimes, kernels, smallest_decision
-from tenth.pruning import resized, shape
+from tenth.pruning import shape
 from tenth.pruning.shape import PruningCosts, PruningLimits
 
 TURNS = 4  # of shape and types
@@ -99,7 +99,7 @@ def _best(
 
 def narrowed(problem: Problem, checkpoint: Checkpoint, chosen: Shape) -> Problem:
     """The problem of the model in that shape, with the sensitivities of the whole one."""
-    smaller = resized.uniform_shape(checkpoint, chosen)
+    smaller = shape.uniform_shape(checkpoint, chosen)
     specs, names = smaller.specs(), dict(enumerate(chosen.kept))
 
     def original(spec: TensorSpec) -> str:
@@ -274,7 +274,7 @@ def _levels(costs: PruningCosts, limits: PruningLimits) -> tuple[list[int], list
 
 def _matrices(checkpoint: Checkpoint, costs: PruningCosts, width: int, groups: int) -> dict[str, TensorSpec]:
     """The matrices of the model whose blocks are all of that size."""
-    smaller = resized.uniform_shape(checkpoint, _alike(costs, width, groups))
+    smaller = shape.uniform_shape(checkpoint, _alike(costs, width, groups))
     return {spec.name: spec for spec in smaller.specs() if spec.linear}
 
 

@@ -2,15 +2,14 @@
 
 A `PruningCosts` has the costs, in nats per token, of one block's parts at a time (pruning/removal.py); they
 are taken to add up, and a fit corrects their sum by what a shape that it made was measured to cost. A `Shape`
-(core/records.py) is a choice.
-Which choice is best for a number of weights is a knapsack; its Lagrangian is minimised block by block: remove
-what costs least per weight. Which is best for a number of bytes, the types open, is planning/joint.py's
-question.
+(core/records.py) is a choice, and `resized` gives the model in it: sizes alone, the values are
+pruning/structure.py's. Which choice is best for a number of weights is pruning/knapsack.py's question, for a
+number of bytes, the types open, planning/joint.py's.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -18,6 +17,7 @@ from pydantic import Field
 
 from tenth.core.errors import InputError
 from tenth.core.records import Record, Shape
+from tenth.models import edit
 from tenth.models.checkpoint import Checkpoint
 
 STEP = 32  # channels between two entries of a menu
@@ -82,14 +82,6 @@ class Sizes:
         return count + (self.blocks - len(shape.kept)) * self.rest
 
 
-@dataclass(frozen=True)
-class _Option:
-    weights: int  # removed
-    cost: float
-    ffn: int
-    kv_heads: int
-
-
 def cost(costs: PruningCosts, shape: Shape) -> float:
     """Predicted KL of a shape, nats per token."""
     total = 0.0
@@ -106,110 +98,11 @@ def full(costs: PruningCosts) -> Shape:
     return Shape(ffn=(costs.channels,) * len(costs.blocks), kv_heads=(costs.groups,) * len(costs.blocks))
 
 
-def without(costs: PruningCosts, sizes: Sizes, weights: int, limits: PruningLimits | None = None) -> Shape:
-    """The cheapest shape found that is without at least that many weights. InputError where so much cannot
-    go.
-    """
-    limits = limits or PruningLimits()
-    if weights <= 0:
-        return full(costs)
-    if not limits.uneven:
-        found = [shape for shape in _alike(costs, sizes, limits) if sizes.removed(costs, shape) >= weights]
-        if found:
-            return min(found, key=lambda shape: cost(costs, shape))
-    else:
-        options = [_options(costs, sizes, block, limits, not i) for i, block in enumerate(costs.blocks)]
-        if sum(max(option.weights for option in block) for block in options) >= weights:
-            return _restored(costs, sizes, _cheapest(options, weights), weights, limits)
-    raise InputError(f"{weights} weights cannot be removed from this model's blocks; ask for less")
-
-
 def widths(costs: PruningCosts, multiple: int) -> list[int]:
     """Numbers of channels that a block may have, the most first, none excluded."""
     step = multiple if costs.channels % multiple == 0 else STEP
     removable = [gone for gone in range(0, costs.channels, STEP) if (costs.channels - gone) % step == 0]
     return [costs.channels - gone for gone in removable if gone // STEP < len(costs.blocks[0].ffn)]
-
-
-def _options(
-    costs: PruningCosts, sizes: Sizes, block: BlockCosts, limits: PruningLimits, first: bool
-) -> list[_Option]:
-    """What a block can be; the first keeps its attention, of which llama.cpp takes the length of a head."""
-    options = [
-        _Option(
-            (costs.channels - width) * sizes.channel + (costs.groups - groups) * sizes.group,
-            block.ffn[(costs.channels - width) // STEP] + block.kv_heads[costs.groups - groups],
-            width,
-            groups,
-        )
-        for width in widths(costs, limits.multiple)
-        for groups in (range(int(first), costs.groups + 1) if limits.heads else (costs.groups,))
-    ]
-    everything = costs.channels * sizes.channel + costs.groups * sizes.group + sizes.rest
-    return [*options, _Option(everything, block.whole, 0, 0)] if limits.depth and not first else options
-
-
-def _cheapest(options: Sequence[Sequence[_Option]], weights: int) -> list[_Option]:
-    """By bisection of the price of a weight."""
-
-    def at(price: float) -> list[_Option]:
-        return [min(block, key=lambda option: option.cost - price * option.weights) for block in options]
-
-    low, high = 0.0, 1.0
-    while sum(option.weights for option in at(high)) < weights:
-        high *= 2
-    for _ in range(100):
-        middle = (low + high) / 2
-        enough = sum(option.weights for option in at(middle)) >= weights
-        low, high = (low, middle) if enough else (middle, high)
-    return at(high)
-
-
-def _restored(
-    costs: PruningCosts, sizes: Sizes, options: Sequence[_Option], weights: int, limits: PruningLimits
-) -> Shape:
-    """What went beyond the wanted number of weights comes back, dearest first, a step or a group a time."""
-    ffn, groups = [option.ffn for option in options], [option.kv_heads for option in options]
-    wider_ones = widths(costs, limits.multiple)
-    spare = sum(option.weights for option in options) - weights
-
-    def gains() -> Iterator[tuple[float, int, Callable[[], None]]]:
-        for i, block in enumerate(costs.blocks):
-            wider = next((width for width in reversed(wider_ones) if width > ffn[i] > 0), None)
-            if wider is not None:
-                now, then = (block.ffn[(costs.channels - width) // STEP] for width in (ffn[i], wider))
-                yield now - then, (wider - ffn[i]) * sizes.channel, _setter(ffn, i, wider)
-            if ffn[i] and groups[i] < costs.groups:
-                now, then = (block.kv_heads[costs.groups - count] for count in (groups[i], groups[i] + 1))
-                yield now - then, sizes.group, _setter(groups, i, groups[i] + 1)
-
-    while fitting := [gain for gain in gains() if gain[1] <= spare]:
-        _, size, put_back = max(fitting, key=lambda gain: gain[0] / gain[1])
-        put_back()
-        spare -= size
-    return Shape(ffn=tuple(ffn), kv_heads=tuple(groups))
-
-
-def _setter(values: list[int], index: int, value: int) -> Callable[[], None]:
-    def put() -> None:
-        values[index] = value
-
-    return put
-
-
-def _alike(costs: PruningCosts, sizes: Sizes, limits: PruningLimits) -> Iterator[Shape]:
-    """Shapes whose blocks are of one size: every width and number of groups, blocks gone cheapest first; the
-    first one stays.
-    """
-    order = sorted(range(1, sizes.blocks), key=lambda i: costs.blocks[i].whole)
-    for gone in range(sizes.blocks if limits.depth else 1):
-        dropped = set(order[:gone])
-        for width in widths(costs, limits.multiple):
-            for groups in range(1, costs.groups + 1) if limits.heads else (costs.groups,):
-                yield Shape(
-                    ffn=tuple(0 if i in dropped else width for i in range(sizes.blocks)),
-                    kv_heads=tuple(0 if i in dropped else groups for i in range(sizes.blocks)),
-                )
 
 
 def sampled(costs: Sequence[float], units: int) -> tuple[float, ...]:
@@ -218,3 +111,58 @@ def sampled(costs: Sequence[float], units: int) -> tuple[float, ...]:
     for i, (before, after) in enumerate(pairwise(picked), 1):
         picked[i] = max(before, after)
     return tuple(picked)
+
+
+def pruning_limits(checkpoint: Checkpoint, multiple: int, homogeneous: bool = False) -> PruningLimits:
+    """What can go from this model so that the runtime still has a graph for the rest.
+
+    multiple: of a width, where the original's is one too. homogeneous: blocks stay alike.
+    """
+    model = checkpoint.shape
+    groups, blocks, width = max(model.kv_heads), model.layers, max(model.ffn)
+    step = multiple if width % multiple == 0 else STEP
+
+    def possible(ffn: Sequence[int], kv_heads: Sequence[int]) -> bool:
+        try:
+            uniform_shape(checkpoint, Shape(ffn=tuple(ffn), kv_heads=tuple(kv_heads))).specs()
+        except InputError:
+            return False
+        return True
+
+    heads = groups > 1 and possible([width] * blocks, [groups - 1] * blocks)
+    depth = blocks > 1 and possible([0, *[width] * (blocks - 1)], [0, *[groups] * (blocks - 1)])
+    narrow = [width - step, *[width] * (blocks - 1)]
+    uneven = not homogeneous and blocks > 1 and width > step and possible(narrow, [groups] * blocks)
+    return PruningLimits(step, uneven, heads, depth)
+
+
+def smallest(checkpoint: Checkpoint, limits: PruningLimits) -> Shape:
+    """The least that would be left."""
+    groups = 1 if limits.heads else max(checkpoint.shape.kv_heads)
+    stay = [i == 0 or not limits.depth for i in range(checkpoint.shape.layers)]
+    return Shape(
+        ffn=tuple(limits.multiple if kept else 0 for kept in stay),
+        kv_heads=tuple(groups if kept else 0 for kept in stay),
+    )
+
+
+def uniform_shape(checkpoint: Checkpoint, chosen: Shape) -> Checkpoint:
+    """The checkpoint in that shape, of the first channels and groups: right in its sizes alone."""
+    return resized(
+        checkpoint, chosen, lambda i: (list(range(chosen.ffn[i])), list(range(chosen.kv_heads[i])))
+    )
+
+
+def resized(
+    checkpoint: Checkpoint, chosen: Shape, which: Callable[[int], tuple[list[int], list[int]]]
+) -> Checkpoint:
+    """The checkpoint in that shape; which: of a block, the channels and the KV heads that stay."""
+    count, groups = max(checkpoint.shape.ffn), max(checkpoint.shape.kv_heads)
+    smaller = edit.keep_layers(checkpoint, chosen.kept)
+    for number, index in enumerate(chosen.kept):
+        ffn, shared = which(index)
+        if len(ffn) < count:
+            smaller = edit.take(smaller, "ffn", ffn, number)
+        if len(shared) < groups:
+            smaller = edit.take(smaller, "kv_heads", shared, number)
+    return smaller

@@ -46,8 +46,8 @@ from tenth.pruning.residual import (
     unit_columns,
     with_columns,
 )
-from tenth.pruning.resized import resized
 from tenth.pruning.settings import RefitResult, RefitSettings
+from tenth.pruning.shape import resized
 
 SHARE = 0.85  # of what was lost before; .7 and 1 are up to 1 % worse, .5 is 4 %
 DRIFT = 0.75  # of what was lost before, that the matrices inside a block follow

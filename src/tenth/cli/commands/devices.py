@@ -14,7 +14,7 @@ def devices(*, share: Share = None, as_json: Json = False) -> None:
     from tenth.cli.screens import print_devices
     from tenth.devices import catalogue
 
-    known, part = catalogue.known(), catalogue.parse_share(share or DEFAULT_SHARE)
+    known, part = catalogue.all_devices(), catalogue.parse_share(share or DEFAULT_SHARE)
     if as_json:
         rows = [device.model_dump() | {"share": part, "budget": int(device.bytes * part)} for device in known]
         print(json.dumps({"devices": rows}))
