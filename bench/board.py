@@ -66,7 +66,7 @@ def main() -> None:
     usual = ["--context", str(given.context), "--effort", "fast", "--baselines", "0"]
     for bundle in given.bundles:
         if not (place / bundle.name).exists():
-            declared = submission.Declaration(data=DATA, licence=LICENCE)
+            declared = submission.Statement(data=DATA, licence=LICENCE)
             submission.make(bundle, place / bundle.name, declared)
     for size in [] if given.bundles else given.fit.split(","):
         words = [given.model, "--memory", size, *usual, "--no-structure"]
@@ -183,7 +183,7 @@ def fitted(folder: Path, fits: Path, words: list[str], division: Division) -> No
         command = [sys.executable, "-m", "tenth", "fit", *words, "-o", str(out), "--work", str(fits / "work")]
         subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
     base = Path(words[0]).name if division == "structure" else ""
-    declared = submission.Declaration(base=base, division=division, data=DATA, licence=LICENCE)
+    declared = submission.Statement(base=base, division=division, data=DATA, licence=LICENCE)
     submission.make(out, folder, declared, folder=division == "structure")
 
 

@@ -18,7 +18,7 @@ from tenth.core import jobs
 from tenth.core.errors import InputError
 from tenth.leaderboard import run
 from tenth.leaderboard.exam import Quiet
-from tenth.leaderboard.judge import JudgeSubmission, Round, judge
+from tenth.leaderboard.judge import JudgeSubmission, JudgingRound, judge
 from tenth.leaderboard.records import RULES, Conditions, Verdict, read_results
 from tenth.leaderboard.site import site
 from tenth.models import source
@@ -261,7 +261,9 @@ def test_a_worker_that_dies_costs_its_own_submission_only(
 def test_a_hang_and_greed_are_the_artifacts_fault(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = strangers.submission(tmp_path, "bad", strangers.model(tmp_path / "m.gguf").read_bytes())
     conditions = Conditions(device="pixel-8", budget=50_000_000, context=64, text="", text_bytes=1)
-    of = Round(results=tmp_path, conditions=conditions, device="pixel-8", text_chunks=tmp_path, threads=1)
+    of = JudgingRound(
+        results=tmp_path, conditions=conditions, device="pixel-8", text_chunks=tmp_path, threads=1
+    )
     real = sandbox.Sandbox.run
     for how, said in (("hang", "was ended after 3 s"), ("memory", "more than the")):
 

@@ -214,7 +214,7 @@ def test_a_fast_wrong_run_does_not_count(folder: Path, monkeypatch: pytest.Monke
 
     def wrong(job: jobs.Job[jobs.Result], *rest: Any, **named: Any) -> Any:
         result = run(job, *rest, **named)
-        if isinstance(result, depth.Figures):
+        if isinstance(result, depth.DepthFigures):
             scored = [(at, (token + 7) % 300, nats) for at, token, nats in result.scored]
             return result.model_copy(update={"scored": scored})
         return result

@@ -18,8 +18,8 @@ def act(how: str, path: Path, limits: sandbox.Limits = LIMITS, writable: Path | 
     isolation = sandbox.Isolation()
     box = sandbox.Sandbox(limits, isolation, log)
     outcome = box.run(acts.Misbehave(how=how, path=path), writable=writable)
-    if any("not shut in" in line for line in isolation.said):
-        pytest.skip(f"this kernel lacks a guard: {isolation.said}")
+    if any("not shut in" in line for line in isolation.lines):
+        pytest.skip(f"this kernel lacks a guard: {isolation.lines}")
     return outcome
 
 

@@ -236,7 +236,7 @@ def _environment(threads: int, extra: Mapping[str, str]) -> dict[str, str]:
     return {**environment, **extra}
 
 
-def _converse(child: subprocess.Popen[bytes], request: str, on_event: Emit | None) -> dict[str, Any] | None:
+def _converse(child: subprocess.Popen[bytes], request: str, on_event: Emit | None) -> Event | None:
     """Send the request, pass events on, return the last message that is not an event."""
     assert child.stdin is not None
     assert child.stdout is not None
@@ -266,7 +266,7 @@ def _last_line(log: Path, begin: int) -> str:
     return next((line for line in reversed(lines) if line.strip(".")), "")
 
 
-def _revive(answer: dict[str, Any]) -> errors.TenthError:
+def _revive(answer: Event) -> errors.TenthError:
     kind = getattr(errors, str(answer["error"]), errors.NativeError)
     if kind is errors.BudgetError:
         return errors.BudgetError(answer["message"], answer.get("extra"))
@@ -289,7 +289,7 @@ def main() -> None:
     logging.getLogger("tenth").setLevel(logging.DEBUG)
     lock = threading.Lock()
 
-    def send(message: dict[str, Any]) -> None:
+    def send(message: Event) -> None:
         data = json.dumps(message).encode() + b"\n"
         with lock:
             while data:

@@ -10,7 +10,6 @@ import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import platformdirs
 
@@ -51,12 +50,12 @@ class Store:
                 f"cannot make the work folder {root}: {error.strerror}; choose another with --work"
             ) from error
 
-    def place(self, name: str, inputs: Mapping[str, Any]) -> Path:
+    def place(self, name: str, inputs: Mapping[str, object]) -> Path:
         """Where the finished folder of a stage is, or will be; inputs: JSON values."""
         key = hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()[:16]
         return self.root / f"{name}-{key}"
 
-    def stage(self, name: str, inputs: Mapping[str, Any], build: Callable[[Path], None]) -> Path:
+    def stage(self, name: str, inputs: Mapping[str, object], build: Callable[[Path], None]) -> Path:
         """The folder of the stage `name` for these inputs (JSON values): built now, or found finished.
 
         An unfinished one is kept when `build` raises or the process dies, and handed to `build` again, which
@@ -72,7 +71,7 @@ class Store:
                     partial.replace(final)
         return final
 
-    def shelf(self, name: str, inputs: Mapping[str, Any]) -> Path:
+    def shelf(self, name: str, inputs: Mapping[str, object]) -> Path:
         """A folder that is never finished: what is in it stays right, and more may be added."""
         folder = self.place(name, inputs)
         folder.mkdir(exist_ok=True)

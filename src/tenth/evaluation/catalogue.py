@@ -11,9 +11,9 @@ import tomllib
 from collections.abc import Mapping
 from importlib import resources
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
-from pydantic import Field, ValidationError
+from pydantic import Field, JsonValue, ValidationError
 
 from tenth.core.errors import InputError, unknown
 from tenth.core.records import Record
@@ -36,7 +36,7 @@ class Definition(Record):
     chance: str
     mark: str = "\0"  # an item's answer proper is what follows its last mark
     scorer: Literal["lm-eval", "program", "f1"] = "lm-eval"
-    settings: dict[str, Any] = Field(default_factory=dict)  # of lm-eval, in place of the source's
+    settings: dict[str, JsonValue] = Field(default_factory=dict)  # of lm-eval, in place of the source's
     unset: tuple[str, ...] = ()  # settings of the source that local files do not need
 
 
@@ -75,7 +75,7 @@ def write(name: str, task: Definition, data: Path | None, folder: Path, shelf: P
     names = []
     for member in task.members:
         label = PREFIX + (f"{name}_{member}" if member else name)
-        settings: dict[str, Any] = {}
+        settings: dict[str, object] = {}
         if task.source:
             settings["include"] = str(shelf / task.source.format(member=member))
         settings |= {"task": label, "tag": None, **task.settings}
@@ -88,7 +88,7 @@ def write(name: str, task: Definition, data: Path | None, folder: Path, shelf: P
     return names
 
 
-def _local(task: Definition, member: str, data: Path) -> Mapping[str, Any]:
+def _local(task: Definition, member: str, data: Path) -> Mapping[str, object]:
     files = {split: str(data.resolve() / file.format(member=member)) for split, file in task.files.items()}
     splits = {key: split if split in files else None for split, key in SPLITS.items()}
     return {

@@ -11,27 +11,39 @@ import hashlib
 import json
 import tempfile
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypedDict, TypeVar
 
 import lm_eval
 from lm_eval.api.instance import Instance
 from lm_eval.api.model import LM
+from lm_eval.api.task import Task
 from lm_eval.tasks import TaskManager
 
 from tenth.core import jobs
 from tenth.core.errors import InputError
+from tenth.core.records import Runtime
 from tenth.evaluation import catalogue, hidden, scoring, textual
 from tenth.evaluation.catalogue import PREFIX, Definition
 from tenth.evaluation.results import Asked, Outcome, TaskRun
 from tenth.evaluation.settings import EvalSettings, Subject
+from tenth.evaluation.textual import Item
 from tenth.runtime import sandbox
 
 ANSWER_AT_MOST = 2000  # letters of an answer that are kept
 Answer = TypeVar("Answer")
 SHELF = Path(lm_eval.__file__).parent / "tasks"
+
+
+class _Common(TypedDict):
+    """The fields that every job of requests has."""
+
+    path: Path
+    runtime: Runtime | None
+    threads: int
+    labels: list[str]
 
 
 class Child(LM):  # type: ignore[misc]
@@ -62,7 +74,7 @@ class Child(LM):  # type: ignore[misc]
             prompts.append((context, how.get("until") or [], int(how["max_gen_toks"])))
         return self._ask(scoring.Generate(prompts=prompts, **self._common(requests)), "generate", requests)
 
-    def _common(self, requests: list[Instance]) -> dict[str, Any]:
+    def _common(self, requests: list[Instance]) -> _Common:
         """The fields of every job of requests."""
         return {
             "path": self._subject.path,
@@ -127,17 +139,17 @@ def ask_tasks(subject: Subject, settings: EvalSettings, emit: jobs.Emit) -> Aske
     return Asked(tasks=runs, harness=f"lm-eval {lm_eval.__version__}")
 
 
-def _loaded(manager: TaskManager, labels: list[str]) -> dict[str, Any]:
+def _loaded(manager: TaskManager, labels: list[str]) -> dict[str, Task]:
     """lm-eval's tasks by label; InputError for data that it cannot use or fetch."""
     try:
-        tasks: dict[str, Any] = manager.load(labels)["tasks"]
+        tasks: dict[str, Task] = manager.load(labels)["tasks"]
     except Exception as error:  # datasets and the hub raise many kinds
         reason = " ".join(str(error).split()) or type(error).__name__
         raise InputError(f"the items cannot be read: {reason:.300}; give their folder with --data") from error
     return tasks
 
 
-def _sample(docs: Any, limit: int | None, members: int, seed: bytes) -> list[int]:
+def _sample(docs: Iterable[Item], limit: int | None, members: int, seed: bytes) -> list[int]:
     """Which items to ask: all, or the same share of `limit` for each of the members."""
     items = list(docs)
     if limit is None:
@@ -152,7 +164,7 @@ class _Member:
     name: str  # of the task
     task: Definition
     label: str  # lm-eval's name of the member
-    loaded: Any  # lm-eval's task
+    loaded: Task
 
     def outcomes(self, samples: Sequence[dict[str, Any]], emit: jobs.Emit) -> list[Outcome]:
         """What lm-eval found, and our own scoring where it has none."""
@@ -183,7 +195,7 @@ class _Member:
         return outcomes
 
 
-def _commonest(task: Definition, loaded: Any) -> float:
+def _commonest(task: Definition, loaded: Task) -> float:
     """Share of the likeliest answer among all items of a member, asked or not; 0 where it does not matter."""
     if task.chance != "majority":
         return 0.0
@@ -193,7 +205,7 @@ def _commonest(task: Definition, loaded: Any) -> float:
     return answers.most_common(1)[0][1] / answers.total()
 
 
-def _chance(task: Definition, doc: dict[str, Any], choices: int, commonest: float) -> float:
+def _chance(task: Definition, doc: Item, choices: int, commonest: float) -> float:
     """What an empty head gets on one item; `Definition.chance` says how."""
     uniform = 1 / choices if choices > 1 else 0.0
     if task.chance == "choices":

@@ -13,7 +13,8 @@ import hmac
 import json
 import secrets
 from collections.abc import Sequence
-from typing import Any
+
+from pydantic import JsonValue
 
 from tenth.core.errors import InputError
 
@@ -37,12 +38,12 @@ def kept(seed: bytes, published: str) -> bool:
     return hmac.compare_digest(commitment(seed), published.lower())
 
 
-def digest(item: Any) -> str:
+def digest(item: JsonValue) -> str:
     """SHA-256 of an item, the same however its file spells it."""
     return hashlib.sha256(_canonical(item)).hexdigest()
 
 
-def draw(items: Sequence[Any], seed: bytes, count: int) -> list[int]:
+def draw(items: Sequence[JsonValue], seed: bytes, count: int) -> list[int]:
     """Indices of `count` items (all where there are fewer), in ascending order.
 
     The order of the items plays no part; of equal items the first is taken first.
@@ -51,5 +52,5 @@ def draw(items: Sequence[Any], seed: bytes, count: int) -> list[int]:
     return sorted(index for _, index in sorted(places)[:count])
 
 
-def _canonical(item: Any) -> bytes:
+def _canonical(item: JsonValue) -> bytes:
     return json.dumps(item, sort_keys=True, ensure_ascii=True, separators=(",", ":")).encode()

@@ -125,7 +125,7 @@ class HuggingFaceText(TextModel):
             reason = next(iter(str(error).splitlines()), type(error).__name__)
             raise InputError(f"{folder}: transformers cannot open the model: {reason:.200}") from None
         self._ids: list[int] = []
-        self._cache: Any = None
+        self._cache: object = None
         self._begin, end = self._tokenizer.begin, self._tokenizer.end
         self.start = self._tokenizer.start or 0
         more = self._model.generation_config.eos_token_id
@@ -137,8 +137,8 @@ class HuggingFaceText(TextModel):
 
     def text(self, before: int, ids: Sequence[int]) -> str:
         """What ids add to a text that ends with the token `before`."""
-        said, known = (self._tokenizer.decode(np.array(i)) for i in ([before, *ids], [before]))
-        return said[len(known) :]
+        whole, beginning = (self._tokenizer.decode(np.array(i)) for i in ([before, *ids], [before]))
+        return whole[len(beginning) :]
 
     def ends(self, token: int) -> bool:
         """Whether a token ends a text."""

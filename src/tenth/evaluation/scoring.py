@@ -23,7 +23,7 @@ from tenth.core.records import Record, Runtime
 from tenth.evaluation.runtimes import TextModel, opened
 
 Progress = Callable[[int], None]  # gets the number of requests answered
-_Asked = tuple[tuple[int, ...], int, int]  # ids, how many are context, which request
+_Request = tuple[tuple[int, ...], int, int]  # ids, how many are context, which request
 _PIECE = 256  # rows of logits at a time
 Request = TypeVar("Request")
 Answer = TypeVar("Answer")
@@ -65,7 +65,7 @@ def loglikelihoods(
     Too long a text loses the beginning of its context. reuse: False evaluates every pair from its first
     token, for comparison.
     """
-    requests: list[_Asked] = []
+    requests: list[_Request] = []
     for number, (context, continuation) in enumerate(pairs):
         ids, count = split(model, context, continuation)
         drop = max(0, len(ids) - 1 - model.n_ctx)
@@ -93,9 +93,9 @@ def loglikelihoods(
     return answers
 
 
-def _groups(requests: Sequence[_Asked]) -> Iterator[list[_Asked]]:
+def _groups(requests: Sequence[_Request]) -> Iterator[list[_Request]]:
     """Neighbours with the same context."""
-    group: list[_Asked] = []
+    group: list[_Request] = []
     for request in requests:
         if group and (request[1] != group[0][1] or request[0][: request[1]] != group[0][0][: request[1]]):
             yield group

@@ -10,7 +10,8 @@ from typing import Any
 
 from tenth.evaluation import programs
 
-Scorer = Callable[[dict[str, Any], str], float]
+Item = dict[str, Any]  # of a task's data, as lm-eval hands it over
+Scorer = Callable[[Item, str], float]
 
 
 def scorer(name: str) -> Scorer | None:
@@ -24,13 +25,13 @@ def scorer(name: str) -> Scorer | None:
     return {"f1": overlap}.get(name)
 
 
-def passes(doc: dict[str, Any], answer: str) -> float:
+def passes(doc: Item, answer: str) -> float:
     """1 where prompt and answer together pass HumanEval's tests of that item."""
     program = f"{doc['prompt']}{answer}\n{doc['test']}\ncheck({doc['entry_point']})\n"
     return float(programs.run_program(program).passed)
 
 
-def overlap(doc: dict[str, Any], answer: str) -> float:
+def overlap(doc: Item, answer: str) -> float:
     """The best F1 of words in common with one of the right answers, as SQuAD and LongBench count it."""
     return max((_f1(_words(answer), _words(str(right))) for right in doc["answers"]), default=0.0)
 

@@ -6,7 +6,6 @@ The machines share the folders of the submissions, the results and the work fold
 from __future__ import annotations
 
 from collections.abc import Generator
-from typing import Any
 
 from tenth.core import jobs
 from tenth.core.errors import InputError, TenthError
@@ -27,7 +26,7 @@ def judge_on_cluster(
     started = not ray.is_initialized()
     try:
         if started:
-            how: dict[str, Any] = {} if address == LOCAL else {"address": address}
+            how: dict[str, str] = {} if address == LOCAL else {"address": address}
             ray.init(log_to_driver=False, include_dashboard=False if address == LOCAL else None, **how)
     except (ConnectionError, RuntimeError, ValueError) as error:
         raise InputError(f"no Ray cluster at {address!r}: {str(error).splitlines()[0]:.200}") from None

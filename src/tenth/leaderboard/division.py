@@ -44,7 +44,7 @@ def same_model(header: Header, original: Header) -> str:
         return f"its architecture is {header.architecture:.40}, the original's {original.architecture:.40}"
     for name in sorted(theirs.keys() | mine.keys()):
         if theirs.get(name) != mine.get(name):
-            here, there = (str(list(found[name])) if name in found else "none" for found in (mine, theirs))
+            here, there = (str(list(shapes[name])) if name in shapes else "none" for shapes in (mine, theirs))
             return f"the division bits keeps every tensor: {name!r:.80} is {here}, in the original {there}"
     return ""
 

@@ -49,7 +49,7 @@ class JudgeError(TenthError):
     """The judge itself failed: no verdict."""
 
 
-class Round(Record):
+class JudgingRound(Record):
     """What all submissions that are judged together have in common."""
 
     results: Path
@@ -69,7 +69,7 @@ class JudgeSubmission(jobs.Job[Verdict]):
 
     submission: Path  # its folder
     command: str  # reproduces the verdict
-    round: Round
+    round: JudgingRound
 
     def run(self, emit: jobs.Emit) -> Verdict:
         """The verdict, written to its folder; emits the process, so that it can be ended."""
@@ -106,7 +106,7 @@ def judge(job: JudgeSubmission) -> Verdict:
         probes=case.probes,
         text_chunks=case.text_chunks,
         tasks=case.tasks,
-        isolation=case.isolation.said,
+        isolation=case.isolation.lines,
         log=log.name,
         command=job.command,
         machine=f"{machine.processor()}, {llama.cores()} cores, {threads or llama.cores()} threads",
@@ -144,7 +144,7 @@ class _Artifact:
 class Case:
     """A submission before the judge: its steps in order, and what they gave."""
 
-    def __init__(self, of: Round, submission: Submission, scratch: Path, log: Path) -> None:
+    def __init__(self, of: JudgingRound, submission: Submission, scratch: Path, log: Path) -> None:
         self.round, self.submission, self.scratch, self.log = of, submission, scratch, log
         self.readings: list[Reading] = []
         self.probes: list[Probe] = []

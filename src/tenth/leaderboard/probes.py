@@ -98,9 +98,9 @@ def spelt(misspelt: str) -> Probe:
     return Probe(name="spelt", passed=not misspelt, detail=detail)
 
 
-def ask_again(session: Session, pieces: Sequence[TokenPiece], known: dict[int, list[float]]) -> list[Probe]:
-    """Read the first pieces again, in other ways. known: log-probabilities as first read, by piece."""
-    first = [np.array(known[i]) if i in known else scored(session, s) for i, s in enumerate(pieces)]
+def ask_again(session: Session, pieces: Sequence[TokenPiece], judged: dict[int, list[float]]) -> list[Probe]:
+    """Read the first pieces again, in other ways. judged: log-probabilities as first read, by piece."""
+    first = [np.array(judged[i]) if i in judged else scored(session, p) for i, p in enumerate(pieces)]
     again = scored(session, pieces[0])
     there = scored(session, pieces[0])
     backwards = [scored(session, piece) for piece in reversed(pieces)][::-1]
@@ -138,14 +138,14 @@ def _causal(session: Session, piece: TokenPiece, other: TokenPiece) -> Probe:
     return Probe(name="causal", passed=apart <= SAME, value=_number(apart), allowed=SAME, detail=detail)
 
 
-def _alone(session: Session, piece: TokenPiece, known: np.ndarray) -> Probe:
+def _alone(session: Session, piece: TokenPiece, judged: np.ndarray) -> Probe:
     count = min(_ALONE, len(piece.ids))
     session.clear()
     nats = []
     for at in range(count):
         row = session.decode(piece.given[at : at + 1], at, all_logits=False)
         nats.append(float(log_softmax(row)[0, piece.ids[at]]))
-    return _served("batch", np.array(nats), known[:count], "one by one")
+    return _served("batch", np.array(nats), judged[:count], "one by one")
 
 
 def compare_timed(scored: Sequence[tuple[int, Sequence[float]]], judged: Sequence[Sequence[float]]) -> Probe:

@@ -94,8 +94,8 @@ class Row:
 
     def reading(self, name: str) -> Reading | None:
         """A reading with a number in it, or None."""
-        found = self.verdict.reading(name)
-        return found if found is not None and math.isfinite(found.value) else None
+        reading = self.verdict.reading(name)
+        return reading if reading is not None and math.isfinite(reading.value) else None
 
 
 def setting(verdict: Verdict) -> Setting:
@@ -145,7 +145,7 @@ def whiskers(rows: Sequence[Row]) -> dict[str, float]:
     count, n = len(rows), max(length, default=0)
     if len(length) != 1 or n < 2 or count < 2:
         readings = ((row.verdict.id, row.reading(QUALITY)) for row in rows)
-        return {name: Z * (found.spread or 0.0) for name, found in readings if found}
+        return {name: Z * (reading.spread or 0.0) for name, reading in readings if reading}
     values = np.array([row.verdict.text_chunks for row in rows])
     apart = values - values.mean(axis=0)
     errors = apart.std(axis=1, ddof=1) * math.sqrt(count / (count - 1) / n)
@@ -164,13 +164,13 @@ def _state(verdict: Verdict, rules: int, *, last: bool) -> State:
 def _placed(group: Sequence[Row]) -> list[Row]:
     """The rows of a division and a setting, with their places."""
     ranked = sorted((row for row in group if row.state == "ranked"), key=_value)
-    found = [row for row in group if row.state != "ranked"]
+    placed = [row for row in group if row.state != "ranked"]
     for i, row in enumerate(ranked):
         ties = [j for j, other in enumerate(ranked) if j != i and tied(row.verdict, other.verdict)]
         best = 1 + sum(j not in ties and _value(o) < _value(row) for j, o in enumerate(ranked))
         ids = tuple(ranked[j].verdict.id for j in ties)
-        found.append(replace(row, place=(best, best + len(ties)), among=len(ranked), ties=ids))
-    return found
+        placed.append(replace(row, place=(best, best + len(ties)), among=len(ranked), ties=ids))
+    return placed
 
 
 def _value(row: Row) -> float:

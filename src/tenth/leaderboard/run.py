@@ -27,7 +27,7 @@ from tenth.evaluation import evaluate, hidden
 from tenth.evaluation.settings import EvalSettings
 from tenth.leaderboard import exam, text_chunk
 from tenth.leaderboard.cluster import judge_on_cluster
-from tenth.leaderboard.judge import JudgeSubmission, Round
+from tenth.leaderboard.judge import JudgeSubmission, JudgingRound
 from tenth.leaderboard.original import prepare
 from tenth.leaderboard.records import SCRATCH, Conditions, Verdict, identity, read_verdict
 from tenth.leaderboard.submission import Submission, find_submissions, open_submission
@@ -226,7 +226,7 @@ def _needs_original(settings: JudgeSettings, submissions: list[Submission]) -> N
             raise InputError(f"{submission.name} is made from {base!r}; give that original with --against")
 
 
-def _round(settings: JudgeSettings, reporter: Reporter) -> Round:
+def _round(settings: JudgeSettings, reporter: Reporter) -> JudgingRound:
     """What all submissions have in common: the text, the original's answers, the conditions."""
     passages = text_chunk.cut(text.read(settings.text), settings.text_chunks)
     written = json.dumps(passages)
@@ -257,7 +257,7 @@ def _round(settings: JudgeSettings, reporter: Reporter) -> Round:
         limit=settings.limit,
         seed_hash=hidden.commitment(bytes.fromhex(seed)) if seed else "",
     )
-    return Round(
+    return JudgingRound(
         results=settings.results.resolve(),
         conditions=conditions,
         device=settings.device,

@@ -192,7 +192,7 @@ def read_manifest(raw: bytes) -> Manifest:
 
 
 @dataclass(frozen=True)
-class Declaration:
+class Statement:
     """What a submission says of itself; what is empty comes from the plan, or is "not declared"."""
 
     name: str = ""
@@ -204,7 +204,7 @@ class Declaration:
 
 
 def make(
-    bundle: Path, destination: Path, declared: Declaration = Declaration(), *, folder: bool = False
+    bundle: Path, destination: Path, declared: Statement = Statement(), *, folder: bool = False
 ) -> Manifest:
     """Make a submission from a bundle.
 

@@ -131,7 +131,7 @@ class LongRun(Record):
     series: list[tuple[float, float]]  # seconds since the start, tokens/s of up to BINS parts
 
 
-class Figures(Record):
+class DepthFigures(Record):
     """All that `MeasureDepths` found."""
 
     build: str  # of llama.cpp
@@ -161,7 +161,7 @@ class _Opened:
     prompt_tokens: int
 
 
-class MeasureDepths(jobs.Job[Figures]):
+class MeasureDepths(jobs.Job[DepthFigures]):
     """The child's side of `tenth.measurement.measure`: all figures of a file.
 
     text: to fill the context with. prompt: for the first token. seconds: to keep decoding, 0 for not. phase:
@@ -178,7 +178,7 @@ class MeasureDepths(jobs.Job[Figures]):
     seconds: float
     phase: float | None
 
-    def run(self, emit: jobs.Emit) -> Figures:
+    def run(self, emit: jobs.Emit) -> DepthFigures:
         """Measure; emits the share of the depths that is done."""
         start = limits.baseline()
         limits.forget_peak()
@@ -203,7 +203,7 @@ class MeasureDepths(jobs.Job[Figures]):
                     self._pass_through(again, rows, first.chosen, emit)
                     apart = max(apart, again.difference(first))
         faults = _major_faults() - cold_faults
-        return Figures(
+        return DepthFigures(
             build=build,
             held=held,
             load_cold=cold.load,

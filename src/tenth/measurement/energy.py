@@ -88,7 +88,7 @@ def planned(plan: Plan) -> list[Reading]:
     """
     names = {"energy_decode": "joules", "energy_prefill": "joules_prefill"}
     forecast = plan.forecast
-    found = {name: forecast.estimate(of) for name, of in names.items()} if forecast else {}
+    estimates = {name: forecast.estimate(of) for name, of in names.items()} if forecast else {}
     return [
         metrics.reading(
             name,
@@ -96,6 +96,6 @@ def planned(plan: Plan) -> list[Reading]:
             f"for {forecast.device}, not measured: {each.conditions}; {written_estimate(each).range} J/token",
             kind="estimated",
         )
-        for name, each in found.items()
+        for name, each in estimates.items()
         if forecast and each
     ]

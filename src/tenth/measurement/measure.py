@@ -100,7 +100,7 @@ def _run(
     settings: MeasureSettings,
     source: counters.Source | None,
     reporter: Reporter,
-) -> tuple[depth.Figures, list[Reading]]:
+) -> tuple[depth.DepthFigures, list[Reading]]:
     """The figures of a run at every depth, and the energy readings of a counter."""
     prose, runtime = text.bundled(), bundle.plan.runtime
     job = depth.MeasureDepths(
@@ -173,7 +173,7 @@ def _compare_digest(gguf: Path, card: Scorecard, reporter: Reporter) -> None:
         )
 
 
-def _check(figures: depth.Figures, bundle: Bundle, reporter: Reporter) -> list[str]:
+def _check(figures: depth.DepthFigures, bundle: Bundle, reporter: Reporter) -> list[str]:
     """What the timed answers were compared with; NativeError where they differ."""
     scored = figures.scored
     job = check.Rescore(
@@ -224,7 +224,7 @@ def _offline(sample: Sample | None, bundle: Bundle, reporter: Reporter) -> tuple
     return isolated, [f"{count} tokens compared with the machine that made it: {nats:.2g} nats apart"]
 
 
-def _readings(figures: depth.Figures, plan: Plan) -> list[Reading]:
+def _readings(figures: depth.DepthFigures, plan: Plan) -> list[Reading]:
     runs = "median, half range"
     prompt = f"{figures.prompt_tokens} tokens of prompt"
     cold = "after dropping the file from the page cache, where the system allows that"
@@ -258,7 +258,7 @@ def _kept(long_run: depth.LongRun) -> list[Reading]:
     ]
 
 
-def _by_depth(figures: depth.Figures) -> list[Depth]:
+def _by_depth(figures: depth.DepthFigures) -> list[Depth]:
     depths = []
     for row in figures.depths:
         tokens = figures.decode_tokens

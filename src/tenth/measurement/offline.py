@@ -21,7 +21,6 @@ import sysconfig
 import tempfile
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
 
 from pydantic import JsonValue
 
@@ -72,7 +71,7 @@ def enclose(job: jobs.Job[jobs.Result], folder: Path, log: Path | None = None) -
         trace = Path(scratch) / "trace"
         tracer = _strace(trace)
         around = jobs.Surroundings(log, _ENVIRONMENT, wrapper=tracer)
-        child = jobs.run(_Enclosed(job=inner, threads=inner.threads), around=around)
+        child = jobs.run(_Traced(job=inner, threads=inner.threads), around=around)
         if tracer:
             attempts, files = _read_trace(trace)
             method, blind = "strace of every network call and opened file", ""
@@ -156,7 +155,7 @@ def _sorted(files: Iterable[str], folder: Path, path: Iterable[str]) -> tuple[li
     return inside, outside, libraries, kernel
 
 
-class _Enclosed(jobs.Job[_Seen]):
+class _Traced(jobs.Job[_Seen]):
     """The child's side of `enclose`."""
 
     job: jobs.Packed
@@ -194,13 +193,13 @@ def _listen() -> tuple[list[str], list[str]]:
     attempts: list[str] = []
     files: list[str] = []
 
-    def hook(event: str, details: tuple[Any, ...]) -> None:
+    def hook(event: str, details: tuple[object, ...]) -> None:
         if event == "open" and isinstance(details[0], str | bytes):
             file = os.fsdecode(details[0])
             if not file.startswith(_MARK) and Path(file).exists():
                 files.append(file)
         elif event == "tenth.runtime.llama.open":
-            files.append(details[0])
+            files.append(str(details[0]))
         elif event in ("socket.connect", "socket.sendto", "socket.sendmsg", "socket.getaddrinfo"):
             attempts.append(f"{event} {details[1:] if event != 'socket.getaddrinfo' else details[:2]}")
 

@@ -116,7 +116,7 @@ def between(reference: Path, other: Path) -> float:
     return float(np.mean([divergence(log_softmax(p), log_softmax(q)).mean() for p, q in pairs]))
 
 
-class Figures(Record):
+class QualityFigures(Record):
     """What the windows gave: name of a reading -> (value, its standard error where there are several)."""
 
     windows: int
@@ -124,7 +124,7 @@ class Figures(Record):
     values: dict[str, tuple[float, float | None]]
 
 
-class ScoreWindows(jobs.Job[Figures]):
+class ScoreWindows(jobs.Job[QualityFigures]):
     """Read the windows of a reference with the file, and compare every distribution."""
 
     gguf: Path
@@ -132,7 +132,7 @@ class ScoreWindows(jobs.Job[Figures]):
     runtime: Runtime
     windows: int | None  # None for all
 
-    def run(self, emit: jobs.Emit) -> Figures:
+    def run(self, emit: jobs.Emit) -> QualityFigures:
         """Score; emits the number of the window that is done."""
         data = Reference.open(self.reference)
         used = min(self.windows or len(data.tokens), len(data.tokens))
@@ -191,7 +191,7 @@ def _resampled(values: np.ndarray, share: float) -> float | None:
     return float(np.std([np.percentile(values[draw], share) for draw in draws]))
 
 
-def _nll_figures(nll: np.ndarray, size: float) -> Figures:
+def _nll_figures(nll: np.ndarray, size: float) -> QualityFigures:
     """Perplexity and bits per byte, with spreads; nll: nats [windows, positions] of `size` bytes together."""
     mean, error = _mean(nll)
     perplexity, per_byte = math.exp(min(mean, 700)), nll.size / size / math.log(2)
@@ -199,15 +199,15 @@ def _nll_figures(nll: np.ndarray, size: float) -> Figures:
         "perplexity": (perplexity, None if error is None else perplexity * error),
         "bits_per_byte": (mean * per_byte, None if error is None else error * per_byte),
     }
-    return Figures(windows=nll.shape[0], context=nll.shape[1] + 1, values=values)
+    return QualityFigures(windows=nll.shape[0], context=nll.shape[1] + 1, values=values)
 
 
 _FIGURES = ("kl", "kl_median", "kl_p99", "top1", "perplexity", "bits_per_byte")
 
 
-def _readings(figures: Figures, conditions: str) -> list[Reading]:
-    found = [(name, *figures.values[name]) for name in _FIGURES if name in figures.values]
+def _readings(figures: QualityFigures, conditions: str) -> list[Reading]:
+    present = [(name, *figures.values[name]) for name in _FIGURES if name in figures.values]
     return [
         metrics.reading(name, value, conditions, spread=spread, count=figures.windows)
-        for name, value, spread in found
+        for name, value, spread in present
     ]

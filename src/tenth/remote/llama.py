@@ -132,7 +132,7 @@ class Tests:
 
 
 @dataclass(frozen=True)
-class _Program:
+class _LlamaProgram:
     """A program of llama.cpp in a folder on the device. line: the shell words that start it."""
 
     there: Folder
@@ -188,20 +188,20 @@ def measure(there: Folder, names: Sequence[str], tests: Tests) -> tuple[Bench, b
     return bench, log
 
 
-def _choose(there: Folder, names: Sequence[str]) -> _Program:
+def _choose(there: Folder, names: Sequence[str]) -> _LlamaProgram:
     """llama-bench before the others."""
     for program in PROGRAMS:
         if any(Path(name).name == program for name in names):
-            return _Program(there, program, start(names, program))
+            return _LlamaProgram(there, program, start(names, program))
     for program in PROGRAMS:
         if there.run(f"command -v {program} > /dev/null", 60).status == 0:
-            return _Program(there, program, start(names, program))
+            return _LlamaProgram(there, program, start(names, program))
     raise DeviceError(
         f"{there.device.name} has no llama.cpp: in Termux, pkg install llama-cpp; else give --llama-cli PATH"
     )
 
 
-def _bench(program: _Program, words: str, tests: Tests) -> tuple[list[Depth], str]:
+def _bench(program: _LlamaProgram, words: str, tests: Tests) -> tuple[list[Depth], str]:
     """(the speeds at every depth, which llama.cpp it is), by llama-bench."""
     prefill, decode = tests.sizes
     asked = f"-p {prefill} -n {decode} -d {','.join(map(str, tests.depths))} -r {tests.repeats} -o json"
@@ -210,7 +210,7 @@ def _bench(program: _Program, words: str, tests: Tests) -> tuple[list[Depth], st
     return _by_depth(runs, prefill, decode), runtime
 
 
-def _chat(program: _Program, tests: Tests) -> Depth:
+def _chat(program: _LlamaProgram, tests: Tests) -> Depth:
     """Both speeds after a short prompt, by llama-cli."""
     prompt = "The quick brown fox jumps over the lazy dog. " * 8
     words = shlex.join(settings(tests.plan.runtime))
@@ -219,7 +219,7 @@ def _chat(program: _Program, tests: Tests) -> Depth:
     return _parse_timings(text, program.there.device.name)
 
 
-def _bench_words(program: _Program, runtime: Runtime, notes: list[str]) -> str:
+def _bench_words(program: _LlamaProgram, runtime: Runtime, notes: list[str]) -> str:
     """llama-bench's options for the plan's settings, as far as this build knows them."""
     help_text = program.there.run(f"{program.line} --help 2>&1", 60).out
     words = [*_shared(runtime), "-b", str(runtime.n_ubatch), "-fa", "1" if runtime.flash_attention else "0"]
@@ -282,7 +282,7 @@ def _parse_timings(text: str, device: str) -> Depth:
     return Depth(depth=0, decode=reading("decode", decode, how), prefill=reading("prefill", prefill, how))
 
 
-def _memory(program: _Program) -> list[Reading]:
+def _memory(program: _LlamaProgram) -> list[Reading]:
     """The largest of what the kernel said of the process; nothing where it said nothing."""
     text = program.there.run("cat memory.txt 2> /dev/null", 60).out
     largest: dict[str, int] = {}
@@ -299,7 +299,7 @@ def plugged(dumpsys: str) -> str:
     return ", ".join(re.findall(r"^\s*(\w+) powered: true", dumpsys, re.M))
 
 
-def _energy(program: _Program, words: str, decode: int, speed: float) -> tuple[str, list[Reading]]:
+def _energy(program: _LlamaProgram, words: str, decode: int, speed: float) -> tuple[str, list[Reading]]:
     """(the counter or why there is none, readings): decoding for half a minute, power from the fuel gauge."""
     there = program.there
     state = there.run("dumpsys battery", 60)

@@ -15,7 +15,8 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+
+from pydantic import JsonValue
 
 from tenth.core.errors import DeviceError, InputError
 from tenth.core.format import megabytes
@@ -179,7 +180,7 @@ def look(there: Folder) -> Facts:
     )
 
 
-def run_there(there: Folder, verb: Sequence[str], reporter: Reporter) -> dict[str, Any]:
+def run_there(there: Folder, verb: Sequence[str], reporter: Reporter) -> dict[str, JsonValue]:
     """Run a command of tenth in the pushed folder; its JSON object. What it says on stderr is passed on."""
     words = shlex.join("bundle" if word == "OUT" else word for word in verb)
     script = f'mkdir -p tmp && export TMPDIR="$PWD/tmp" XDG_CACHE_HOME="$PWD/tmp" && ./tenth {words}'
@@ -261,7 +262,7 @@ def _send(there: Folder, files: Mapping[str, Path], python: str, facts: Facts, r
     return size
 
 
-def _validated(answer: dict[str, Any], target: Target) -> Measurement:
+def _validated(answer: Mapping[str, object], target: Target) -> Measurement:
     """A measurement as this version writes it; the device is not trusted."""
     try:
         return Measurement.model_validate(answer)

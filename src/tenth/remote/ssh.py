@@ -17,7 +17,7 @@ import tarfile
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
 
 from tenth.core.errors import DeviceError, InputError
 from tenth.remote._base import Transport
@@ -180,7 +180,7 @@ class _Counted:
     def __init__(self, file: IO[bytes], done: int, advance: Callable[[float], None]) -> None:
         self._file, self._done, self._advance = file, done, advance
 
-    def read(self, size: int = -1) -> Any:
+    def read(self, size: int = -1) -> bytes:
         """As of a file."""
         block = self._file.read(size)
         self._done += len(block)

@@ -16,6 +16,8 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
+from pydantic import JsonValue
+
 from tenth.core.errors import InputError, NativeError
 from tenth.runtime.bundle import Bundle
 from tenth.runtime.serve import HOST, Running, running
@@ -31,10 +33,14 @@ class Sampling:
     temperature: float = 0.7
     seed: int = 0
 
-    def fields(self) -> dict[str, Any]:
+    def fields(self) -> dict[str, JsonValue]:
         """The request fields of the server."""
-        drawn = {"max_tokens": self.max_tokens, "temperature": self.temperature, "seed": self.seed}
-        return drawn | {"stream": True}
+        return {
+            "max_tokens": self.max_tokens,
+            "temperature": self.temperature,
+            "seed": self.seed,
+            "stream": True,
+        }
 
 
 @dataclass
@@ -73,14 +79,15 @@ class Conversation:
         if self.template:
             history = [[("user", user), ("assistant", answer)] for user, answer in turns]
             flat = [*(pair for turn in history for pair in turn), ("user", message)]
-            body: dict[str, Any] = {"messages": [{"role": role, "content": text} for role, text in flat]}
-            for choice in _events(self.server, "/v1/chat/completions", body | self.sampling.fields()):
+            messages: list[JsonValue] = [{"role": role, "content": text} for role, text in flat]
+            body = {"messages": messages, **self.sampling.fields()}
+            for choice in _events(self.server, "/v1/chat/completions", body):
                 delta = choice.get("delta") or {}
                 yield delta.get("reasoning_content") or delta.get("content") or ""
         else:
             text = "".join(user + answer + "\n" for user, answer in turns) + message
-            body = {"prompt": text}
-            for choice in _events(self.server, "/v1/completions", body | self.sampling.fields()):
+            body = {"prompt": text, **self.sampling.fields()}
+            for choice in _events(self.server, "/v1/completions", body):
                 yield choice.get("text") or ""
 
 
@@ -88,7 +95,7 @@ class _TooLongError(Exception):
     """The server's refusal of a prompt that exceeds the context."""
 
 
-def _events(server: Running, path: str, body: dict[str, Any]) -> Iterator[dict[str, Any]]:
+def _events(server: Running, path: str, body: dict[str, JsonValue]) -> Iterator[dict[str, Any]]:
     """The first choice of every server-sent event of a streamed request."""
     connection = http.client.HTTPConnection(HOST, server.port)
     headers = {"Content-Type": "application/json", "Authorization": f"Bearer {server.key}"}

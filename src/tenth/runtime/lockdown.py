@@ -160,13 +160,13 @@ def _limit(seconds: float, file_bytes: int) -> str:
         import resource
     except ImportError:
         return f"limits: {sys.platform} has none"
-    for what, wanted in (
+    for what, limit in (
         (resource.RLIMIT_CORE, 0),
         (resource.RLIMIT_CPU, max(1, int(seconds))),
         (resource.RLIMIT_FSIZE, file_bytes),
     ):
         hard = resource.getrlimit(what)[1]
-        value = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+        value = limit if hard == resource.RLIM_INFINITY else min(limit, hard)
         # At the soft limit of time comes SIGXCPU, which tells; at the hard one SIGKILL, which does not.
         more = 5 if what == resource.RLIMIT_CPU and hard == resource.RLIM_INFINITY else 0
         resource.setrlimit(what, (value, value + more))

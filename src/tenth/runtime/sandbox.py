@@ -1,7 +1,7 @@
 """A child process that can do little: for everything that touches a stranger's file.
 
 Memory: a cgroup, or else a watch on its own size. Network: a namespace without interfaces. The rest is
-runtime/lockdown.py. What could not be had is said in `Isolation.said`, and printed with every verdict.
+runtime/lockdown.py. What could not be had is said in `Isolation.lines`, and printed with every verdict.
 """
 
 from __future__ import annotations
@@ -38,12 +38,12 @@ class Limits(Record):
 class Isolation:
     """What shut the children in, collected over them."""
 
-    said: list[str] = field(default_factory=list)
+    lines: list[str] = field(default_factory=list)
 
     def note(self, line: str) -> None:
         """Once each."""
-        if line not in self.said:
-            self.said.append(line)
+        if line not in self.lines:
+            self.lines.append(line)
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,7 @@ class Sandbox:
             if on_event and not event.keys() & {"isolation", "group", "peak"}:
                 on_event(event)
 
-        enclosed = _Enclosed(
+        enclosed = _Sandboxed(
             job=job.pack(),
             threads=job.pack().threads,
             limits=self.limits,
@@ -100,7 +100,7 @@ class Sandbox:
         return job.returned().validate_python(answer)
 
 
-class _Enclosed(jobs.Job[JsonValue]):
+class _Sandboxed(jobs.Job[JsonValue]):
     """The child's side of `Sandbox.run`: shuts itself in, then does the job."""
 
     job: jobs.Packed

@@ -20,6 +20,7 @@ import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from types import ModuleType
 from typing import IO, Any
 
 from tenth.core.errors import NativeError, OutputError
@@ -115,7 +116,7 @@ def child() -> None:
     os._exit(0)  # nothing to save, and the server's own shutdown would wait for open streams
 
 
-def _params(xllamacpp: Any, orders: Mapping[str, Any]) -> Any:
+def _params(xllamacpp: ModuleType, orders: Mapping[str, Any]) -> Any:
     runtime = Runtime.model_validate(orders["runtime"])
     params = xllamacpp.CommonParams()
     params.model.path = orders["gguf"]
@@ -148,11 +149,11 @@ def _params(xllamacpp: Any, orders: Mapping[str, Any]) -> Any:
     return params
 
 
-def _ggml_type(xllamacpp: Any, name: str) -> Any:
-    found = xllamacpp.ggml_type.__members__.get(f"GGML_TYPE_{name.upper()}")
-    if found is None:
+def _ggml_type(xllamacpp: ModuleType, name: str) -> object:
+    kind = xllamacpp.ggml_type.__members__.get(f"GGML_TYPE_{name.upper()}")
+    if kind is None:
         raise ValueError(f"the plan's KV cache type {name!r} is unknown to llama.cpp")
-    return found
+    return kind
 
 
 def _check_free(port: int) -> None:

@@ -35,14 +35,16 @@ class Watch(threading.Thread):
 
     def run(self) -> None:
         """Look until `finish`."""
-        told = 0.0
+        reported = 0.0
         while not self._done.wait(_PERIOD):
             self.look()
             if self.ceiling is not None and self.peak > self.ceiling:
                 self.emit(self.report())
                 os.kill(os.getpid(), signal.SIGKILL)
-            if time.monotonic() - told > 0.1:  # so that the parent knows something when the kernel ends us
-                told = time.monotonic()
+            if (
+                time.monotonic() - reported > 0.1
+            ):  # so that the parent knows something when the kernel ends us
+                reported = time.monotonic()
                 self.emit(self.report())
 
     def finish(self) -> None:

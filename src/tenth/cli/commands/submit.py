@@ -55,7 +55,7 @@ def submit(
         return
     if bundle is None or out is None:
         raise InputError("give a folder made by tenth fit and -o submissions/NAME, or --template")
-    declared = submission.Declaration(**asdict(declaration))
+    declared = submission.Statement(**asdict(declaration))
     manifest = submission.make(bundle, out, declared, folder=form == "hf")
     if as_json:
         print(json.dumps({"submission": str(out), "manifest": manifest.model_dump()}))

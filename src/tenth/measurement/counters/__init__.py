@@ -39,15 +39,15 @@ def choose(name: str = "auto", root: Path = ROOT) -> tuple[Source | None, str]:
             return _find(name, root), ""
         except Unavailable as reason:
             raise InputError(f"the energy counter {name} cannot be used: {reason}") from None
-    found, reasons = [], []
+    sources, reasons = [], []
     for each in known():
         try:
             source = _find(each, root)
         except Unavailable as reason:
             reasons.append(f"{each}: {reason}")
         else:
-            found.append(source)
-    usable = [source for source in found if source.automatic]
+            sources.append(source)
+    usable = [source for source in sources if source.automatic]
     best = min(usable, key=lambda source: (not source.whole, source.name), default=None)
     return best, "; ".join(reasons)
 

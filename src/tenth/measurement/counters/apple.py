@@ -31,8 +31,8 @@ def find(root: Path) -> Source:  # noqa: ARG001
         raise Unavailable(f"zeus: {error}") from None
 
     def joules() -> float:
-        seen = chip.get_total_energy_consumption()
-        return sum(getattr(seen, part, None) or 0 for part in _PARTS) / 1e3
+        energy = chip.get_total_energy_consumption()
+        return sum(getattr(energy, part, None) or 0 for part in _PARTS) / 1e3
 
     joules()
     return Source(

@@ -52,11 +52,11 @@ def _ask(program: str) -> str:
     return done.stdout
 
 
-def _watts(said: str) -> float:
+def _watts(answer: str) -> float:
     values: dict[str, dict[str, float]] = {}
-    for rail, letter, value in _LINE.findall(said):
+    for rail, letter, value in _LINE.findall(answer):
         values.setdefault(rail, {})[letter] = float(value)
     power = [pair["A"] * pair["V"] for pair in values.values() if len(pair) == 2]
     if not power:
-        raise Unavailable(f"vcgencmd pmic_read_adc names no rails (it takes a Pi 5): {said.strip()[:60]!r}")
+        raise Unavailable(f"vcgencmd pmic_read_adc names no rails (it takes a Pi 5): {answer.strip()[:60]!r}")
     return _GAIN * sum(power) + _OFFSET
