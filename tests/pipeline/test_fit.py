@@ -372,7 +372,7 @@ def test_plan_needs_only_config_json(tmp_path: Path, name: str) -> None:
     for said in (
         name,
         "bits per weight",
-        "estimated from those of another model",
+        "from the sensitivities of another model",
         "total, predicted",
         "n_ubatch",
     ):

@@ -42,7 +42,7 @@ class ConsoleReporter:
 
     def say(self, message: str, style: str = "") -> None:
         """Print one line; style: "bold", say."""
-        self.console.print(Text(clean(message), style=style))
+        self.console.print(Text(clean(message), style=style), soft_wrap=True)
 
     def table(
         self, rows: Sequence[Sequence[str]], headings: Sequence[str] = (), left: Collection[int] = (0,)

@@ -66,6 +66,10 @@ class Removal:
     vocabulary: int | None = None  # tokens to keep
     languages: tuple[str, ...] = ()
 
+    def __post_init__(self) -> None:
+        """InputError for an amount of healing that is none, before anything is begun."""
+        _ = self.training_budget
+
     @property
     def training_budget(self) -> TrainingBudget | None:
         """How much training; None for none. InputError for what is no amount."""

@@ -138,7 +138,6 @@ def fit_options(
         vocabulary=read_tokens(structure.vocabulary),
         languages=names(structure.languages),
     )
-    removal.training_budget  # noqa: B018  (an amount that is none is better heard of now)
     return pipeline.FitOptions(
         models=tuple(folders),
         destination=output.out,
