@@ -13,7 +13,7 @@ from tiny import write_tokenizer
 
 from tenth.core.errors import InputError
 from tenth.distillation import corpus
-from tenth.distillation.settings import CorpusResult, CorpusSettings
+from tenth.distillation.settings import CorpusSettings
 from tenth.models.tokens import tokenizer
 
 LENGTH = 20
@@ -104,8 +104,7 @@ def test_bundled_text_and_the_file(model: Path, tmp_path: Path, monkeypatch: pyt
     settings = CorpusSettings(
         model=model, text=None, destination=tmp_path / "w.npy", length=LENGTH, tokens=200, seed=0
     )
-    found = corpus.write_windows(settings, events.append)
-    assert found == CorpusResult(windows=10, length=LENGTH)
+    assert corpus.write_windows(settings, events.append) == 10
     np.testing.assert_array_equal(np.load(tmp_path / "w.npy"), corpus.windows(model, None, LENGTH, 200, 0))
     assert events[-1] == {"done": 200, "total": 200}
 

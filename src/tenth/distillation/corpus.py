@@ -15,7 +15,7 @@ import numpy as np
 from tenth.core.errors import InputError
 from tenth.core.jobs import Emit
 from tenth.core.store import atomic
-from tenth.distillation.settings import CorpusResult, CorpusSettings
+from tenth.distillation.settings import CorpusSettings
 from tenth.models.text import bundled
 from tenth.models.tokens import tokenizer
 
@@ -24,8 +24,8 @@ KNOWN = 16  # tokens in a row by which a text that is judged on is known again
 MULTIPLIER = np.uint64(0x9E3779B97F4A7C15)  # of the hash of such a row; odd
 
 
-def write_windows(settings: CorpusSettings, emit: Emit) -> CorpusResult:
-    """Write `windows` into a file. Emits {"done", "total"} in tokens."""
+def write_windows(settings: CorpusSettings, emit: Emit) -> int:
+    """Write `windows` into a file; returns how many there are. Emits {"done", "total"} in tokens."""
     total = settings.tokens
     held_out = np.load(settings.held_out, allow_pickle=False) if settings.held_out else None
     corpus = windows(
@@ -39,7 +39,7 @@ def write_windows(settings: CorpusSettings, emit: Emit) -> CorpusResult:
     )
     with atomic(settings.destination) as partial, partial.open("wb") as file:
         np.save(file, corpus, allow_pickle=False)
-    return CorpusResult(windows=len(corpus), length=settings.length)
+    return len(corpus)
 
 
 def windows(

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from pydantic import ConfigDict
-
 from tenth.core.records import Record
 from tenth.distillation.budget import TrainingBudget
 
@@ -20,13 +18,6 @@ class CorpusSettings(Record):
     tokens: int  # wanted in all
     seed: int
     held_out: Path | None = None  # a file of windows whose text is left out
-
-
-class CorpusResult(Record):
-    """The windows that were written."""
-
-    windows: int
-    length: int
 
 
 class TrainingSettings(Record):
@@ -52,9 +43,9 @@ class DistilSettings(TrainingSettings):
 
 
 class TrainingResult(Record):
-    """How a training went: divergences are in nats per token, on the windows judged on."""
-
-    model_config = ConfigDict(ser_json_inf_nan="constants")  # a run that diverges has infinite ones
+    """How a training went: divergences are in nats per token, on the windows judged on; infinite where a run
+    diverges.
+    """
 
     before: float
     after: float

@@ -14,7 +14,6 @@ from tenth.core.records import Shape
 from tenth.core.stage import Stage, TextFile
 from tenth.distillation.budget import TrainingBudget
 from tenth.distillation.settings import (
-    CorpusResult,
     CorpusSettings,
     DistilResult,
     DistilSettings,
@@ -22,7 +21,7 @@ from tenth.distillation.settings import (
     TrainingSettings,
 )
 from tenth.models.text import Texts, Wanted, cut
-from tenth.pruning.settings import RefitResult, RefitSettings, RemovalSettings, TrimResult, TrimSettings
+from tenth.pruning.settings import RefitSettings, RemovalSettings, TrimResult, TrimSettings
 from tenth.pruning.shape import PruningCosts
 from tenth.quantization.settings import ScaleTraining, Trained
 
@@ -234,7 +233,7 @@ class MeasureRemovals(Stage[PruningCosts]):
         return removal_costs(self.settings(RemovalSettings), emit)
 
 
-class RemoveAndRefit(Stage[RefitResult]):
+class RemoveAndRefit(Stage[int]):
     """The model in another shape as a Hugging Face folder, what stays refitted (pruning/structure.py)."""
 
     name: ClassVar = "shaped"
@@ -244,7 +243,7 @@ class RemoveAndRefit(Stage[RefitResult]):
     calibration: Path
     shape: Shape
 
-    def make(self, emit: Emit) -> RefitResult:
+    def make(self, emit: Emit) -> int:
         """Leave the folder of the smaller model."""
         from tenth.pruning.structure import refitted
 
@@ -275,7 +274,7 @@ class TrimVocabulary(Stage[TrimResult]):
         return write_trimmed(settings, emit)
 
 
-class WriteCorpus(Stage[CorpusResult]):
+class WriteCorpus(Stage[int]):
     """Windows of text to train on (distillation/corpus.py)."""
 
     name: ClassVar = "corpus"
@@ -287,7 +286,7 @@ class WriteCorpus(Stage[CorpusResult]):
     seed: int
     held_out: Path
 
-    def make(self, emit: Emit) -> CorpusResult:
+    def make(self, emit: Emit) -> int:
         """Leave windows.npy."""
         from tenth.distillation.corpus import write_windows
 

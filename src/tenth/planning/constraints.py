@@ -9,7 +9,7 @@ from tenth.core.records import Runtime, TensorSpec
 from tenth.devices.speed import multiplied, read_bytes
 from tenth.models.formats.gguf import tensor_bytes
 from tenth.models.shape import ModelShape
-from tenth.planning import memory as cost
+from tenth.planning.memory import kv_read
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class Cost:
 
     def elsewhere(self, shape: ModelShape, runtime: Runtime) -> float:
         """What does not depend on the types of weights: the cache and `fixed`."""
-        read = cost.kv_read(shape, runtime, self.depth)
+        read = kv_read(shape, runtime, self.depth)
         return self.fixed + sum(size * self.per_byte[kind] for kind, size in read.items())
 
     def vectors(self, specs: Sequence[TensorSpec]) -> float:

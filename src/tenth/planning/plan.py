@@ -32,7 +32,7 @@ from tenth.core.records import MemoryParts, Runtime, TensorSpec
 from tenth.devices.speed import multiplied
 from tenth.models.formats.gguf import ALIGNMENT, tensor_bytes
 from tenth.models.shape import ModelShape
-from tenth.planning import memory as cost
+from tenth.planning import memory as memory_model
 from tenth.planning.constraints import Cost, Limit
 from tenth.planning.milp import Program, Tables
 
@@ -54,7 +54,7 @@ class Problem:
     sensitivities: Mapping[str, Mapping[str, float]]
     kv: Mapping[str, float]
     context: int
-    constants: cost.Constants
+    constants: memory_model.Constants
     merges: int | None = None
     threads: int = 0
     limits: tuple[Limit, ...] = ()
@@ -73,11 +73,11 @@ class Problem:
 
     def kv_read(self, runtime: Runtime, depth: int) -> dict[str, float]:
         """Bytes of the cache that a token decoded after `depth` others reads, by ggml type."""
-        return cost.kv_read(self.shape, runtime, depth)
+        return memory_model.kv_read(self.shape, runtime, depth)
 
     def memory(self, types: Mapping[str, str], runtime: Runtime) -> MemoryParts:
         """Bytes of a decision."""
-        return cost.memory(self.shape, self.specs, types, runtime, self.constants, self.merges)
+        return memory_model.memory(self.shape, self.specs, types, runtime, self.constants, self.merges)
 
     def kv_kl(self, runtime: Runtime) -> float | None:
         """Nats per token of the runtime's cache types; None where that was not measured."""
@@ -217,11 +217,11 @@ def coefficients(problem: Problem) -> Tables:
             packed = spec.name in read and storage_type(name).repackable(spec.shape[0], spec.columns)
             copy.append(size[-1] * problem.constants.repacked_factor if packed else 0.0)
             predicted_kl.append(problem.sensitivities[spec.name][name])
-            for row, cost_of in zip(spent, costs, strict=True):
-                row.append(tensor_bytes(spec, name) * cost_of.per_byte[name] if spec.name in read else 0.0)
+            for row, cost in zip(spent, costs, strict=True):
+                row.append(tensor_bytes(spec, name) * cost.per_byte[name] if spec.name in read else 0.0)
     plain = {s.name: _typical(s, problem.sensitivities[s.name]) for s in problem.specs if s.linear}
     runtimes, fixed, kv_kl, slowness = [], [], [], []
-    vectors = [cost_of.vectors(problem.specs) for cost_of in costs]
+    vectors = [cost.vectors(problem.specs) for cost in costs]
     for runtime, harm in efficient_runtimes(problem, plain):
         parts = problem.memory(plain, runtime)
         for repack in (False, True):
@@ -229,8 +229,8 @@ def coefficients(problem: Problem) -> Tables:
             fixed.append(float(parts.total - parts.weights))
             kv_kl.append(harm)
             slowness.append(prefill_slowness(runtime.n_ubatch, repack))
-            for row, cost_of, always in zip(spent, costs, vectors, strict=True):
-                row.append(always + cost_of.elsewhere(problem.shape, runtime))
+            for row, cost, always in zip(spent, costs, vectors, strict=True):
+                row.append(always + cost.elsewhere(problem.shape, runtime))
     always_stored = sum(_stored(spec, "F32") for spec in problem.specs if not spec.linear)
     shares = [np.array(row) / limit.most for row, limit in zip(spent, problem.limits, strict=False)]
     return Tables(
@@ -278,14 +278,14 @@ def efficient_runtimes(problem: Problem, types: Mapping[str, str]) -> list[tuple
     """(how to run, KV predicted KL), without cache types that others beat in both bytes and predicted KL."""
     priced = [
         (runtime, harm)
-        for runtime in cost.possible_runtimes(problem.shape, problem.context, problem.threads)
+        for runtime in memory_model.possible_runtimes(problem.shape, problem.context, problem.threads)
         if (harm := problem.kv_kl(runtime)) is not None
     ]
     batch = priced[0][0].n_ubatch  # the order of cache types is the same for every batch
     sizes: dict[tuple[str, str], tuple[float, ...]] = {}
     for runtime, harm in priced:
         if runtime.n_ubatch == batch:
-            spent = [cost_of.elsewhere(problem.shape, runtime) for cost_of in problem.costs]
+            spent = [cost.elsewhere(problem.shape, runtime) for cost in problem.costs]
             total = problem.memory(types, runtime).total
             sizes[runtime.type_k, runtime.type_v] = (total, harm, *spent)
     kept = _not_beaten(sizes)
@@ -298,7 +298,7 @@ def _efficient(spec: TensorSpec, sensitivities: Mapping[str, float], costs: Sequ
         name: (
             storage_type(name).bits_per_weight,
             sensitivities[name],
-            *(storage_type(name).bits_per_weight * cost_of.per_byte[name] for cost_of in costs),
+            *(storage_type(name).bits_per_weight * cost.per_byte[name] for cost in costs),
         )
         for name in sorted(sensitivities, key=lambda n: (storage_type(n).bits_per_weight, sensitivities[n]))
         if storage_type(name).holds(spec.columns)

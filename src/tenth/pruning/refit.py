@@ -37,7 +37,7 @@ class LeastSquares:
 
 
 @dataclass(frozen=True)
-class Removal:
+class RemovalOrder:
     """Units of neighbouring columns, cheapest first, and the cost of removing the first 0, 1, 2, ... of them.
 
     Within one round of removals the cost grows evenly.
@@ -62,7 +62,7 @@ def least_squares(
 
 def cheapest_first(
     problem: LeastSquares, fisher: torch.Tensor, unit: int, rounds: int, keep: int = 0
-) -> Removal:
+) -> RemovalOrder:
     """The order in which units of `unit` columns should go until `keep` are left, in `rounds` rounds."""
     weight, inverse = problem.best.clone(), torch.linalg.inv(problem.form)
     fisher = fisher.double()
@@ -86,7 +86,7 @@ def cheapest_first(
         weight = weight[:, ~columns] - removed @ carried
         inverse = inverse[~columns][:, ~columns] - inverse[~columns][:, columns] @ carried
         alive = [number for number, left in zip(alive, (~away).tolist(), strict=True) if left]
-    return Removal(order, cost)
+    return RemovalOrder(order, cost)
 
 
 def refitted(problem: LeastSquares, columns: torch.Tensor) -> torch.Tensor:

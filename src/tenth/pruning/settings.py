@@ -25,12 +25,6 @@ class RefitSettings(RemovalSettings):
     shape: Shape
 
 
-class RefitResult(Record):
-    """The smaller model that was written."""
-
-    weights: int
-
-
 class TrimSettings(Record):
     """A model, and which of its tokens are to stay."""
 

@@ -46,7 +46,7 @@ from tenth.pruning.residual import (
     unit_columns,
     with_columns,
 )
-from tenth.pruning.settings import RefitResult, RefitSettings
+from tenth.pruning.settings import RefitSettings
 from tenth.pruning.shape import resized
 
 SHARE = 0.85  # of what was lost before; .7 and 1 are up to 1 % worse, .5 is 4 %
@@ -65,10 +65,10 @@ class _Refitting:
     folder: Path
 
 
-def refitted(settings: RefitSettings, emit: Emit) -> RefitResult:
-    """Write the model of a `Shape` as a Hugging Face folder, float32; resumes by block.
+def refitted(settings: RefitSettings, emit: Emit) -> int:
+    """Write the model of a `Shape` as a Hugging Face folder, float32; returns how many weights it has.
 
-    Emits {"done", "total"} in block passes.
+    Resumes by block. Emits {"done", "total"} in block passes.
     """
     folder, windows, shape = settings.folder, read_windows(settings.tokens), settings.shape
     checkpoint = open_checkpoint(settings.model)
@@ -99,7 +99,7 @@ def refitted(settings: RefitSettings, emit: Emit) -> RefitResult:
         _edit_file(folder, index).unlink()
         for source in _matrices(checkpoint, index):
             (folder / f"{source}.npy").unlink()
-    return RefitResult(weights=sum(spec.count for spec in smaller.specs()))
+    return sum(spec.count for spec in smaller.specs())
 
 
 def assembled(checkpoint: Checkpoint, shape: Shape, folder: Path) -> Checkpoint:
