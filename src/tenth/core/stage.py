@@ -15,7 +15,7 @@ from tenth.core.store import write_text
 
 Result = TypeVar("Result")
 Settings = TypeVar("Settings", bound=Record)
-VERSION = 4  # raised whenever a stage's meaning changes, so that old results are not used
+VERSION = 5  # raised whenever a stage's meaning changes, so that old results are not used
 RESULT = "result.json"  # in a stage's folder: what its `make` returned
 
 
