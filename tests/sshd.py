@@ -113,7 +113,7 @@ def start(folder: Path, first_on_path: Path | None = None, memory: int | None = 
     running = Sshd(folder, process, port, False)
     noise = folder / "sshd.log"
     try:
-        soon(lambda: b"Server listening" in noise.read_bytes(), "sshd does not listen")
+        soon(lambda: b"Server listening" in noise.read_bytes(), "sshd does not listen", 5)
     except AssertionError:
         running.stop()
         raise RuntimeError(noise.read_text()) from None

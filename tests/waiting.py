@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 
 
-def soon(true: Callable[[], object], what: str, seconds: float = 120) -> None:
+def soon(true: Callable[[], object], what: str, seconds: float = 20) -> None:
     """Return as soon as the condition holds; AssertionError with `what` where it does not in that time."""
     end = time.monotonic() + seconds
     while not true():

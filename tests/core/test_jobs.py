@@ -89,7 +89,7 @@ def test_interrupting_the_parent_ends_the_child() -> None:
 
     with pytest.raises(KeyboardInterrupt):
         run(acts.Hang(), stop)
-    soon(lambda: _gone(pids[0]), "the child lives on")
+    soon(lambda: _gone(pids[0]), "the child lives on", 5)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the death signal is Linux's")
@@ -110,7 +110,7 @@ jobs.run(acts.Hang(), lambda event: print(event["pid"], flush=True))
     def dead() -> bool:
         return not stat.exists() or stat.read_text().rpartition(")")[2].split()[0] == "Z"
 
-    soon(dead, "the child outlived its parent")
+    soon(dead, "the child outlived its parent", 5)
 
 
 def test_no_core_dumps() -> None:

@@ -210,7 +210,7 @@ def test_ctrl_c_leaves_nothing_running_and_what_was_judged_stays(tmp_path: Path)
         "--work",
         "work",
     )
-    soon(lambda: list((tmp_path / "results").glob("honest-*.log")), "the honest one is never judged")
+    soon(lambda: list((tmp_path / "results").glob("honest-*.log")), "the honest one is never judged", 120)
     process.send_signal(signal.SIGINT)
     _, said = process.communicate(timeout=60)
     assert process.returncode == 130, said

@@ -252,10 +252,10 @@ def kill_at(shell: Shell, words: list[object], moment: str, under_way: Callable[
     process = shell.start(*words)
     seen = until(process, moment)
     assert "".join(seen[-1:]).startswith(moment), seen
-    soon(under_way, f"{moment}: nothing of it is there")
+    soon(under_way, f"{moment}: nothing of it is there", 120)
     process.kill()
     process.communicate()
-    soon(lambda: not shell.running(), "a child outlived its parent")
+    soon(lambda: not shell.running(), "a child outlived its parent", 10)
 
 
 def until(process: subprocess.Popen[str], start: str) -> list[str]:

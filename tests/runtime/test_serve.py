@@ -151,7 +151,7 @@ def test_the_child_does_not_outlive_a_killed_parent(folder: Path) -> None:
             return True
         return False
 
-    soon(silent, "the server still answers")
+    soon(silent, "the server still answers", 5)
 
 
 def test_a_taken_port_is_one_error(folder: Path) -> None:
