@@ -17,7 +17,6 @@ from tenth.pipeline.analysis import Analysis, analyse
 from tenth.pipeline.effort import WORTH_TRAINING
 from tenth.pipeline.options import Making, Removal, Target
 from tenth.pipeline.smaller import smaller_model
-from tenth.pipeline.steps import Workshop
 from tenth.pipeline.verify import MemoryCorrections, Solved, prove_until_it_fits
 from tenth.planning.plan import Decision, Problem
 
@@ -50,7 +49,6 @@ class Search:
     target: Target
     making: Making
     removal: Removal
-    workshop: Workshop
     folder: Path  # for the files
     several: bool = False  # models: each file is named with its own
 
@@ -71,12 +69,13 @@ def candidates(search: Search, analysis: Analysis) -> Iterator[Fitted]:
         refused = error
     if whole_kl <= WORTH_REMOVING:
         if search.removal.heal and analysis.structure is None:
-            search.workshop.reporter.say(
+            analysis.stages.reporter.say(
                 "the predicted KL of bits alone is small: nothing is removed, so nothing is healed"
             )
     elif search.removal.structure:
         try:
-            for fitted in _smaller(search, analysis, whole_kl, f"{whose}a smaller model"):
+            fitted = _smaller(search, analysis, whole_kl, f"{whose}a smaller model")
+            if fitted is not None:
                 yield fitted
                 count += 1
         except BudgetError as error:
@@ -85,13 +84,15 @@ def candidates(search: Search, analysis: Analysis) -> Iterator[Fitted]:
         raise refused
 
 
-def _smaller(search: Search, analysis: Analysis, whole_kl: float, name: str) -> Iterator[Fitted]:
-    """The file of a smaller model, if one promises to be better."""
+def _smaller(search: Search, analysis: Analysis, whole_kl: float, name: str) -> Fitted | None:
+    """The file of a smaller model; None where none promises to be better."""
     smaller = smaller_model(analysis, search.making, search.removal, whole_kl)
-    if smaller is not None:
-        checkpoint, structure = smaller
-        made = analyse(checkpoint, search.target, search.making, search.workshop, structure, analysis)
-        yield store(search.making, made, search.folder / "smaller.gguf", name)
+    if smaller is None:
+        return None
+    checkpoint, structure = smaller
+    workshop = analysis.stages.workshop
+    made = analyse(checkpoint, search.target, search.making, workshop, structure, analysis)
+    return store(search.making, made, search.folder / "smaller.gguf", name)
 
 
 def store(making: Making, analysis: Analysis, gguf: Path, name: str, first: Solved | None = None) -> Fitted:

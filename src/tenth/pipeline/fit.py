@@ -137,7 +137,7 @@ def _best(
 def _files(options: FitOptions, workshop: Workshop, folder: Path) -> Iterator[tuple[Analysis, Fitted]]:
     """Every file of every model; BudgetError where nothing of any fits."""
     target, making = options.target, options.making
-    search = Search(target, making, options.removal, workshop, folder, len(options.models) > 1)
+    search = Search(target, making, options.removal, folder, len(options.models) > 1)
     sources = [_source(options, path, workshop) for path in options.models]
     count = 0
     for number, (checkpoint, structure) in enumerate(sources, 1):

@@ -77,9 +77,10 @@ class Sandbox:
             if on_event and not event.keys() & {"isolation", "group", "peak"}:
                 on_event(event)
 
+        packed = job.pack()
         enclosed = _Sandboxed(
-            job=job.pack(),
-            threads=job.pack().threads,
+            job=packed,
+            threads=packed.threads,
             limits=self.limits,
             readable=[str(path) for path in readable],
             writable=None if writable is None else str(writable),
@@ -92,8 +93,7 @@ class Sandbox:
                 raise GreedError(
                     f"it took more than the {self.limits.memory:,} bytes of memory that it may have"
                 ) from None
-            kind = job.pack().kind
-            raise jobs.ChildDied(kind, death.status, death.last_line, death.timeout) from None
+            raise jobs.ChildDied(packed.kind, death.status, death.last_line, death.timeout) from None
         finally:
             if group:
                 limits.remove(group.path)
