@@ -58,7 +58,7 @@ STEPS = 1000  # wanted before one takes more windows
 JUDGING = 2.5  # windows trained on between two judgements, for each window judged on
 TIMED = 3  # gradients that are timed to plan minutes
 FORWARD = 1 / 3  # of the time of a gradient
-Decision = TypeVar("Decision")
+Value = TypeVar("Value")
 
 
 @dataclass(frozen=True)
@@ -230,7 +230,7 @@ def _inputs(
     return windows, ids
 
 
-def _once(path: Path, kind: type[Decision], decide: Callable[[], Decision]) -> Decision:
+def _once(path: Path, kind: type[Value], decide: Callable[[], Value]) -> Value:
     """What was decided when the run began, which a resumed one keeps to (JSON)."""
     adapter = TypeAdapter(kind)
     if not path.exists():
