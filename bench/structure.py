@@ -31,11 +31,11 @@ import torch
 from slim import Llama, Referee, load
 
 from tenth.calibration.fisher import calibrate
+from tenth.calibration.windows import Wanted, cut
 from tenth.core.jobs import Compute
 from tenth.distillation.distil import RATE
 from tenth.distillation.targets import Live
 from tenth.distillation.training import BETAS, CLIP, EPSILON, Schedule, gradient
-from tenth.models import text
 from tenth.models.checkpoint import Checkpoint, open_checkpoint
 from tenth.pruning import knapsack, removal, structure
 from tenth.pruning.settings import RefitSettings, RemovalSettings
@@ -220,8 +220,8 @@ def _windows(
     """(held-out windows, bytes predicted there, windows of the text), as every fit makes them."""
     folder = work / name
     folder.mkdir()
-    wanted = text.Wanted(length=LENGTH, calibrate=count, train=0, judge=given.eval_windows, seed=given.seed)
-    texts = text.cut(given.model, source, given.eval_text, wanted, folder)
+    wanted = Wanted(length=LENGTH, calibrate=count, train=0, judge=given.eval_windows, seed=given.seed)
+    texts = cut(given.model, source, given.eval_text, wanted, folder)
     held, windows = (
         torch.from_numpy(np.load(folder / f"{file}.npy").astype(np.int64)).to(given.device)
         for file in ("held-out", "calibration")

@@ -30,9 +30,9 @@ from tenth.distillation.settings import TrainingSettings
 from tenth.models.checkpoint import Checkpoint, open_checkpoint
 from tenth.models.formats.folder import write_folder
 from tenth.models.text import read
-from tenth.models.tokens import Tokenizer, tokenizer
 from tenth.pruning.vocabulary import KEPT, trim
 from tenth.quantization.scales import log_probabilities, whole
+from tenth.runtime.tokens import Tokenizer, tokenizer
 
 LENGTH = 448  # tokens of the original in a window to heal on
 ITEM = 2  # bytes of a weight of the embedding, as published in half precision

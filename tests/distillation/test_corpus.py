@@ -14,7 +14,7 @@ from tiny import write_tokenizer
 from tenth.core.errors import InputError
 from tenth.distillation import corpus
 from tenth.distillation.settings import CorpusSettings
-from tenth.models.tokens import tokenizer
+from tenth.runtime.tokens import tokenizer
 
 LENGTH = 20
 

@@ -17,7 +17,7 @@ from tenth.core.jobs import Emit
 from tenth.core.store import atomic
 from tenth.distillation.settings import CorpusSettings
 from tenth.models.text import bundled
-from tenth.models.tokens import tokenizer
+from tenth.runtime.tokens import tokenizer
 
 PIECE = 1 << 16  # characters, of whole lines where there are any
 KNOWN = 16  # tokens in a row by which a text that is judged on is known again

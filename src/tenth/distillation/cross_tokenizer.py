@@ -49,9 +49,9 @@ from tenth.distillation.student import (
 from tenth.distillation.training import Schedule, train
 from tenth.models.edit import replaced
 from tenth.models.formats.folder import write_folder
-from tenth.models.tokens import tokenizer
 from tenth.pruning.vocabulary import KEPT, retokenize
 from tenth.quantization.scales import whole
+from tenth.runtime.tokens import tokenizer
 
 RATE = 1e-3
 STEPS = 200  # wanted before one takes more windows

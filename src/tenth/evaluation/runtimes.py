@@ -20,8 +20,8 @@ import numpy as np
 from tenth.core.errors import InputError
 from tenth.core.records import Runtime
 from tenth.models.checkpoint import open_config
-from tenth.models.tokens import tokenizer
 from tenth.runtime.llama import Session
+from tenth.runtime.tokens import tokenizer
 
 LONGEST = 4096  # tokens of context, where neither a bundle nor the model says less
 _PIECE = 256  # tokens that llama.cpp evaluates at once: its logits are that many rows

@@ -8,13 +8,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from tenth.calibration.windows import LENGTH, Texts
 from tenth.core.errors import BudgetError
 from tenth.core.records import Budget, Structure, TensorSpec
 from tenth.models import text
 from tenth.models.checkpoint import Checkpoint
 from tenth.models.formats.tokenizer import tokenizer_metadata
 from tenth.models.shape import ModelShape
-from tenth.models.text import Texts
 from tenth.pipeline.effort import expected
 from tenth.pipeline.options import Making, Removal, Target
 from tenth.pipeline.steps import Stages, Workshop
@@ -53,7 +53,7 @@ def analyse(
     """Measure a model; original: the one that it was made of, and is judged by."""
     budget, effort = target.budget, making.tried
     stages = Stages(checkpoint, workshop)
-    length, weights = min(text.LENGTH, budget.context), sum(spec.count for spec in checkpoint.specs())
+    length, weights = min(LENGTH, budget.context), sum(spec.count for spec in checkpoint.specs())
     minutes = expected(effort, weights, length, making.compute) / 60
     what = "the smaller model" if original else checkpoint.name
     workshop.reporter.say(

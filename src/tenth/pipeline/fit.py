@@ -15,6 +15,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from tenth import __version__
+from tenth.calibration.windows import LENGTH
 from tenth.core.errors import BudgetError, InputError
 from tenth.core.ggml import storage_type
 from tenth.core.progress import Reporter
@@ -22,7 +23,6 @@ from tenth.core.records import Candidate, Plan, Scorecard, Structure
 from tenth.core.store import default_work, sha256
 from tenth.measurement.check import sample
 from tenth.measurement.quality import original
-from tenth.models import text
 from tenth.models.checkpoint import Checkpoint, open_checkpoint, open_config
 from tenth.models.edit import uniform
 from tenth.models.formats.folder import write_folder
@@ -163,7 +163,7 @@ def _source(options: FitOptions, path: Path, workshop: Workshop) -> tuple[Checkp
         return checkpoint, None
     stages, before = Stages(checkpoint, workshop), checkpoint.shape.vocab
     folder, healed = stages.trimmed(making.text, removal.vocabulary or before, removal.languages), ""
-    length = min(text.LENGTH, target.budget.context)
+    length = min(LENGTH, target.budget.context)
     texts = stages.texts(making.text, making.eval_text, length, making.tried, making.seed)
     bits = next(r.value for r in original(stages.reference(texts)) if r.name == "bits_per_byte")
     if removal.training_budget is not None:

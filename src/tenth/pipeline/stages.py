@@ -8,6 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import ClassVar
 
+from tenth.calibration.windows import Texts, Wanted, cut
 from tenth.core.ggml import WEIGHT_TYPES
 from tenth.core.jobs import Compute, Emit, Job
 from tenth.core.records import Shape
@@ -20,14 +21,13 @@ from tenth.distillation.settings import (
     TrainingResult,
     TrainingSettings,
 )
-from tenth.models.text import Texts, Wanted, cut
 from tenth.pruning.settings import RefitSettings, RemovalSettings, TrimResult, TrimSettings
 from tenth.pruning.shape import PruningCosts
 from tenth.quantization.settings import ScaleTraining, Trained
 
 
 class CutTexts(Stage[Texts]):
-    """Texts as windows of the model's tokens (models/text.py)."""
+    """Texts as windows of the model's tokens (calibration/windows.py)."""
 
     name: ClassVar = "texts"
     label: ClassVar = "read the texts"

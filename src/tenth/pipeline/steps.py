@@ -11,6 +11,7 @@ from typing import Any, TypedDict, TypeVar
 import psutil
 
 from tenth.calibration.stats import windows_within
+from tenth.calibration.windows import Texts, Wanted
 from tenth.core import jobs
 from tenth.core.format import megabytes
 from tenth.core.ggml import WEIGHT_TYPES
@@ -24,10 +25,8 @@ from tenth.distillation.settings import DistilResult, TrainingResult
 from tenth.measurement.memory import ProofSettings, prove
 from tenth.measurement.quality import quality
 from tenth.measurement.speed import speed
-from tenth.models import text
 from tenth.models.checkpoint import Checkpoint
 from tenth.models.formats.gguf import storage, tensor_bytes
-from tenth.models.text import Texts
 from tenth.pipeline.effort import BATCH, Effort
 from tenth.pipeline.stages import (
     Calibrate,
@@ -103,7 +102,7 @@ class Stages:
         """Tokenise the texts into windows."""
         weights = sum(spec.count for spec in self.checkpoint.specs())
         judge = max(LEAST_WINDOWS, min(JUDGE_WINDOWS, JUDGE_WORK // weights))
-        wanted = text.Wanted(
+        wanted = Wanted(
             length=length,
             calibrate=effort.windows,
             train=max(0, max(effort.training, REFIT) - effort.windows),

@@ -24,9 +24,9 @@ from tenth.models.edit import take
 from tenth.models.formats.folder import write_folder
 from tenth.models.formats.trim import Tokens, renumbered, tokens_of, trimmed
 from tenth.models.text import read
-from tenth.models.tokens import tokenizer
 from tenth.pruning.scripts import foreign, scripts
 from tenth.pruning.settings import TrimResult, TrimSettings
+from tenth.runtime.tokens import tokenizer
 
 PIECE = 1 << 12  # characters tokenised together, up to the end of a line
 KEPT = "kept.npy"  # in a trimmed folder: int64, the original's id of each token
