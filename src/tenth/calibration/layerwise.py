@@ -150,9 +150,9 @@ class LayerwiseModel:
             self._recorders[-1].instead = None
 
     @property
-    def embedding(self) -> nn.Module:
+    def embedding(self) -> nn.Embedding:
         """The input embedding's module."""
-        module: nn.Module = self.model.get_input_embeddings()
+        module: nn.Embedding = self.model.get_input_embeddings()
         return module
 
     def linears(self, index: int) -> dict[nn.Linear, str]:

@@ -81,7 +81,7 @@ def spelled(unit: str) -> str:
 
 
 class Written(NamedTuple):
-    """A reading for people."""
+    """A reading as people read it: value, spread and unit as text."""
 
     value: str
     unit: str  # "MB", "%", "tokens/s"; empty where there is none
@@ -94,7 +94,7 @@ class Written(NamedTuple):
 
     @property
     def with_unit(self) -> str:
-        """Value and unit: "121.7 tokens/s"."""
+        """The value followed by its unit: "121.7 tokens/s"."""
         return f"{self.value} {self.unit}".rstrip()
 
 
@@ -110,7 +110,7 @@ def written(reading: Reading) -> Written:
 
 
 class WrittenEstimate(NamedTuple):
-    """An estimate for people."""
+    """An estimate as people read it: value, interval and unit as text."""
 
     value: str
     range: str  # "2.6 to 4.3"; empty where the value is exact

@@ -276,7 +276,7 @@ def _revive(answer: Event) -> errors.TenthError:
 
 
 def main() -> None:
-    """The child's side."""
+    """Run one job in the child: read it from stdin, write events and the result to stdout."""
     _restrain()
     request = json.load(sys.stdin)
     if sys.platform == "linux" and os.getppid() != request["parent"]:

@@ -27,7 +27,7 @@ class Metric:
 
     @property
     def heading(self) -> str:
-        """For a narrow column: "KL"."""
+        """A heading short enough for a narrow column: "KL"."""
         return self.short or self.title
 
     @property

@@ -8,10 +8,10 @@ from typing import Protocol
 
 
 class Reporter(Protocol):
-    """Where messages and progress go."""
+    """What long work tells about itself: messages, and steps with progress."""
 
     def say(self, message: str) -> None:
-        """One line for the person."""
+        """Show the person one line."""
 
     def step(
         self, name: str, total: float, unit: str = ""

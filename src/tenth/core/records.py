@@ -62,12 +62,12 @@ class TensorSpec:
 
     @property
     def columns(self) -> int:
-        """Length of one ggml row."""
+        """Weights of one ggml row, the innermost side."""
         return self.shape[-1]
 
     @property
     def count(self) -> int:
-        """Number of weights."""
+        """How many weights the tensor has."""
         n = 1
         for side in self.shape:
             n *= side
@@ -124,7 +124,7 @@ class MemoryParts(Record):
 
 
 class Budget(Record):
-    """What the person allows."""
+    """How much memory and context a person allows the model."""
 
     memory: int = Field(gt=0)
     context: int = Field(ge=1)
@@ -194,7 +194,7 @@ class Shape(Record):
 
     @property
     def kept(self) -> list[int]:
-        """Blocks that stay."""
+        """The numbers of the blocks of which something stays."""
         return [i for i, sizes in enumerate(zip(self.ffn, self.kv_heads, strict=True)) if any(sizes)]
 
 
@@ -242,7 +242,7 @@ class Interval(Record):
     high: float
 
     def times(self, factor: float) -> Interval:
-        """Scaled by a positive factor."""
+        """The interval with all three numbers multiplied by a positive factor."""
         return Interval(value=self.value * factor, low=self.low * factor, high=self.high * factor)
 
 
@@ -301,7 +301,7 @@ class Proof(Record):
 
     @property
     def error(self) -> float:
-        """(measured - predicted) / predicted."""
+        """How far the measured peak is from the predicted one: (measured - predicted) / predicted."""
         return (self.peak - self.predicted) / self.predicted
 
     @property
@@ -333,7 +333,7 @@ class Depth(Record):
 
 
 class Machine(Record):
-    """The conditions of a measurement."""
+    """The machine and the state that it was in when something was measured."""
 
     date: str  # UTC
     system: str
@@ -395,7 +395,7 @@ class Sample(Record):
 
 
 class Scorecard(Record):
-    """Everything measured about one bundle."""
+    """All figures that were measured of one bundle, and what it was compared with."""
 
     version: Literal[1] = 1
     tenth: str

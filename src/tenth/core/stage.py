@@ -59,7 +59,7 @@ class Stage(Job[Result]):
 
     @property
     def compute(self) -> Compute:
-        """Where torch computes."""
+        """Which threads and which device torch computes with."""
         return Compute(threads=self.threads, device=self.device)
 
     def settings(self, kind: type[Settings], **others: Path) -> Settings:

@@ -34,13 +34,13 @@ def binary(values: Sequence[float]) -> bool:
 
 
 def wilson(successes: int, count: int) -> tuple[float, float]:
-    """Wilson's interval of a share."""
+    """Wilson's score interval of a share (1927), by scipy."""
     low, high = stats.binomtest(successes, count).proportion_ci(method="wilson")
     return float(low), float(high)
 
 
 def mean(values: Sequence[float]) -> ScoreInterval:
-    """The mean of outcomes."""
+    """The mean of outcomes, with an interval by resampling them."""
     count = len(values)
     if binary(values):
         low, high = wilson(round(sum(values)), count)

@@ -83,7 +83,7 @@ class MemoryRule(Record):
     limit: Memory | None = None  # B; none where the platform sets none
 
     def charged(self, parts: MemoryParts) -> int:
-        """Bytes that the platform counts."""
+        """Bytes of a model's memory that the platform counts against an app."""
         return parts.anonymous if RULES[self.rule][0] == "anonymous" else parts.total
 
 
@@ -105,7 +105,7 @@ class Backend(Record):
 
 
 class Bandwidth(Record):
-    """Of the memory, whatever computes."""
+    """How fast the memory can be read, whatever computes."""
 
     spec: Rate
     kind: Literal["LPDDR4X", "LPDDR5", "LPDDR5X", "DDR4"] | None = None
@@ -113,7 +113,7 @@ class Bandwidth(Record):
 
 
 class Power(Record):
-    """Of the whole device, screen and all."""
+    """What the whole device draws, screen and all."""
 
     decode: Watts
     idle: Watts
@@ -128,7 +128,7 @@ class Power(Record):
 
 
 class Device(Record):
-    """A known device."""
+    """A device's memory, speeds, power and rules, each figure with its source."""
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")
     title: str = Field(min_length=1, max_length=120)
@@ -159,7 +159,7 @@ class Device(Record):
 
     @property
     def bytes(self) -> int:
-        """DRAM."""
+        """Bytes of DRAM."""
         return int(self.dram.value)
 
     @property

@@ -75,7 +75,7 @@ class Rates:
 
 @cache
 def classes() -> dict[str, Kernels]:
-    """The classes of data/kernels.json."""
+    """The processor classes that data/kernels.json has rates of."""
     text = (resources.files("tenth") / "data" / "kernels.json").read_text(encoding="utf-8")
     return TypeAdapter(dict[str, Kernels]).validate_json(text)
 

@@ -11,7 +11,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -40,7 +39,7 @@ def reconstruct(
     three hidden states of every window.
     """
 
-    def filled(part: Callable[[], AbstractContextManager[Any]]) -> AbstractContextManager[Any]:
+    def filled(part: Callable[[], AbstractContextManager[object]]) -> AbstractContextManager[object]:
         return nullcontext() if beside else part()
 
     with torch.no_grad(), filled(original.embed):

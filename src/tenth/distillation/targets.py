@@ -31,7 +31,7 @@ class Live:
         self._forward, self.windows = forward, windows
 
     def divergence(self, logits: torch.Tensor, rows: np.ndarray) -> torch.Tensor:
-        """See training.Targets."""
+        """KL of the student's logits on those rows to the target, nats (training.Targets)."""
         with torch.no_grad():
             log_p = self._forward(self.windows[rows])[:, :-1].float().log_softmax(-1)
         log_q = logits[:, :-1].float().log_softmax(-1)
@@ -58,7 +58,7 @@ class Sampled:
         return self._path.stat().st_size // self.record.itemsize if self._path.exists() else 0
 
     def divergence(self, logits: torch.Tensor, rows: np.ndarray) -> torch.Tensor:
-        """See training.Targets."""
+        """KL of the student's logits on those rows to the target, nats (training.Targets)."""
         if self._data is None:
             self._data = np.memmap(self._path, self.record, "r")
         part = self._data[rows]

@@ -18,7 +18,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -46,7 +46,7 @@ class Targets(Protocol):
 
 @dataclass(frozen=True)
 class Schedule:
-    """How long, and how fast."""
+    """How many steps a training takes, and its learning rate at each."""
 
     steps: int
     batch: int  # windows of a step
@@ -182,7 +182,7 @@ class _TrainingState:
             self._load()
 
     def move(self, rate: float) -> None:
-        """One step of AdamW."""
+        """Take one step of AdamW."""
         self._optimiser.param_groups[0]["lr"] = rate
         self._optimiser.step()
         self.step += 1
@@ -211,13 +211,16 @@ class _TrainingState:
         return time.monotonic() - self._saved >= self._pause
 
     def save(self) -> None:
-        """Everything that resuming needs."""
+        """Write everything that resuming needs to state.npz."""
         start = time.monotonic()
         moments = {
             name: [self._optimiser.state[p].get(name, torch.zeros_like(p)) for p in self._parameters]
             for name in ("exp_avg", "exp_avg_sq")
         }
-        scalars = {"step": self.step, "judged": np.array(self.judged, np.float64)}
+        scalars: dict[str, int | np.ndarray] = {
+            "step": self.step,
+            "judged": np.array(self.judged, np.float64),
+        }
         self._write("state.npz", scalars, {"weight": self._parameters, **moments})
         self._saved = time.monotonic()
         self._pause = max(SAVE_SECONDS, 10 * (self._saved - start))
@@ -230,7 +233,7 @@ class _TrainingState:
         return TrainingOutcome(before, least, step, self.step, tuple(self.judged))
 
     def _write(
-        self, name: str, scalars: Mapping[str, Any], groups: Mapping[str, Sequence[torch.Tensor]]
+        self, name: str, scalars: Mapping[str, int | np.ndarray], groups: Mapping[str, Sequence[torch.Tensor]]
     ) -> None:
         views = {f"{g}{i}": t.detach().cpu().numpy() for g, ts in groups.items() for i, t in enumerate(ts)}
         with atomic(self._folder / name) as partial, partial.open("wb") as file:
@@ -252,7 +255,7 @@ class _TrainingState:
                     _fill([self._optimiser.state[p][name] for p in self._parameters], data, name)
 
 
-def _fill(tensors: Sequence[torch.Tensor], data: Any, group: str) -> None:
+def _fill(tensors: Sequence[torch.Tensor], data: Mapping[str, np.ndarray], group: str) -> None:
     with torch.no_grad():
         for i, tensor in enumerate(tensors):
             tensor.copy_(torch.from_numpy(data[f"{group}{i}"]))

@@ -23,7 +23,7 @@ PREFIX = "tenth_"  # of the names under which lm-eval knows ours
 
 
 class Definition(Record):
-    """One task."""
+    """One task of lm-eval: its name, how it is scored, and what chance gives."""
 
     title: str
     source: str = ""  # lm-eval's file below lm_eval/tasks, with {member}; empty where `settings` says all

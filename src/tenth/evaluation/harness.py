@@ -60,7 +60,7 @@ class Child(LM):  # type: ignore[misc]
         return self._ask(scoring.ScorePairs(pairs=pairs, **self._common(requests)), "loglikelihood", requests)
 
     def loglikelihood_rolling(self, requests: list[Instance]) -> list[float]:
-        """Nats of whole texts."""
+        """Log-likelihoods of whole texts, nats."""
         texts = [request.args[0] for request in requests]
         return self._ask(scoring.ScoreTexts(texts=texts, **self._common(requests)), "rolling", requests)
 

@@ -22,7 +22,7 @@ SEED_BYTES = 32
 
 
 def new_seed() -> bytes:
-    """A fresh secret."""
+    """Draw a fresh secret for a hidden split."""
     return secrets.token_bytes(SEED_BYTES)
 
 

@@ -47,14 +47,14 @@ class Asked(Record):
 
 
 class Score(Record):
-    """One metric of one task."""
+    """One metric of one task: its value and interval."""
 
     metric: str
     value: ScoreInterval  # share
 
 
 class TaskResult(Record):
-    """One task."""
+    """What one task gave: its scores, and how many items were asked."""
 
     task: str
     title: str

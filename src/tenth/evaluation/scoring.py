@@ -45,7 +45,7 @@ def split(model: TextModel, context: str, continuation: str) -> tuple[list[int],
 
 
 def shared(one: Sequence[int], other: Sequence[int]) -> int:
-    """Length of the common beginning."""
+    """How many tokens two sequences have in common at their beginnings."""
     count = 0
     for a, b in zip(one, other, strict=False):
         if a != b:
@@ -226,33 +226,33 @@ def _progress(emit: jobs.Emit, before: int) -> Progress:
 
 
 class ScorePairs(_Requests, jobs.Job[Answers[tuple[float, bool]]]):
-    """`loglikelihoods` of (context, continuation)."""
+    """Score pairs of (context, continuation) with `loglikelihoods` in a child."""
 
     pairs: list[tuple[str, str]]
 
     def run(self, emit: jobs.Emit) -> Answers[tuple[float, bool]]:
-        """Answer."""
+        """Answer all requests; emits how many are done."""
         answers, seconds = self.answers(loglikelihoods, self.pairs, emit)
         return Answers(answers=answers, seconds=seconds)
 
 
 class ScoreTexts(_Requests, jobs.Job[Answers[float]]):
-    """`rolling` of whole texts."""
+    """Score whole texts with `rolling` in a child."""
 
     texts: list[str]
 
     def run(self, emit: jobs.Emit) -> Answers[float]:
-        """Answer."""
+        """Answer all requests; emits how many are done."""
         answers, seconds = self.answers(rolling, self.texts, emit)
         return Answers(answers=answers, seconds=seconds)
 
 
 class Generate(_Requests, jobs.Job[Answers[str]]):
-    """`generate` of (context, stops, most tokens)."""
+    """Answer prompts, given as (context, stops, most tokens), with `generate` in a child."""
 
     prompts: list[tuple[str, list[str], int]]
 
     def run(self, emit: jobs.Emit) -> Answers[str]:
-        """Answer."""
+        """Answer all requests; emits how many are done."""
         answers, seconds = self.answers(generate, self.prompts, emit)
         return Answers(answers=answers, seconds=seconds)

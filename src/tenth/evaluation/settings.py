@@ -10,7 +10,7 @@ from tenth.runtime.sandbox import Limits
 
 
 class Subject(Record):
-    """A model that is evaluated."""
+    """A model that is evaluated: its name, its file or folder, and how it is run."""
 
     name: str
     path: Path  # a GGUF or a Hugging Face folder
@@ -24,7 +24,7 @@ class Subject(Record):
 
 
 class EvalSettings(Record):
-    """What a person asked for."""
+    """Which tasks a person wants evaluated, and how."""
 
     tasks: tuple[str, ...]
     limit: int | None = None  # items of each task; None for all

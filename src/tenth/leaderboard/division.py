@@ -59,7 +59,7 @@ class CompareWeights(jobs.Job[dict[str, float]]):
     original: Path
 
     def run(self, emit: jobs.Emit) -> dict[str, float]:  # noqa: ARG002
-        """Compare every tensor."""
+        """Compare every tensor of the submission with the original's; emits tensors done."""
         theirs = read_header(self.original).tensors
         return {
             name: self._cosine(tensor, theirs.get(name) or theirs[_EMBEDDING])

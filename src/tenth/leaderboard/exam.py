@@ -25,14 +25,14 @@ from tenth.runtime import sandbox
 
 
 class Quiet:
-    """A Reporter that shows nothing."""
+    """A Reporter that shows nothing, for work inside other work."""
 
     def say(self, message: str) -> None:
-        """Nothing."""
+        """Show no line."""
 
     @contextmanager
     def step(self, name: str, total: float, unit: str = "") -> Iterator[Callable[[float], None]]:  # noqa: ARG002
-        """Nothing."""
+        """Show no progress."""
         yield lambda done: None  # noqa: ARG005
 
 

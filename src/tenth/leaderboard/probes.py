@@ -61,7 +61,7 @@ class DistributionProbe:
         self._broken = ""
 
     def sees(self, logits: np.ndarray, piece: int) -> bool:
-        """Whether all are numbers."""
+        """Note logits [n, vocabulary] that are no numbers; False once any was."""
         if not np.isfinite(logits).all():
             self._broken = f"piece {piece} of the text gave NaN or infinite logits"
         return not self._broken
@@ -75,7 +75,7 @@ class DistributionProbe:
         self._count += len(q)
 
     def finite(self) -> Probe:
-        """After all of the text."""
+        """The verdict, after all of the text, on whether every distribution sums to one."""
         if self._broken:
             return Probe(name="finite", passed=False, allowed=SUM, detail=self._broken)
         detail = f"{self._count} distributions: all logits numbers; largest distance of a sum from one"

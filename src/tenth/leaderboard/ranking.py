@@ -34,7 +34,7 @@ class Setting:
 
     @property
     def label(self) -> str:
-        """As a person reads it."""
+        """The setting as a person reads it."""
         return f"{self.device}, {megabytes(self.budget)} MB, {self.context:,} tokens"
 
 

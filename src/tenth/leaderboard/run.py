@@ -40,7 +40,7 @@ SEED_AT_MOST = 1000  # bytes of a seed's file
 
 @dataclass(frozen=True)
 class JudgeSettings:
-    """What a person asked for."""
+    """Which submissions a person wants judged, and how."""
 
     places: tuple[Path, ...]
     results: Path

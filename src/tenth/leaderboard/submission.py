@@ -77,7 +77,7 @@ class Submission:
 
     @property
     def name(self) -> str:
-        """Of the folder."""
+        """The name of the submission's folder."""
         return self.folder.name
 
 

@@ -76,7 +76,7 @@ class _Reading(Record):
     text: Path  # a JSON list of passages
 
     def passages(self) -> list[str]:
-        """The text."""
+        """Read the passages of the judge's own text."""
         passages: list[str] = json.loads(self.text.read_text(encoding="utf-8"))
         return passages
 

@@ -122,7 +122,7 @@ class AtDepth(Record):
 
 
 class LongRun(Record):
-    """Decoding without a pause."""
+    """Speed of decoding without a pause, from its first to its last part."""
 
     first: float  # tokens/s of the first `window`
     last: float  # and of the last

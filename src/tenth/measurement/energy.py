@@ -28,7 +28,7 @@ def least_seconds(source: Source) -> float:
 
 @dataclass(frozen=True)
 class Span:
-    """One phase."""
+    """What one phase took: tokens, joules and seconds."""
 
     tokens: int
     joules: float

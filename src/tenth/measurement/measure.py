@@ -40,7 +40,7 @@ _BUSY = 0.5  # load average per core above which a machine was not at rest
 
 @dataclass(frozen=True)
 class MeasureSettings:
-    """What a person asked for."""
+    """What a person wants measured, and how."""
 
     depths: tuple[int, ...] = ()  # empty: `usual_depths`
     repeats: int = 3

@@ -32,7 +32,7 @@ _ENVIRONMENT = {"OPENBLAS_NUM_THREADS": "1", "OMP_WAIT_POLICY": "passive"}
 
 @dataclass(frozen=True)
 class ProofSettings:
-    """How the proof is run."""
+    """How the proof is run: its log, its time limit, and how far it is trusted."""
 
     log: Path | None = None  # the file for the child's noise
     timeout: float | None = None  # seconds; by default what the slowest plausible machine needs

@@ -49,7 +49,7 @@ class Checkpoint:
 
     @property
     def shape(self) -> ModelShape:
-        """The model's sizes."""
+        """The model's sizes, made once from its completed config."""
         return self.arch.shape(self.config)
 
     def block(self) -> dict[str, Entry]:

@@ -24,7 +24,7 @@ class ModelShape:
 
     @property
     def layers(self) -> int:
-        """Number of blocks."""
+        """How many blocks the model has."""
         return len(self.ffn)
 
     @property

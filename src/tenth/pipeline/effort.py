@@ -23,7 +23,7 @@ from tenth.runtime.llama import cores
 
 @dataclass(frozen=True)
 class Effort:
-    """One setting of the dial."""
+    """What one `--effort` does: how many windows, which rounding, how much training."""
 
     windows: int  # of calibration text
     rounds: int | None  # of refitting after error feedback; None: no feedback

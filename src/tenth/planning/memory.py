@@ -27,7 +27,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 from pydantic import Field
 
@@ -225,7 +224,7 @@ def corrected(constants: Constants, predicted: MemoryParts, parts: Mapping[str, 
     parts: of a Proof: llama.cpp's report ("mapped", "repack", "kv", "compute") and the "peak". Parts that
     llama.cpp reports become factors; what is left of the peak goes to the base.
     """
-    changes: dict[str, Any] = {}
+    changes: dict[str, float] = {}
     total = predicted.total
     for field, key, value in (
         ("weights_factor", "mapped", predicted.weights),

@@ -10,7 +10,6 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from scipy import sparse as sp
@@ -100,7 +99,11 @@ def minimise(objective: np.ndarray, rows: Sequence[Row], binary: np.ndarray, gap
 
 
 def _milp(
-    objective: np.ndarray, constraints: Sequence[Any], integral: np.ndarray, bounds: Any, gap: float
+    objective: np.ndarray,
+    constraints: Sequence[LinearConstraint],
+    integral: np.ndarray,
+    bounds: Bounds,
+    gap: float,
 ) -> np.ndarray | None:
     """HiGHS, for a minute at most."""
     with _silent():  # it has remarks of its own, which help nobody

@@ -68,7 +68,7 @@ class Problem:
         return [*(limit.cost for limit in self.limits), *seconds]
 
     def spent(self, cost: Cost, types: Mapping[str, str], runtime: Runtime) -> float:
-        """What a decision costs."""
+        """What a decision costs, in the unit of the cost."""
         return cost.of(self.shape, self.specs, types, runtime)
 
     def kv_read(self, runtime: Runtime, depth: int) -> dict[str, float]:
@@ -76,7 +76,7 @@ class Problem:
         return memory_model.kv_read(self.shape, runtime, depth)
 
     def memory(self, types: Mapping[str, str], runtime: Runtime) -> MemoryParts:
-        """Bytes of a decision."""
+        """The bytes that a decision holds, by part."""
         return memory_model.memory(self.shape, self.specs, types, runtime, self.constants, self.merges)
 
     def kv_kl(self, runtime: Runtime) -> float | None:
@@ -204,7 +204,7 @@ def _least_cost(problem: Problem, budget: int, cost: Cost) -> float:
 
 
 def coefficients(problem: Problem) -> Tables:
-    """The numbers of the program."""
+    """Make the coefficients of the integer program."""
     groups, costs = _groups(problem), problem.costs
     read = {spec.name for spec in multiplied(problem.specs)}
     options, size, copy, predicted_kl = [], [], [], []

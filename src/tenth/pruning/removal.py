@@ -15,7 +15,6 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -103,7 +102,7 @@ def _predict(
 @contextmanager
 def _only(part: Part, units: Sequence[int], problem: refit.LeastSquares) -> Iterator[None]:
     """The part with those units alone, refitted, for the length of the with statement."""
-    original: Any = part.module.weight
+    original = part.module.weight
     columns = unit_columns(units, part.unit, original.device)
     part.module.weight = with_columns(original, columns, refit.refitted(problem, columns))
     try:

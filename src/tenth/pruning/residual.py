@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -21,12 +21,12 @@ class Part(NamedTuple):
     """A matrix that writes into the residual stream; `unit` neighbouring columns of it can go together."""
 
     name: str  # "kv_heads" or "ffn"
-    module: Any  # torch.nn.Linear, o_proj or down_proj
+    module: torch.nn.Linear  # o_proj or down_proj
     unit: int  # columns of a KV head's query heads, or of a channel
 
     @property
     def units(self) -> int:
-        """How many there are."""
+        """How many units the matrix has."""
         return int(self.module.in_features // self.unit)
 
 
@@ -53,14 +53,14 @@ class ResidualOutputs:
         }
 
     def moment(self, part: Part, stats: Stats) -> torch.Tensor:
-        """F of a part (pruning/refit.py)."""
+        """F = E[g g^T] of the gradients at a part's output (pruning/refit.py), [hidden, hidden]."""
         return torch.from_numpy(stats.moment(self._names[part.module])).to(part.module.weight.device)
 
 
 class InputGrams:
     """Adds up z z^T of modules' inputs z while the model runs; a context manager."""
 
-    def __init__(self, modules: Sequence[Any]) -> None:
+    def __init__(self, modules: Sequence[torch.nn.Linear]) -> None:
         self.sums = {
             module: torch.zeros(module.in_features, module.in_features, device=module.weight.device)
             for module in modules
@@ -74,7 +74,7 @@ class InputGrams:
         for hook in self._hooks:
             hook.remove()
 
-    def _add(self, module: Any, args: tuple[Any, ...]) -> None:
+    def _add(self, module: torch.nn.Linear, args: tuple[torch.Tensor, ...]) -> None:
         z = token_rows(args[0])
         self.sums[module].addmm_(z.T, z)
 
@@ -87,22 +87,26 @@ class _Reached(Exception):  # noqa: N818
 class Trace:
     """What modules read and gave in one forward pass, [windows * T, features] each."""
 
-    inputs: dict[Any, torch.Tensor] = field(default_factory=dict)
-    outputs: dict[Any, torch.Tensor] = field(default_factory=dict)
+    inputs: dict[torch.nn.Linear, torch.Tensor] = field(default_factory=dict)
+    outputs: dict[torch.nn.Linear, torch.Tensor] = field(default_factory=dict)
 
 
 def traced(
-    layerwise: LayerwiseModel, index: int, hidden: torch.Tensor, modules: Iterable[Any], last: Any
+    layerwise: LayerwiseModel,
+    index: int,
+    hidden: torch.Tensor,
+    modules: Iterable[torch.nn.Linear],
+    last: torch.nn.Linear,
 ) -> Trace:
     """Run a filled block as far as the input of the module `last`, noting it and the `modules`."""
     trace = Trace()
 
-    def note_input(module: Any, args: tuple[Any, ...]) -> None:
+    def note_input(module: torch.nn.Linear, args: tuple[torch.Tensor, ...]) -> None:
         trace.inputs[module] = token_rows(args[0])
         if module is last:
             raise _Reached
 
-    def note_output(module: Any, _args: tuple[Any, ...], out: torch.Tensor) -> None:
+    def note_output(module: torch.nn.Linear, _args: tuple[torch.Tensor, ...], out: torch.Tensor) -> None:
         trace.outputs[module] = token_rows(out)
 
     with ExitStack() as stack:

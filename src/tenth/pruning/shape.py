@@ -53,7 +53,7 @@ class PruningLimits:
 
 @dataclass(frozen=True)
 class Sizes:
-    """Weights of a block's parts."""
+    """How many weights each part of a block has."""
 
     channel: int  # of one FFN channel
     group: int  # of one KV head and its query heads
@@ -94,7 +94,7 @@ def cost(costs: PruningCosts, shape: Shape) -> float:
 
 
 def full(costs: PruningCosts) -> Shape:
-    """Nothing removed."""
+    """The shape of which nothing is removed."""
     return Shape(ffn=(costs.channels,) * len(costs.blocks), kv_heads=(costs.groups,) * len(costs.blocks))
 
 

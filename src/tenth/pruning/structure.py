@@ -21,7 +21,7 @@ import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -132,7 +132,7 @@ class _BlockPair:
         self.original = {module: module.weight for module in self._layerwise.linears(index)}
         self.smaller = dict(self.original)
 
-    def passes(self, last: Any) -> Iterator[_Passes]:
+    def passes(self, last: torch.nn.Linear) -> Iterator[_Passes]:
         """All windows through both, as far as the input of the module `last`."""
         modules = (self.outputs.out, self.outputs.down)
         streams = self._state.read(self._index), self._state.read(_smaller(self._index))
@@ -143,7 +143,7 @@ class _BlockPair:
             second = traced(self._layerwise, self._index, smaller, modules, last)
             yield _Passes(first, second, token_rows(original), token_rows(smaller))
 
-    def follow(self, readers: Sequence[Any]) -> None:
+    def follow(self, readers: Sequence[torch.nn.Linear]) -> None:
         """Bring matrices that read the residual stream nearer to giving what they gave on the original's."""
         first = readers[0]
         gram = torch.zeros(first.in_features, first.in_features, device=first.weight.device)
@@ -224,9 +224,9 @@ def _run_original(layerwise: LayerwiseModel, state: Hidden, first: int, after: i
                 layerwise.advance(index, state)
 
 
-def _set_weights(weights: dict[Any, Any]) -> None:
+def _set_weights(weights: dict[torch.nn.Linear, torch.Tensor]) -> None:
     for module, weight in weights.items():
-        module.weight = weight
+        module.register_parameter("weight", torch.nn.Parameter(weight, requires_grad=False))
 
 
 def _matrices(checkpoint: Checkpoint, index: int) -> list[str]:

@@ -25,7 +25,7 @@ from tenth.quantization.sensitivity import Sensitivities
 
 
 class DefaultSensitivity(Record):
-    """data/default_sensitivity.json."""
+    """The contents of data/default_sensitivity.json."""
 
     source: str  # the model and text it was measured on
     predicted_kl: float = Field(gt=0)  # nats per token with every matrix at Q4_K

@@ -93,7 +93,7 @@ class Rounding:
         return self.weighted(rows, type_name, self._importance(spec.source))
 
     def weighted(self, rows: np.ndarray, type_name: str, importance: np.ndarray | None) -> np.ndarray:
-        """`quantise` on all threads."""
+        """Quantise rows by `quantise` on all threads."""
         parts = [part for part in np.array_split(rows, self._threads) if len(part)]
         return np.concatenate(list(self._pool.map(lambda part: quantise(part, type_name, importance), parts)))
 

@@ -23,7 +23,7 @@ float32 [in, in]; one block's matrices are in memory at a time.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Self
+from typing import Self
 
 import numpy as np
 import torch
@@ -37,7 +37,7 @@ class Grams:
     energies: module -> float32 [windows, T], as `Stats.energy` gives them.
     """
 
-    def __init__(self, energies: Mapping[Any, np.ndarray]) -> None:
+    def __init__(self, energies: Mapping[torch.nn.Linear, np.ndarray]) -> None:
         self._energies = energies
         self._seen = dict.fromkeys(energies, 0)
         self._sums = {
@@ -53,15 +53,15 @@ class Grams:
         for hook in self._hooks:
             hook.remove()
 
-    def take(self, module: Any, fisher: np.ndarray) -> torch.Tensor:
+    def take(self, module: torch.nn.Linear, fisher: np.ndarray) -> torch.Tensor:
         """H of a module, [in, in], with the diagonal fisher, float32 [in]; its sum is given up."""
         return scaled(self._sums.pop(module), fisher)
 
-    def _add(self, module: Any, args: tuple[Any, ...]) -> None:
+    def _add(self, module: torch.nn.Linear, args: tuple[torch.Tensor, ...]) -> None:
         x = _rows(args) * self._next_root(module)
         self._sums[module].addmm_(x.T, x)
 
-    def _next_root(self, module: Any) -> torch.Tensor:
+    def _next_root(self, module: torch.nn.Linear) -> torch.Tensor:
         """Roots of the energies of the module's next window, [T, 1]."""
         window = self._seen[module]
         self._seen[module] += 1
@@ -73,12 +73,12 @@ class Pairs(Grams):
     arrives in the original (x), then in the stored model (y).
     """
 
-    def __init__(self, energies: Mapping[Any, np.ndarray]) -> None:
+    def __init__(self, energies: Mapping[torch.nn.Linear, np.ndarray]) -> None:
         super().__init__(energies)
-        self._original: dict[Any, torch.Tensor] = {}
+        self._original: dict[torch.nn.Linear, torch.Tensor] = {}
         self._lost = {module: torch.zeros_like(total) for module, total in self._sums.items()}
 
-    def shift(self, module: Any) -> torch.Tensor:
+    def shift(self, module: torch.nn.Linear) -> torch.Tensor:
         """D of a module, [in, in], before its sum is taken."""
         total, lost = self._sums[module], self._lost.pop(module)
         mean = total.diagonal().mean()
@@ -87,7 +87,7 @@ class Pairs(Grams):
         found: torch.Tensor = torch.linalg.solve(damped(total), lost.T / mean).T
         return found
 
-    def _add(self, module: Any, args: tuple[Any, ...]) -> None:
+    def _add(self, module: torch.nn.Linear, args: tuple[torch.Tensor, ...]) -> None:
         if module not in self._original:
             self._original[module] = _rows(args)
             return
@@ -97,9 +97,9 @@ class Pairs(Grams):
         self._lost[module].addmm_((x - y).T, y)
 
 
-def _rows(args: tuple[Any, ...]) -> torch.Tensor:
+def _rows(args: tuple[torch.Tensor, ...]) -> torch.Tensor:
     """What a module was given, [T, in]."""
-    inputs: torch.Tensor = args[0].detach()
+    inputs = args[0].detach()
     return inputs.reshape(-1, inputs.shape[-1])
 
 

@@ -15,7 +15,6 @@ import math
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -125,7 +124,13 @@ def _slope(original: LayerwiseModel, stored: LayerwiseModel, tokens: np.ndarray)
 class _Matrix:
     """A stored matrix whose scales are trained."""
 
-    def __init__(self, spec: TensorSpec, kind: str, blocks: np.ndarray, modules: list[Any]) -> None:
+    def __init__(
+        self,
+        spec: TensorSpec,
+        kind: str,
+        blocks: np.ndarray,
+        modules: list[torch.nn.Linear | torch.nn.Embedding],
+    ) -> None:
         self.name, self.kind, self._blocks = spec.name, kind, blocks
         self._grid: Grid = GRIDS[kind]
         self._scales = self._grid.super_scales(blocks)
@@ -172,8 +177,9 @@ class _Vector:
 
     kind = "F32"
 
-    def __init__(self, spec: TensorSpec, module: Any) -> None:
-        self.name, self._add, self._start = spec.name, spec.add, module.weight.data.clone()
+    def __init__(self, spec: TensorSpec, module: torch.nn.Module) -> None:
+        self.name, self._add = spec.name, spec.add
+        self._start = module.get_parameter("weight").detach().clone()
         self.theta = torch.zeros_like(self._start)
         self.weight = module.weight = torch.nn.Parameter(self._start.clone())
 
@@ -202,7 +208,7 @@ def _vectors(layerwise: LayerwiseModel) -> Iterator[_Vector]:
 
 def _matrices(layerwise: LayerwiseModel, types: Mapping[str, str], rounded: Path) -> Iterator[_Matrix]:
     """Those that were rounded and have scales; a tied matrix is both the embedding and the head."""
-    places: dict[str, list[Any]] = {
+    places: dict[str, list[torch.nn.Linear | torch.nn.Embedding]] = {
         source: [module]
         for index in range(len(layerwise.blocks))
         for module, source in layerwise.linears(index).items()
@@ -240,7 +246,7 @@ class _State:
                 tensor.show()
 
     def move(self, rate: float) -> None:
-        """One step of Adam."""
+        """Take one step of Adam."""
         self.step += 1
         for tensor, mean, square in zip(self._tensors, self._mean, self._square, strict=True):
             slope = tensor.slope()

@@ -18,7 +18,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -107,7 +106,7 @@ class _Stored:
         parts = [encode(spec, kind, rows, first) for first, rows in source_rows(self._checkpoint, spec)]
         keep(self._folder, spec.name, kind, np.concatenate(parts))
 
-    def show(self, module: Any, source: str) -> None:
+    def show(self, module: torch.nn.Linear | torch.nn.Embedding, source: str) -> None:
         """Give a filled module the stored weight."""
         spec = self._specs[source]
         kind = self._types[spec.name]
@@ -150,7 +149,9 @@ def _block(
     state.drop(_own(index))
 
 
-def _put(rounder: rounding.Rounder, source: str, module: Any, pairs: gram.Pairs, stats: Stats) -> None:
+def _put(
+    rounder: rounding.Rounder, source: str, module: torch.nn.Linear, pairs: gram.Pairs, stats: Stats
+) -> None:
     shift = SHARE * pairs.shift(module)
     rounder.put(source, pairs.take(module, stats[source].cols), shift)
 

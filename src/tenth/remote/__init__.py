@@ -32,7 +32,7 @@ class Target:
 
     @property
     def slug(self) -> str:
-        """For a file's name: "pi-raspberry"."""
+        """The address as part of a file's name: "pi-raspberry"."""
         return re.sub(r"[^A-Za-z0-9._]+", "-", self.address).strip("-.")[:60]
 
 

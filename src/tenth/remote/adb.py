@@ -43,7 +43,7 @@ def connect(address: str, port: int | None) -> Iterator[Adb]:
 
 
 class Adb(Transport):
-    """One phone."""
+    """One phone, reached through adb."""
 
     folders = BASE
 
@@ -88,7 +88,7 @@ class Adb(Transport):
                 return file.read(limit)
 
     def shell(self, command: str) -> str:
-        """In the phone's shell."""
+        """Run a command in the phone's shell."""
         return shlex.join(["adb", "-s", self.serial, "shell", command])
 
     def reason(self, status: int, stderr: str) -> str:  # noqa: ARG002

@@ -72,7 +72,7 @@ def connect(address: str, port: int | None) -> Iterator[Ssh]:
 
 
 class Ssh(Transport):
-    """One host over ssh."""
+    """One host, reached over ssh."""
 
     folders = '/var/tmp "$HOME" "${TMPDIR:-/tmp}" /tmp'
 
@@ -91,7 +91,7 @@ class Ssh(Transport):
         return ["ssh", "-T", *self._port, *flags, "--", host, f"exec sh -c {shlex.quote(script)}"]
 
     def put(self, files: Mapping[str, Path], folder: str, advance: Callable[[float], None]) -> None:
-        """As one tar stream."""
+        """Send files as one tar stream."""
         with tempfile.TemporaryFile() as errors:
             receiver = subprocess.Popen(
                 self.command(f"cd {shlex.quote(folder)} && exec tar -xof -"),
@@ -181,7 +181,7 @@ class _Counted:
         self._file, self._done, self._advance = file, done, advance
 
     def read(self, size: int = -1) -> bytes:
-        """As of a file."""
+        """Read the stream as a file is read."""
         block = self._file.read(size)
         self._done += len(block)
         self._advance(self._done)

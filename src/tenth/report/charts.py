@@ -28,7 +28,7 @@ CURVES = ("kv", "weights", "compute", "output")  # colours of report.css
 
 
 class Bar(NamedTuple):
-    """One stacked bar."""
+    """One stacked bar of the picture of memory: a label, and parts in bytes."""
 
     label: str
     total: int

@@ -44,12 +44,12 @@ def apart(text: str, most: int = 400) -> Markup:
 
 
 def integer(count: int) -> str:
-    """With commas: "46,292,480"."""
+    """Write a whole number with commas: "46,292,480"."""
     return f"{count:,}"
 
 
 def on_off(flag: bool) -> str:
-    """Of a setting."""
+    """Write a setting as "on" or "off"."""
     return "on" if flag else "off"
 
 

@@ -27,7 +27,7 @@ class DeviceRun:
 
     @classmethod
     def of(cls, device: str, measured: Measurement | Bench, plan: Plan) -> DeviceRun:
-        """Prepare what was measured there."""
+        """Prepare what was measured on a device for its page."""
         decode = [_spot(depth, depth.decode) for depth in measured.depths]
         prefill = [_spot(depth, depth.prefill) for depth in measured.depths if depth.prefill]
         below = "tokens in the context"

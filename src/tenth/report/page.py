@@ -32,7 +32,7 @@ WIDE, NARROW = 880, 350  # widths of the drawings
 
 
 class Tile(NamedTuple):
-    """One of the figures above."""
+    """One of the large figures at the page's top, and what it is held against."""
 
     what: str
     value: str

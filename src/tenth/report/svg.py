@@ -123,7 +123,7 @@ class Drawing:
         self.add(element("rect", *inside, **size, rx=rx or "", class_=css, fill=fill))
 
     def mark(self, shape: MarkShape, x: float, y: float, size: float, css: str, title: str = "") -> None:
-        """As `svg.mark`."""
+        """Add a mark (`svg.mark`)."""
         self.add(mark(shape, x, y, size, css, title))
 
     def whisker(self, x: float, low: float, high: float, css: str) -> None:
@@ -132,7 +132,7 @@ class Drawing:
         self.path(way("M", x, low, "V", high, *feet), f"whisker {css}")
 
     def markup(self) -> Markup:
-        """The picture."""
+        """The finished picture as an svg element."""
         box = f"0 0 {self.width:g} {self.height:.0f}"
         return element("svg", *self._body, viewBox=box, role=self._role, aria_label=self._label)
 
@@ -155,7 +155,7 @@ class Scale:
 
 
 def from_zero(end: float, parts: int = 5) -> Scale:
-    """From zero to an end."""
+    """The scale from zero to an end, with ticks at round steps."""
     step = _round_step(end / parts)
     return Scale(0.0, end, tuple(round(i * step, 9) for i in range(math.floor(end / step + 1e-9) + 1)))
 
@@ -248,19 +248,19 @@ class Plot(Drawing):
         self.text(x, y, f"{value:g}", size=11, css="soft tick", anchor=anchor)
 
     def x_of(self, value: float) -> float:
-        """Pixel of a value."""
+        """The pixel of a value on the horizontal axis."""
         return self.left + self._x.share(value) * (self.right - self.left)
 
     def y_of(self, value: float) -> float:
-        """Pixel of a value."""
+        """The pixel of a value on the vertical axis."""
         return self.floor - self._y.share(value) * (self.floor - self.top)
 
     def curve(self, points: Sequence[tuple[float, float]], css: str) -> None:
-        """A line along values."""
+        """Draw a line along values."""
         self.path(through([(self.x_of(x), self.y_of(y)) for x, y in points]), css)
 
     def errors(self, x: float, y: float, spread: float, css: str) -> None:
-        """A whisker of a value."""
+        """Draw a whisker as long as a value's spread."""
         self.whisker(self.x_of(x), self.y_of(y - spread), self.y_of(y + spread), css)
 
     def keep_clear(self, x: float, y: float) -> None:

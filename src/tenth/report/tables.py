@@ -11,7 +11,7 @@ from tenth.core.records import Kind, Reading, Scorecard, reading_of
 
 
 class Cell(NamedTuple):
-    """A figure of one file."""
+    """One figure of one file, as text."""
 
     value: str = ""
     spread: str = ""

@@ -27,7 +27,7 @@ QUIT = {"/quit", "/exit", "/bye"}
 
 @dataclass(frozen=True)
 class Sampling:
-    """How answers are drawn."""
+    """How the tokens of an answer are drawn."""
 
     max_tokens: int = 512
     temperature: float = 0.7

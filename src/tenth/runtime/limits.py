@@ -40,7 +40,7 @@ class Cgroup:
 
     @property
     def name(self) -> str:
-        """How a Proof calls it."""
+        """The name that a Proof calls this limit by."""
         return f"cgroup v{self.version}"
 
     def event(self) -> dict[str, str | int]:
@@ -181,7 +181,7 @@ class Resident:
 
     @property
     def total(self) -> int:
-        """Both."""
+        """Anonymous and file-backed bytes together."""
         return self.anonymous + self.file_backed
 
 

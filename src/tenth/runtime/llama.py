@@ -263,7 +263,7 @@ class Session:
         self._context = 0
 
     def clear(self) -> None:
-        """Forget all tokens seen."""
+        """Forget all tokens that were seen."""
         lib = library()
         lib.llama_memory_clear(lib.llama_get_memory(self._context), True)
 

@@ -18,7 +18,7 @@ LOG = ctypes.CFUNCTYPE(None, ctypes.c_int, ctypes.c_char_p, _ptr)
 
 
 class ModelParams(ctypes.Structure):
-    """``struct llama_model_params``."""
+    """The fields of llama.h's ``struct llama_model_params``."""
 
     _fields_ = (
         ("devices", _ptr),
@@ -42,7 +42,7 @@ class ModelParams(ctypes.Structure):
 
 
 class ContextParams(ctypes.Structure):
-    """``struct llama_context_params``."""
+    """The fields of llama.h's ``struct llama_context_params``."""
 
     _fields_ = (
         ("n_ctx", _u32),
@@ -101,7 +101,7 @@ class Batch(ctypes.Structure):
 
 
 class TypeTraits(ctypes.Structure):
-    """``struct ggml_type_traits``."""
+    """The fields of ggml.h's ``struct ggml_type_traits``."""
 
     _fields_ = (
         ("type_name", ctypes.c_char_p),

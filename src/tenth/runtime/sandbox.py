@@ -27,7 +27,7 @@ class GreedError(NativeError):
 
 
 class Limits(Record):
-    """What a child may use."""
+    """How much memory, time and disk a child may use."""
 
     memory: int  # bytes above those of the bare interpreter
     seconds: float  # of wall clock; four times as much of processor time
@@ -41,7 +41,7 @@ class Isolation:
     lines: list[str] = field(default_factory=list)
 
     def note(self, line: str) -> None:
-        """Once each."""
+        """Remember a line, once."""
         if line not in self.lines:
             self.lines.append(line)
 

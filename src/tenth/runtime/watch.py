@@ -34,7 +34,7 @@ class Watch(threading.Thread):
         return {"peak": self.peak, "peak_file_backed": self.peak_file, "peak_anonymous": self.peak_anonymous}
 
     def run(self) -> None:
-        """Look until `finish`."""
+        """Look again and again until `finish` is called."""
         reported = 0.0
         while not self._done.wait(_PERIOD):
             self.look()

@@ -57,7 +57,7 @@ Json = Annotated[
 
 
 def names(text: str | None) -> tuple[str, ...]:
-    """ "piqa, arc_easy" -> ("piqa", "arc_easy")."""
+    """Split a list that is separated by commas: "piqa, arc_easy" becomes ("piqa", "arc_easy")."""
     return tuple(name.strip() for name in (text or "").split(",") if name.strip())
 
 

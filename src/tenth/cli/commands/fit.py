@@ -64,7 +64,7 @@ class Structure:
 @Parameter(name="*")
 @dataclass(frozen=True, kw_only=True)
 class Output:
-    """What is written, and where."""
+    """Which files a fit writes, and where."""
 
     out: Annotated[Path, Parameter(alias="-o")]
     """The folder to make: OUT."""
@@ -160,7 +160,7 @@ def fit_options(
 
 
 def read_tokens(text: str | None) -> int | None:
-    """ "8k" -> 8192."""
+    """Read a number of tokens: "8k" is 8192. InputError for anything else."""
     if text is None:
         return None
     match = re.fullmatch(r"(\d{1,9})(k?)", text.strip().lower())

@@ -128,7 +128,7 @@ def judge(
 
 
 def line(verdict: Verdict) -> str:
-    """A verdict in a line."""
+    """Say in one line what became of a submission."""
     if verdict.reason:
         return f"out     {verdict.submission}: {verdict.reason}"
     from tenth.core.format import written

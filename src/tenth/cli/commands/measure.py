@@ -81,7 +81,7 @@ def words_there(series: Series) -> list[str]:
 
 
 def read_depths(text: str | None) -> tuple[int, ...]:
-    """ "0,512" -> (0, 512)."""
+    """Read depths in tokens: "0,512" becomes (0, 512)."""
     try:
         return tuple(int(word) for word in text.split(",")) if text is not None else ()
     except ValueError:

@@ -35,7 +35,7 @@ SHAPES: dict[Division, svg.MarkShape] = {
 
 @dataclass(frozen=True)
 class Against:
-    """What quality is set against."""
+    """A cost that quality is set against in a picture: memory, speed or energy."""
 
     name: str
     readings: tuple[str, ...]
@@ -55,7 +55,7 @@ AGAINST = (
 
 @dataclass(frozen=True)
 class Spot:
-    """A submission in the picture."""
+    """Where a submission stands in the picture."""
 
     row: Row
     x: float  # as people read it: MB, tokens/s, J

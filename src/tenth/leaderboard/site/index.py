@@ -44,7 +44,7 @@ class Column:
 
     @property
     def label(self) -> str:
-        """Heading and unit."""
+        """The column's heading with its unit."""
         return ", ".join(filter(None, (self.metric.heading, self.unit)))
 
 
@@ -57,7 +57,7 @@ class Leader(NamedTuple):
 
 
 class Panel(NamedTuple):
-    """One picture of a setting."""
+    """One picture of a setting, and the submissions that it has no place for."""
 
     name: str
     drawings: list[Markup]  # for a wide page and a narrow one

@@ -14,5 +14,5 @@ FOLDER = "s/"  # folder of the submissions' pages
 
 @cache
 def templates() -> Templates:
-    """Read once."""
+    """Read the page templates, once a process."""
     return Templates(Path(__file__).parent, dot=chart.dot, generator=GENERATOR)

@@ -33,7 +33,7 @@ _MADE = f'content="{GENERATOR}"'.encode()
 
 @dataclass(frozen=True)
 class DrawnSite:
-    """What was drawn."""
+    """The page that was drawn, its rows, and what waits for a verdict."""
 
     page: Path
     rows: list[Row]

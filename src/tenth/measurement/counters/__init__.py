@@ -20,7 +20,7 @@ ROOT = Path("/")
 
 
 def known() -> list[str]:
-    """The names of all counters."""
+    """List the names of all energy counters."""
     return sorted(m.name for m in pkgutil.iter_modules(__path__) if not m.name.startswith("_"))
 
 

@@ -17,7 +17,7 @@ _PERIOD = 0.1  # seconds
 
 
 def find(root: Path) -> Source:  # noqa: ARG001
-    """The chip of this Mac."""
+    """Find the power counter of this Mac's chip."""
     if sys.platform != "darwin" or platform.machine() != "arm64":
         raise Unavailable("this is no Apple Silicon Mac")
     try:

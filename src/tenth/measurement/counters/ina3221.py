@@ -18,7 +18,7 @@ _PARTS = ("VDD_GPU_SOC", "VDD_CPU_CV", "VIN_SYS_5V0")
 
 
 def find(root: Path) -> Source:
-    """The module's power."""
+    """Find the sensor of a Jetson module's power."""
     rails: dict[str, tuple[Path, Path]] = {}
     for name in sorted((root / "sys/class/hwmon").glob("hwmon*/name")):
         if read_text(name) != "ina3221":

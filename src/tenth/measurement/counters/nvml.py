@@ -14,7 +14,7 @@ _PERIOD = 0.1  # seconds
 
 
 def find(root: Path) -> Source:
-    """All GPUs that NVML lists."""
+    """Find a counter for each GPU that NVML lists."""
     if not any((root / "dev").glob("nvidia[0-9]*")):
         raise Unavailable("there is no NVIDIA GPU")
     try:

@@ -36,7 +36,7 @@ class _Package:
 
 
 def find(root: Path) -> Source:
-    """The packages of this machine."""
+    """Find a counter for each processor package that RAPL measures."""
     base = root / "sys/class/powercap"
     if not base.is_dir():
         raise Unavailable(f"there is no {base}")

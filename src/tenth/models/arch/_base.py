@@ -183,12 +183,12 @@ class Architecture:
         return most, "max_position_embeddings"
 
     def rope(self, config: Config) -> dict[str, Any]:
-        """Rotary parameters of (full-attention) layers."""
+        """The rotary parameters of the layers, of those with full attention where there are two kinds."""
         parameters: dict[str, Any] = config["rope_parameters"]
         return parameters
 
     def rotary(self, config: Config) -> int:
-        """Rotated values of a head."""
+        """How many values of a head are rotated."""
         share = number({"partial_rotary_factor": 1.0} | self.rope(config), "partial_rotary_factor", 1e-3, 1.0)
         rotated = int(integer(config, "head_dim", high=1 << 14) * share)
         if share != 1.0 and not self.partial:
@@ -272,7 +272,7 @@ class Architecture:
         }
 
     def epsilon(self, config: Config) -> dict[str, Any]:
-        """The norm's epsilon."""
+        """The GGUF key of the norm's epsilon, and its value."""
         key = f"{self.gguf_arch}.attention.layer_norm_rms_epsilon"
         return {key: number(config, "rms_norm_eps", high=1.0)}
 
@@ -334,7 +334,7 @@ class Architecture:
             raise InputError("block 0 must keep attention: llama.cpp takes the length of a head from it")
 
     def validate(self, config: Config) -> None:
-        """The family's own refusals."""
+        """Raise InputError for what the family's graph in llama.cpp cannot express."""
 
     def no_biases(self, config: Config, *keys: str) -> None:
         """Refuse configs whose flags add biases for which the family's graph has no slot."""

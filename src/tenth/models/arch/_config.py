@@ -36,7 +36,7 @@ def number(config: Config, key: str, low: float = 0.0, high: float = 1e12) -> fl
 
 
 def flag(config: Config, key: str) -> bool:
-    """config[key] as a bool."""
+    """Read config[key] as a bool. InputError if it is none."""
     value = _given(config, key)
     if not isinstance(value, bool):
         raise InputError(f"config.json: {key} must be true or false, not {value!r:.60}")

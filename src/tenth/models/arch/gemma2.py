@@ -96,7 +96,7 @@ class Gemma2(Gemma):
         }
 
     def validate(self, config: Config) -> None:
-        """An untied head, besides."""
+        """Refuse an untied head too."""
         super().validate(config)
         if not self.shape(config).tied:
             raise InputError(

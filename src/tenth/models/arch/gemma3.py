@@ -14,7 +14,7 @@ class Gemma3WithEyes(gemma3_text.Gemma3):
     """What the language model is stands in text_config; whether its head is tied, beside it."""
 
     def complete(self, config: Config) -> Config:
-        """The language model's config, completed."""
+        """Take the language model's config out of the multimodal one and complete it."""
         inner = {} if config.get("text_config") is None else config["text_config"]
         if not isinstance(inner, dict):
             raise InputError("config.json: text_config must be an object")

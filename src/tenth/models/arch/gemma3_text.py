@@ -40,7 +40,7 @@ class Gemma3(Gemma):
         return rope
 
     def rope(self, config: Config) -> dict[str, Any]:
-        """Of the full-attention layers."""
+        """The rotary parameters of the full-attention layers."""
         parameters: dict[str, Any] = config["rope_parameters"]["full_attention"]
         return parameters
 
@@ -59,7 +59,7 @@ class Gemma3(Gemma):
         return keys
 
     def standalone_config(self, config: Config) -> dict[str, Any]:  # noqa: ARG002
-        """The text model's own names."""
+        """The entries with which the text model stands alone."""
         return {"model_type": "gemma3_text", "architectures": ["Gemma3ForCausalLM"]}
 
     def validate(self, config: Config) -> None:

@@ -36,7 +36,7 @@ class Phi(Architecture):
     """The graph requires an output matrix and takes head_dim = hidden / heads for granted."""
 
     def epsilon(self, config: Config) -> dict[str, Any]:
-        """LayerNorm's, not RMSNorm's."""
+        """The key of LayerNorm's epsilon, not RMSNorm's."""
         key = f"{self.gguf_arch}.attention.layer_norm_epsilon"
         return {key: number(config, "layer_norm_eps", high=1.0)}
 

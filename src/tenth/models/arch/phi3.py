@@ -33,7 +33,7 @@ class Phi3(Architecture):
         return config
 
     def rope_parameters(self, config: Config) -> dict[str, Any]:
-        """LongRoPE had other names."""
+        """The rotary parameters, with LongRoPE's older names read too."""
         share = {"partial_rotary_factor": config.get("partial_rotary_factor", 1.0)}
         rope = share | _rope.parameters(config, self.rope_theta)
         if rope["rope_type"] in ("su", "yarn"):

@@ -44,7 +44,7 @@ class Qwen2(Qwen):
     """llama.cpp's graph derives the head's length from hidden_size."""
 
     def validate(self, config: Config) -> None:
-        """Heads of another length."""
+        """Refuse heads whose length is not hidden_size over the number of heads."""
         self.whole_heads(config)
 
 

@@ -11,7 +11,7 @@ class Qwen3(Qwen):
     """llama.cpp's graph has no output bias, which comes with attention_bias."""
 
     def validate(self, config: Config) -> None:
-        """Biases."""
+        """Refuse biases, for which the graph has no slots."""
         self.no_biases(config, "attention_bias")
 
 

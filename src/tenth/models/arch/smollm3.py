@@ -28,7 +28,7 @@ class SmolLM3(Architecture):
         return config
 
     def validate(self, config: Config) -> None:
-        """The pattern, and biases."""
+        """Refuse patterns of rotary layers that the graph does not have, and biases."""
         self.no_biases(config, "attention_bias", "mlp_bias")
         if config["no_rope_layers"] != [int((i + 1) % STEP != 0) for i in range(self.shape(config).layers)]:
             raise InputError(

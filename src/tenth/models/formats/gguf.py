@@ -46,7 +46,7 @@ def tensor_bytes(spec: TensorSpec, type_name: str) -> int:
 
 
 def row_bytes(spec: TensorSpec, type_name: str) -> int:
-    """Bytes of one row."""
+    """Bytes that one row takes as it is stored."""
     kind = STORAGE_TYPES.get(type_name)
     if kind is None:
         raise InputError(f"{spec.name}: {type_name!r} is no ggml type")

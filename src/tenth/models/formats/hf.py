@@ -115,7 +115,7 @@ class LazyTensor:
 
 @dataclass(frozen=True)
 class Weights:
-    """All tensors of a folder."""
+    """All tensors of a model folder, read by rows from memory-mapped files."""
 
     files: tuple[Path, ...]
     tensors: dict[str, LazyTensor]

@@ -41,7 +41,7 @@ _NUMBERS = {
 
 @dataclass(frozen=True)
 class Stored:
-    """A tensor in its file."""
+    """Where and how a tensor lies in its file."""
 
     name: str
     type: str  # ggml type name
@@ -51,7 +51,7 @@ class Stored:
 
     @property
     def count(self) -> int:
-        """Number of weights."""
+        """How many weights the tensor has."""
         return math.prod(self.shape)
 
 
@@ -65,12 +65,12 @@ class Header:
 
     @property
     def architecture(self) -> str:
-        """The family of models."""
+        """The name of the family that the file's graph is of."""
         return str(self.keys["general.architecture"])
 
     @property
     def weights(self) -> int:
-        """Bytes of all tensors."""
+        """Bytes that all tensors take together."""
         return sum(tensor.bytes for tensor in self.tensors.values())
 
     def number(self, key: str) -> int | None:
@@ -80,7 +80,7 @@ class Header:
 
     @property
     def vocabulary(self) -> int:
-        """Tokens."""
+        """How many tokens the vocabulary has."""
         tokens = self.keys.get("tokenizer.ggml.tokens")
         return len(tokens) if isinstance(tokens, list) else 0
 
@@ -119,7 +119,7 @@ class _Cursor:
         self._name, self._raw, self._size, self.at, self.strings = name, raw, size, 0, 0
 
     def wrong(self, what: str) -> InputError:
-        """The error to raise."""
+        """Make the error that names the file, the place and what is wrong."""
         return InputError(f"{self._name} is no sound GGUF: {what}")
 
     @property
@@ -128,7 +128,7 @@ class _Cursor:
         return len(self._raw) - self.at
 
     def take(self, count: int) -> bytes:
-        """The next bytes."""
+        """Take the next bytes; InputError where the file ends before."""
         if count > self.left:
             end = "its end" if self._size <= HEADER_LIMIT else f"the {HEADER_LIMIT} bytes of a header"
             raise self.wrong(f"{count} bytes at {self.at} reach past {end}")
@@ -137,7 +137,7 @@ class _Cursor:
         return found
 
     def number(self, code: str) -> int:
-        """The next whole number."""
+        """Take the next whole number."""
         return int(struct.unpack(code, self.take(struct.calcsize(code)))[0])
 
     def count(self, what: str, code: str, most: int, least_bytes: int) -> int:
@@ -148,7 +148,7 @@ class _Cursor:
         return found
 
     def string(self, most: int) -> str:
-        """A string."""
+        """Take the next string; InputError where it is not UTF-8."""
         raw = self.take(self.count(f"bytes of a string (up to {most})", "<Q", most, 1))
         try:
             return raw.decode("utf-8")

@@ -77,7 +77,7 @@ class Grid(ABC):
 
     @property
     def vector(self) -> int:
-        """Weights coded together."""
+        """How many weights are coded together."""
         return storage_type(self.name).weights // len(self.codes)
 
     def scales(self, blocks: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:

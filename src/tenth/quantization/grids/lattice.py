@@ -31,7 +31,7 @@ class Lattice(Grid):
     signs: int
 
     def points(self, codes: torch.Tensor) -> torch.Tensor:
-        """See `Grid.points`."""
+        """The lattice points of codes (`Grid.points`)."""
         grid, numbers, signs = _tables(self, codes.device)
         sign = 1.0 - 2.0 * (codes[..., None] >> signs & 1)
         if self.signs < self.vector:  # the product over no signs is one

@@ -26,7 +26,7 @@ class Scalar(Grid):
     values: np.ndarray
 
     def points(self, codes: torch.Tensor) -> torch.Tensor:
-        """See `Grid.points`."""
+        """The levels of codes (`Grid.points`)."""
         return _tables(self, codes.device)[0][codes][..., None]
 
     def nearest(
