@@ -119,6 +119,15 @@ def test_every_folder_is_a_room_and_small() -> None:
             assert len(files) <= MOST_FILES, folder
 
 
+def test_a_name_is_one_class() -> None:
+    places: dict[str, list[str]] = {}
+    for name, path in modules(SOURCE).items():
+        for node in ast.parse(path.read_text()).body:
+            if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
+                places.setdefault(node.name, []).append(name)
+    assert {name: where for name, where in places.items() if len(where) > 1} == {}
+
+
 @pytest.fixture
 def planted(tmp_path: Path) -> Path:
     """A small house with one room's file importing another's properly."""

@@ -14,7 +14,7 @@ from rich.console import Console
 
 from tenth import __version__
 from tenth.cli import app, commands
-from tenth.cli.commands._options import Target
+from tenth.cli.commands._options import TargetOptions
 from tenth.cli.console import ConsoleReporter
 from tenth.core.errors import BudgetError, InputError, OutputError, TenthError
 from tenth.models import source
@@ -192,11 +192,11 @@ def test_mistakes(capsys: pytest.CaptureFixture[str], model: Path, words: list[s
 
 
 def test_the_context_is_2048_or_what_the_model_knows(model: Path) -> None:
-    assert Target(memory="1GB").budget([model]).context == 512
+    assert TargetOptions(memory="1GB").budget([model]).context == 512
     (model / "config.json").write_text(json.dumps(CONFIG | {"max_position_embeddings": 8192}))
-    budget = Target(device="pixel-8").budget([model])
+    budget = TargetOptions(device="pixel-8").budget([model])
     assert (budget.context, budget.memory, budget.device, budget.share) == (2048, 800_000_000, "pixel-8", 0.1)
-    assert Target(device="pixel-8", share="5%", context=8192).budget([model]).memory == 400_000_000
+    assert TargetOptions(device="pixel-8", share="5%", context=8192).budget([model]).memory == 400_000_000
 
 
 @pytest.mark.parametrize(

@@ -16,14 +16,14 @@ from dataclasses import dataclass
 from tenth.core.errors import InputError
 from tenth.remote._base import Folder, Transport
 
-__all__ = ["Folder", "Target", "Transport", "connect", "parse"]
+__all__ = ["Address", "Folder", "Transport", "connect", "parse"]
 
 _PLAIN = "ssh"
 _OTHERS = {"package", "llama", "run"}  # files here that are no transport
 
 
 @dataclass(frozen=True)
-class Target:
+class Address:
     """A device as a person wrote it."""
 
     transport: str  # "ssh", "adb"
@@ -36,7 +36,7 @@ class Target:
         return re.sub(r"[^A-Za-z0-9._]+", "-", self.address).strip("-.")[:60]
 
 
-def parse(words: str) -> Target:
+def parse(words: str) -> Address:
     """ "pi@raspberry:models" -> ssh, pi@raspberry, models. InputError for control characters or nothing."""
     known = {module.name for module in pkgutil.iter_modules(__path__)} - _OTHERS
     first, colon, rest = words.partition(":")
@@ -45,13 +45,13 @@ def parse(words: str) -> Target:
     if colon and first in known and not first.startswith("_"):
         # A serial may hold a port itself (adb over Wi-Fi): the folder there is absolute.
         address, slash, folder = rest.partition(":/")
-        return Target(first, address, slash[1:] + folder)
+        return Address(first, address, slash[1:] + folder)
     bracket = re.fullmatch(r"([^\[\]]*\[[^\[\]]*\]):?(.*)", words)
     address, folder = bracket.groups() if bracket else (first, rest)
-    return Target(_PLAIN, address, folder.removeprefix("~/"))
+    return Address(_PLAIN, address, folder.removeprefix("~/"))
 
 
-def connect(target: Target, port: int | None = None) -> AbstractContextManager[Transport]:
+def connect(target: Address, port: int | None = None) -> AbstractContextManager[Transport]:
     """The way to it, for a `with`. InputError where its program is not installed here or the name is none."""
     way: AbstractContextManager[Transport] = importlib.import_module(
         f"{__name__}.{target.transport}"

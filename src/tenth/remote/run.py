@@ -24,7 +24,7 @@ from tenth.core.progress import Reporter
 from tenth.core.records import MB, Bench, Measurement
 from tenth.core.store import atomic
 from tenth.measurement.measure import usual_depths
-from tenth.remote import Folder, Target, connect, llama, package, parse
+from tenth.remote import Address, Folder, connect, llama, package, parse
 from tenth.report import page
 from tenth.runtime.bundle import REMOTE, Bundle, open_bundle, read_bundle
 
@@ -201,7 +201,7 @@ def run_there(there: Folder, verb: Sequence[str], reporter: Reporter) -> dict[st
     )
 
 
-def _build(target: Target, place: Place) -> dict[str, Path]:
+def _build(target: Address, place: Place) -> dict[str, Path]:
     """The files of the llama.cpp build that was named; InputError where a phone over adb got none."""
     if place.build is not None:
         return llama.collect(place.build)
@@ -213,13 +213,13 @@ def _build(target: Target, place: Place) -> dict[str, Path]:
     return {}
 
 
-def _usual_folder(folders: str, target: Target, out: Path) -> str:
+def _usual_folder(folders: str, target: Address, out: Path) -> str:
     name = re.sub(r"[^\w.-]+", "-", out.resolve().name) or "bundle"
     return f"tenth/{name}" if target.transport == "ssh" else f"{folders}/tenth/{name}"
 
 
 def _needed(
-    bundle: Bundle, facts: Facts, build: dict[str, Path], target: Target
+    bundle: Bundle, facts: Facts, build: dict[str, Path], target: Address
 ) -> tuple[dict[str, Path], str]:
     """(name there -> local file, the Python that runs it; "" for llama.cpp's own programs)."""
     files = {f"bundle/{name}": bundle.folder / name for name in ("model.gguf", "plan.json", "scorecard.json")}
@@ -262,7 +262,7 @@ def _send(there: Folder, files: Mapping[str, Path], python: str, facts: Facts, r
     return size
 
 
-def _validated(answer: Mapping[str, object], target: Target) -> Measurement:
+def _validated(answer: Mapping[str, object], target: Address) -> Measurement:
     """A measurement as this version writes it; the device is not trusted."""
     try:
         return Measurement.model_validate(answer)

@@ -28,14 +28,14 @@ class Line(NamedTuple):
     part: bool = False  # of the row above
 
 
-class Comparison(NamedTuple):
+class SideBySide(NamedTuple):
     """The table "Side by side"."""
 
     columns: list[str]
     rows: list[Line]
 
 
-def comparison(card: Scorecard) -> Comparison:
+def comparison(card: Scorecard) -> SideBySide:
     """One row a reading, one column for the original and each candidate; the best candidate is marked."""
     made = card.candidates
     columns = [card.original, *(candidate.readings for candidate in made)]
@@ -50,7 +50,7 @@ def comparison(card: Scorecard) -> Comparison:
     for name, title in MEMORY.items():
         if any(sizes[name] for sizes in parts):
             rows.append(_fixed(title, "", [megabytes(sizes[name]) for sizes in parts], part=True))
-    return Comparison(["original", *(candidate.name for candidate in made)], rows)
+    return SideBySide(["original", *(candidate.name for candidate in made)], rows)
 
 
 def reading_groups(card: Scorecard) -> list[tuple[str, list[tuple[str, Reading]]]]:

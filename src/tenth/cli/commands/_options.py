@@ -15,7 +15,7 @@ from tenth.core.errors import InputError
 if TYPE_CHECKING:
     from tenth.core.records import Budget, Requirements
     from tenth.devices.profile import Device
-    from tenth.pipeline.options import Target as PipelineTarget
+    from tenth.pipeline.options import Target
 
 DEFAULT_CONTEXT = 2048
 DEFAULT_SHARE = "10%"
@@ -63,7 +63,7 @@ def names(text: str | None) -> tuple[str, ...]:
 
 @options("Device and budget")
 @dataclass(frozen=True, kw_only=True)
-class Target:
+class TargetOptions:
     """What a fit is for: a budget, and what the device must do within it."""
 
     device: str | None = None
@@ -92,12 +92,12 @@ class Target:
         InputError for a budget or a device that cannot be, before anything is fetched.
         """
         from tenth.models.source import resolve
-        from tenth.pipeline.options import Target as PipelineTarget
+        from tenth.pipeline.options import Target
 
         self.amount()
         device, requirements = self.requirements()
         folders = [resolve(model, config_only=True) for model in models]
-        return Request(folders, PipelineTarget(self.budget(folders), device, requirements))
+        return Request(folders, Target(self.budget(folders), device, requirements))
 
     def amount(self) -> tuple[int, str | None, float | None]:
         """(bytes, device, share); InputError unless exactly one of --device and --memory was given."""
@@ -154,7 +154,7 @@ class Request:
 
     folders: list[Path]
     """Of every model; they may hold no more than config.json."""
-    asked: PipelineTarget
+    asked: Target
 
 
 @options("Another device")

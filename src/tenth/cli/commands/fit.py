@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from cyclopts import Parameter
 from cyclopts.validators import Number
 
-from tenth.cli.commands._options import FLAG, Count, Json, Request, Target, Whole, Work, names, options
+from tenth.cli.commands._options import FLAG, Count, Json, Request, TargetOptions, Whole, Work, names, options
 from tenth.core.errors import InputError
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ STORED: dict[str, FloatType] = {"float32": "F32", "float16": "F16", "bfloat16": 
 
 @options("Text and effort")
 @dataclass(frozen=True, kw_only=True)
-class Making:
+class MakingOptions:
     """The texts of a fit, and how hard it tries."""
 
     text: Path | None = None
@@ -46,7 +46,7 @@ class Making:
 
 @options("A smaller model")
 @dataclass(frozen=True, kw_only=True)
-class Structure:
+class RemovalOptions:
     """What may be removed from the model, and how that is made good."""
 
     structure: bool = True
@@ -89,9 +89,9 @@ def fit(
     /,
     *,
     output: Output,
-    target: Target = Target(),
-    making: Making = Making(),
-    structure: Structure = Structure(),
+    target: TargetOptions = TargetOptions(),
+    making: MakingOptions = MakingOptions(),
+    structure: RemovalOptions = RemovalOptions(),
     as_json: Json = False,
 ) -> None:
     """Make MODEL small enough for a device, measure it, and write OUT/model.gguf with its report.
@@ -125,7 +125,7 @@ def fit(
 
 
 def fit_options(
-    folders: list[Path], request: Request, making: Making, structure: Structure, output: Output
+    folders: list[Path], request: Request, making: MakingOptions, structure: RemovalOptions, output: Output
 ) -> FitOptions:
     """The pipeline's options for the models in these folders; InputError for an amount that is none."""
     from tenth.core.jobs import Compute

@@ -6,7 +6,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from tenth.cli.commands._options import Json, Target, Work
+from tenth.cli.commands._options import Json, TargetOptions, Work
 
 PLACE = 20
 
@@ -15,7 +15,7 @@ def plan(
     model: Annotated[str, Parameter(help="A Hugging Face folder, a name on its hub, or the word: bundled.")],
     /,
     *,
-    target: Target = Target(),
+    target: TargetOptions = TargetOptions(),
     work: Work = None,
     as_json: Json = False,
 ) -> None:
