@@ -143,6 +143,19 @@ def make_model(
     config = make_config(model_type, variant, **changes)
     auto = AutoModelForImageTextToText if model_type == "gemma3" else AutoModelForCausalLM
     model = auto.from_config(config, attn_implementation="eager").eval()
+    randomise(model, seed)
+    kind = getattr(torch, dtype)
+    model.to(kind).to(torch.float32)
+    model.to(kind).save_pretrained(folder)
+    model.to(torch.float32)
+    write_tokenizer(folder, "gpt-2")
+    return model
+
+
+def randomise(model: Any, seed: int = 0) -> None:
+    """Random values for every parameter of a transformers model."""
+    import torch
+
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
@@ -155,12 +168,6 @@ def make_model(
                 parameter.copy_(0.2 * noise)
             else:
                 parameter.add_(0.3 * noise - (0.6 if "post_feedforward" in name else 0.0))
-        kind = getattr(torch, dtype)
-        model.to(kind).to(torch.float32)
-    model.to(kind).save_pretrained(folder)
-    model.to(torch.float32)
-    write_tokenizer(folder, "gpt-2")
-    return model
 
 
 # -- tokenizers ----------------------------------------------------------------------------------------------

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +13,10 @@ import numpy as np
 from tenth.core.errors import InputError
 from tenth.core.records import TensorSpec
 from tenth.models import arch as architectures
-from tenth.models.arch import Architecture, Entry
-from tenth.models.formats.hf import LazyTensor, open_weights, read_json
+from tenth.models.arch import OUTSIDE, Architecture, Entry
+from tenth.models.formats.hf import LazyTensor, agree, open_weights, read_json, same_values
 from tenth.models.shape import ModelShape
+from tenth.models.source import model_name
 
 TOKENIZER_FILES = (
     "tokenizer.json",
@@ -28,6 +29,7 @@ TOKENIZER_FILES = (
 )
 CONFIG_LIMIT = 16_000_000  # bytes
 HEAD = "lm_head.weight"  # what transformers calls the output head of every family
+EMBEDDED = "model.embed_tokens.weight"  # and its embedding
 SAMPLE = 1 << 16  # bytes of data hashed at each of SAMPLES places of a file
 SAMPLES = 16
 CHUNK = 16_000_000  # weights looked at together
@@ -170,31 +172,80 @@ def open_checkpoint(path: Path) -> Checkpoint:
         raise InputError(f"{path} is a file; give the model's folder")
     config, architecture = open_config(path)
     weights = open_weights(path)
+    names = _names(architecture, config, path, [*weights.tensors, *weights.other, *weights.absent])
+    tensors: dict[str, LazyTensor] = {}
+    for name, tensor in weights.tensors.items():
+        plain = names[name]
+        if plain in tensors:
+            agree(tensor, tensors[plain], "transformers takes one of them by its place")
+        elif plain is not None:
+            tensors[plain] = tensor
+    config = _with_head(path, config, architecture, tensors)
+    tied = architecture.shape(config).tied
+    for name, place in weights.absent.items():
+        plain = names[name]
+        if plain is not None and not plain.endswith(CONSTANTS) and not (tied and plain in (HEAD, EMBEDDED)):
+            raise InputError(
+                f"{path}: the index places tensor {name!r:.100} in {place}, which does not hold it"
+            )
     return Checkpoint(
         path=path,
-        name=path.resolve().name,
+        name=model_name(path),
         config=config,
         arch=architecture,
-        tensors={
-            _plain(architecture, n): t
-            for n, t in weights.tensors.items()
-            if not n.startswith(architecture.ignored)
-        },
-        other={
-            _plain(architecture, n): t
-            for n, t in weights.other.items()
-            if not n.startswith(architecture.ignored)
-        },
+        tensors=tensors,
+        other={plain: kind for name, kind in weights.other.items() if (plain := names[name]) is not None},
         headers=weights.headers,
     )
 
 
-def _plain(architecture: Architecture, name: str) -> str:
-    """The tensor's name in the text model alone: "model.language_model.x" and "language_model.model.x" are
-    "model.x".
+def _names(
+    architecture: Architecture, config: dict[str, Any], path: Path, found: list[str]
+) -> dict[str, str | None]:
+    """What the tensors are called in the text model alone, by their names in the files; None for those that
+    it does without.
+
+    As transformers' from_pretrained finds them: a `model.` too many or too few does not matter, and a model
+    with eyes has its language model below one of the architecture's prefixes.
     """
-    for prefix in architecture.prefixes:
-        if name.startswith(prefix):
-            rest = name.removeprefix(prefix)
-            return rest if rest.startswith(("model.", "lm_head.")) else f"model.{rest}"
-    return name
+    known = {spec.source for spec in architecture.specs(config)} | {HEAD}
+    names: dict[str, str | None] = {}
+    for name in found:
+        inner = architecture.inner_name(name)
+        if inner is None:
+            names[name] = None
+        elif inner == OUTSIDE:
+            raise InputError(
+                f"{path}: tensor {name!r:.100} is not part of the language model, whose names begin with"
+                f" {' or '.join(architecture.prefixes)}: transformers would not read it; rename the tensors"
+            )
+        elif inner.removeprefix("model.") in known:
+            names[name] = inner.removeprefix("model.")
+        else:
+            names[name] = f"model.{inner}" if f"model.{inner}" in known else inner
+    return names
+
+
+def _with_head(
+    path: Path, config: dict[str, Any], architecture: Architecture, tensors: dict[str, LazyTensor]
+) -> dict[str, Any]:
+    """The config with the output head as transformers reads it: where the head is tied to the embedding by
+    config.json, but the file has another, both count; where it has the head alone, that is the embedding.
+    """
+    head, embedded = tensors.get(HEAD), tensors.get(EMBEDDED)
+    if head is None or not architecture.shape(config).tied:
+        return config
+    if embedded is None:
+        tensors[EMBEDDED] = replace(head, name=EMBEDDED)
+        return config
+    if same_values(head, embedded):
+        return config
+    untied = {**config, "tie_word_embeddings": False}
+    try:
+        architecture.check(untied)
+    except InputError:
+        raise InputError(
+            f"{path}: tie_word_embeddings is true, but {HEAD} differs from {EMBEDDED}; transformers computes"
+            f" with both, and llama.cpp's {architecture.gguf_arch} graph has no head of its own"
+        ) from None
+    return untied

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from contextlib import suppress
 from importlib import resources
 from pathlib import Path
 
@@ -15,7 +16,37 @@ SMALL_FILES += ["added_tokens.json", "vocab.json", "merges.txt", "chat_template*
 # Subfolders and "consolidated" hold second copies of the weights; pickles and code are never wanted.
 LEFT_OUT = ["*/*", "consolidated*", "*.py", "*.bin", "*.pt", "*.pth"]
 
+CACHED = re.compile(r"models--([^/]+?)--([^/]+)")  # a model's folder in the hub's cache
 HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}")
+
+
+def model_name(path: Path) -> str:
+    """What a model is called: its folder's name, or ORG/NAME where the folder is a snapshot in the hub's
+    cache, which is named after a commit.
+    """
+    folder = path.resolve()
+    snapshot, parent = folder.parents[:2] if len(folder.parents) > 1 else (folder, folder)
+    if snapshot.name == "snapshots" and (cached := CACHED.fullmatch(parent.name)):
+        return "/".join(cached.groups())
+    if cached := CACHED.fullmatch(folder.name):
+        return "/".join(cached.groups())
+    return folder.name
+
+
+def _snapshot(folder: Path) -> Path:
+    """The snapshot in a model's folder of the hub's cache (models--ORG--NAME): the one that refs/main names,
+    or the only one. InputError where that is not clear.
+    """
+    held = sorted(path for path in (folder / "snapshots").iterdir() if path.is_dir())
+    with suppress(OSError, ValueError):
+        main = folder / "snapshots" / (folder / "refs" / "main").read_text(encoding="utf-8").strip()
+        if main in held:
+            return main
+    if len(held) == 1:
+        return held[0]
+    raise InputError(
+        f"{folder} holds {len(held)} snapshots and refs/main names none of them; give one of them"
+    )
 
 
 def is_remote(model: str) -> bool:
@@ -33,7 +64,8 @@ def resolve(model: str, *, config_only: bool = False) -> Path:
     if not model:
         raise InputError("no folder ''; MODEL is empty")
     if folder.is_dir():
-        return folder
+        cached = CACHED.fullmatch(folder.resolve().name) and (folder / "snapshots").is_dir()
+        return _snapshot(folder) if cached and not (folder / "config.json").exists() else folder
     if model == BUNDLED:
         return bundled()
     if folder.exists():

@@ -26,6 +26,7 @@ from tenth.measurement.quality import original
 from tenth.models.checkpoint import Checkpoint, open_checkpoint, open_config
 from tenth.models.edit import uniform
 from tenth.models.formats.folder import write_folder
+from tenth.models.source import model_name
 from tenth.pipeline.analysis import Analysis, analyse, check, estimated, removable
 from tenth.pipeline.baselines import baselines
 from tenth.pipeline.candidates import Fitted, Search, candidates
@@ -83,12 +84,14 @@ def plan(model: Path, target: Target, work: Path | None = None) -> Plan:
     (quantization/default_sensitivity.py). Raises InputError, BudgetError.
     """
     config, architecture = open_config(model)
-    budget = target.budget
-    problem = estimated(architecture.shape(config), architecture.specs(config), budget)
-    allowed, digest, checkpoint = budget.memory, "", None
+    budget, digest, checkpoint = target.budget, "", None
     with suppress(InputError):  # a folder without weights, or not with all of them
         checkpoint = open_checkpoint(model)
-        digest = checkpoint.hash()
+        config, architecture, digest = checkpoint.config, checkpoint.arch, checkpoint.hash()
+    problem, allowed = (
+        estimated(architecture.shape(config), architecture.specs(config), budget),
+        budget.memory,
+    )
     corrections = MemoryCorrections(work or default_work(), digest)
     correction = corrections.nearest(budget) if digest else None
     if correction:
@@ -110,7 +113,7 @@ def plan(model: Path, target: Target, work: Path | None = None) -> Plan:
         if checkpoint and error.smallest and removable(checkpoint, budget):
             raise BudgetError(f"{error}, or tenth fit, which removes parts of it", error.smallest) from None
         raise
-    made = _plan(target, problem, decision, model.resolve().name, architecture.model_type)
+    made = _plan(target, problem, decision, model_name(model), architecture.model_type)
     source = "measured" if correction else "default"
     return made.model_copy(update={"model_hash": digest, "sensitivity_source": source})
 

@@ -7,9 +7,9 @@ import pkgutil
 from typing import Any
 
 from tenth.core.errors import InputError, unknown
-from tenth.models.arch._base import Architecture, Axis, Entry
+from tenth.models.arch._base import OUTSIDE, Architecture, Axis, Entry
 
-__all__ = ["Architecture", "Axis", "Entry", "load", "names"]
+__all__ = ["OUTSIDE", "Architecture", "Axis", "Entry", "load", "names"]
 
 
 def names() -> list[str]:

@@ -22,6 +22,7 @@ from tenth.models.arch._config import Config, flag, integer, number, only
 from tenth.models.shape import ModelShape
 
 Axis = str
+OUTSIDE = ""  # instead of the name of a tensor that lies beside the language model
 
 
 class Entry(NamedTuple):
@@ -284,6 +285,20 @@ class Architecture:
         """Small float32 tensors computed from the config (rotary factors)."""
         return _rope.tensors(self.rope(config), self.rotary(config))
 
+    def inner_name(self, name: str) -> str | None:
+        """A tensor's name in the text model's own folder; None for what that does without, OUTSIDE for a name
+        where transformers does not look.
+        """
+        if name.startswith(self.ignored):
+            return None
+        if not self.prefixes or name.startswith("lm_head."):
+            return name
+        for prefix in self.prefixes:
+            if name.startswith(prefix):
+                inner = name.removeprefix(prefix)
+                return OUTSIDE if inner.startswith("lm_head.") and prefix.startswith("model.") else inner
+        return OUTSIDE
+
     def standalone_config(self, config: Config) -> dict[str, Any]:  # noqa: ARG002
         """Keys of config.json that are other ones where the text model stands in a folder of its own."""
         return {}
@@ -296,10 +311,15 @@ class Architecture:
 
     def check(self, config: Config) -> None:
         """InputError for a setting that a GGUF of this family cannot carry."""
-        if config.get("quantization_config") is not None:
+        if config.get("quantization_config"):
             raise InputError(
                 "config.json has quantization_config: this checkpoint is already"
                 " quantised; give the original one"
+            )
+        if config.get("transformers_weights") is not None:
+            raise InputError(
+                "config.json: transformers_weights names another file of weights; call that file"
+                " model.safetensors, and remove the key"
             )
         for key in ("num_local_experts", "num_experts", "n_routed_experts"):
             if config.get(key):

@@ -7,7 +7,7 @@ from tenth.models.arch import gemma3_text
 from tenth.models.arch._config import Config
 
 # Keys that count although they stand outside text_config.
-OUTER = ("quantization_config", "bos_token_id", "eos_token_id", "pad_token_id")
+OUTER = ("quantization_config", "transformers_weights", "bos_token_id", "eos_token_id", "pad_token_id")
 
 
 class Gemma3WithEyes(gemma3_text.Gemma3):
@@ -28,7 +28,8 @@ ARCHITECTURE = Gemma3WithEyes(
     **{
         **vars(gemma3_text.ARCHITECTURE),
         "model_type": "gemma3",
-        "prefixes": ("language_model.", "model.language_model."),
+        # As models of different age, and different savings of them, have it; the longest first.
+        "prefixes": ("model.model.language_model.", "model.language_model.", "language_model."),
         "ignored": (
             "vision_tower.",
             "multi_modal_projector.",

@@ -13,7 +13,7 @@ from __future__ import annotations
 import json
 import re
 import struct
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, TypeGuard, cast
 
@@ -41,6 +41,8 @@ ITEM_BYTES = {
 HEADER_LIMIT = 100_000_000  # bytes; the limit of the safetensors library
 JSON_LIMIT = 256_000_000  # bytes; the largest published tokenizer.json is about 40 MB
 SHARD = re.compile(r"model-\d+-of-\d+\.safetensors")
+DISTRIBUTED = re.compile(r"shard-\d{5}-model-\d{5}-of-\d{5}\.safetensors")
+COMPARED = 1 << 22  # weights of two tensors that are compared at a time
 
 FloatType = Literal["F32", "F16", "BF16"]
 
@@ -115,12 +117,12 @@ class LazyTensor:
 
 @dataclass(frozen=True)
 class Weights:
-    """All tensors of a model folder, read by rows from memory-mapped files."""
+    """All tensors of a folder, by the names in its files."""
 
-    files: tuple[Path, ...]
     tensors: dict[str, LazyTensor]
     other: dict[str, str]  # name -> dtype of tensors that are not plain floats
     headers: dict[Path, bytes]
+    absent: dict[str, str] = field(default_factory=dict)  # name -> file of what the index names in vain
 
 
 def read_header(path: Path) -> tuple[dict[str, LazyTensor], dict[str, str], bytes]:
@@ -191,22 +193,37 @@ def _naturals(value: Any) -> TypeGuard[list[int]]:
     return isinstance(value, list) and all(type(v) is int and 0 <= v < 1 << 63 for v in value)
 
 
+def same_values(one: LazyTensor, other: LazyTensor) -> bool:
+    """Whether two tensors hold the same numbers, read a few rows at a time."""
+    if one.shape != other.shape or not one.shape:
+        return one.shape == other.shape and bool(np.array_equal(one.load(), other.load()))
+    step = max(1, COMPARED // max(1, int(np.prod(one.shape[1:], dtype=np.int64))))
+    for start in range(0, one.shape[0], step):
+        stop = min(start + step, one.shape[0])
+        if not np.array_equal(one.load(start, stop), other.load(start, stop)):
+            return False
+    return True
+
+
 def open_weights(folder: Path) -> Weights:
-    """Headers of the folder's safetensors: model.safetensors, or the shards that model.safetensors.index.json
-    names.
+    """Headers of the safetensors that transformers reads: model.safetensors, or else every tensor of the
+    shards that model.safetensors.index.json names. InputError where a second model lies beside it.
     """
     index = folder / "model.safetensors.index.json"
     single = folder / "model.safetensors"
     shards = {p.name for p in folder.glob("*.safetensors") if SHARD.fullmatch(p.name)}
-    if index.is_file():
-        return _sharded(folder, index, shards)
+    _only_one_model(folder)
     if single.is_file():
         if shards:
             raise InputError(
-                f"{folder} holds model.safetensors and also {min(shards)}, which no index names; remove one"
+                f"{folder} holds model.safetensors, which transformers reads, and also {min(shards)}, another"
+                " saving of the model; remove the one that is older (the shards, with their index, or"
+                " model.safetensors)"
             )
         tensors, other, raw = read_header(single)
-        return Weights((single,), tensors, other, {single: raw})
+        return Weights(tensors, other, {single: raw})
+    if index.is_file():
+        return _sharded(folder, index, shards)
     if shards:
         raise InputError(
             f"{folder} has {len(shards)} shards but no model.safetensors.index.json; download it again"
@@ -220,7 +237,22 @@ def open_weights(folder: Path) -> Weights:
     raise InputError(f"{folder} holds no model.safetensors; give a complete Hugging Face model folder")
 
 
+def _only_one_model(folder: Path) -> None:
+    """InputError for files that make transformers load more than the model's own weights, or others."""
+    if (folder / "adapter_config.json").is_file():
+        raise InputError(
+            f"{folder} holds an adapter (adapter_config.json), which transformers adds to the model where"
+            " peft is installed; merge it into the weights, or remove the adapter's files"
+        )
+    if parts := sorted(p.name for p in folder.glob("shard-*.safetensors") if DISTRIBUTED.fullmatch(p.name)):
+        raise InputError(
+            f"{folder} holds {parts[0]}, a part of a distributed checkpoint, which transformers reads instead"
+            " of model.safetensors; remove the parts, or save the model whole"
+        )
+
+
 def _sharded(folder: Path, index: Path, shards: set[str]) -> Weights:
+    """All tensors of the shards, named in the index or not, as transformers reads them."""
     places = read_json(index).get("weight_map")
     if not isinstance(places, dict) or not places or not all(isinstance(v, str) for v in places.values()):
         raise InputError(f"{index} has no weight_map from tensor to file; download it again")
@@ -240,13 +272,24 @@ def _sharded(folder: Path, index: Path, shards: set[str]) -> Weights:
     headers: dict[Path, bytes] = {}
     for name in named:
         found, strange, headers[folder / name] = read_header(folder / name)
-        for tensor, place in places.items():
-            if place != name:
-                continue
-            if tensor in found:
-                tensors[tensor] = found[tensor]
-            elif tensor in strange:
-                other[tensor] = strange[tensor]
-            else:
-                raise InputError(f"{index} places tensor {tensor!r:.100} in {name}, which does not hold it")
-    return Weights(tuple(headers), tensors, other, headers)
+        for tensor in found.keys() & tensors.keys():
+            agree(found[tensor], tensors[tensor], f"{index.name} does not say which of them counts")
+        if twice := sorted(
+            (found.keys() & other.keys()) | (strange.keys() & (other.keys() | tensors.keys()))
+        ):
+            raise InputError(f"{folder / name}: tensor {twice[0]!r:.100} is in another shard too; remove one")
+        tensors |= found
+        other |= strange
+    absent = {
+        tensor: name for tensor, name in places.items() if tensor not in tensors and tensor not in other
+    }
+    return Weights(tensors, other, headers, absent)
+
+
+def agree(one: LazyTensor, other: LazyTensor, why: str) -> None:
+    """InputError for two tensors that should be one and the same, and are not."""
+    if not same_values(one, other):
+        raise InputError(
+            f"tensor {one.name!r:.100} in {one.path} and {other.name!r:.100} in {other.path.name} are one"
+            f" tensor with different values, and {why}; remove one of them"
+        )
