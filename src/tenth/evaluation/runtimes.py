@@ -74,7 +74,7 @@ class LlamaText(TextModel):
     def __init__(self, session: Session, n_ctx: int) -> None:
         self._session, self.n_ctx = session, n_ctx  # llama.cpp's own is rounded up
         self._ids: list[int] = []
-        self._begin: list[int] = session.tokenize("")[:1].tolist()
+        self._begin = session.begin
         self.start = self._begin[0] if self._begin else max(session.end, 0)
 
     def encode(self, text: str) -> list[int]:

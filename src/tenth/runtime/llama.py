@@ -23,6 +23,7 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
+from typing import Self
 
 import numpy as np
 
@@ -34,6 +35,7 @@ from tenth.runtime.llama_h import CONTEXT_DEFAULTS, LOG, MODEL_DEFAULTS, SIGNATU
 PINNED = "2026.10.11549"
 _ADVICE = f"install it with: pip install xllamacpp=={PINNED} (Linux or macOS; on Windows use WSL)"
 _MIB = 1 << 20
+UNKNOWN, CONTROL, USER_DEFINED = 1 << 0, 1 << 3, 1 << 4  # llama.h, llama_token_attr
 _INFO, _ERROR = 2, 4  # ggml_log_level
 
 
@@ -178,7 +180,94 @@ def _buffers(lines: Sequence[tuple[int, str]]) -> dict[str, int]:
     return sizes
 
 
-class Session:
+def _library_for(path: Path | str) -> ctypes.CDLL:
+    """The library, to open that file with. InputError where there is none."""
+    if not Path(path).is_file():
+        raise InputError(f"no GGUF file at {path}")
+    # What llama.cpp opens, Python's hooks do not see.
+    sys.audit("tenth.runtime.llama.open", os.fspath(path))
+    return library()
+
+
+class Vocabulary:
+    """A GGUF's tokenizer as llama.cpp runs it. Use it in a `with`."""
+
+    def __init__(self, model: int, stack: contextlib.ExitStack) -> None:
+        lib = library()
+        self._stack = stack
+        self._vocab = lib.llama_model_get_vocab(model)
+        self.n_vocab: int = lib.llama_vocab_n_tokens(self._vocab)
+        self.end: int = lib.llama_vocab_eos(self._vocab)  # the token that ends a text; -1 for none
+        first = lib.llama_vocab_bos(self._vocab) if lib.llama_vocab_get_add_bos(self._vocab) else -1
+        self.begin: list[int] = [first] if first >= 0 else []  # what it puts before a text by itself
+
+    @classmethod
+    def load(cls, path: Path | str) -> Vocabulary:
+        """Of a GGUF, without its weights; the file may hold none.
+
+        Raises InputError for a missing file, NativeError with llama.cpp's reason where it refuses.
+        """
+        lib, params = _library_for(path), library().llama_model_default_params()
+        params.vocab_only = True
+        with contextlib.ExitStack() as stack, _journal.capture() as lines:
+            model = lib.llama_model_load_from_file(os.fsencode(path), params)
+            if not model:
+                raise NativeError(f"llama.cpp cannot load {path}: {_reason(lines)}")
+            stack.callback(lib.llama_model_free, model)
+            return cls(model, stack.pop_all())
+        raise AssertionError("unreachable")
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Free what was loaded; harmless when repeated."""
+        self._stack.close()
+
+    def ends(self, token: int) -> bool:
+        """Whether a token ends a text or a turn."""
+        return bool(library().llama_vocab_is_eog(self._vocab, token))
+
+    def markers(self) -> tuple[list[int], list[int]]:
+        """(special tokens, which are read in a text where `tokenize` parses; others that always are)."""
+        attributes = [library().llama_vocab_get_attr(self._vocab, i) for i in range(self.n_vocab)]
+        special = [i for i, held in enumerate(attributes) if held & (UNKNOWN | CONTROL)]
+        return special, [
+            i for i, held in enumerate(attributes) if held & USER_DEFINED and not held & (UNKNOWN | CONTROL)
+        ]
+
+    def piece(self, token: int) -> bytes:
+        """The bytes that a token stands for; those of special tokens are their names."""
+        size = 64
+        while True:
+            out = ctypes.create_string_buffer(size)
+            count = library().llama_token_to_piece(self._vocab, token, out, size, 0, True)
+            if count >= 0:
+                return out.raw[:count]
+            size = -count
+
+    def tokenize(self, text: str, special: bool = True, parse: bool = True) -> np.ndarray:
+        """Token ids, int32.
+
+        special: add the begin and end tokens that the model wants; parse: read the names of special tokens
+        in the text as those tokens. Raises NativeError where llama.cpp refuses.
+        """
+        raw = text.encode()
+        ids = np.empty(len(raw) + 8, np.int32)
+        count = library().llama_tokenize(
+            self._vocab, raw, len(raw), ids.ctypes.data, ids.size, special, parse
+        )
+        if count < 0:
+            raise NativeError(f"llama.cpp cannot tokenize a text of {len(raw)} bytes")
+        return ids[:count].copy()
+
+
+class Session(Vocabulary):
     """A model opened by llama.cpp, with one sequence of at most `n_ctx` tokens. Use it in a `with`.
 
     buffers: bytes by kind as llama.cpp reports them: "mapped" (the file's pages), "model" (read without
@@ -188,15 +277,13 @@ class Session:
     def __init__(
         self, model: int, context: int, n_batch: int, buffers: dict[str, int], stack: contextlib.ExitStack
     ) -> None:
+        super().__init__(model, stack)
         lib = library()
         self.buffers = buffers
         self.n_batch = n_batch
         self.n_ctx: int = lib.llama_n_ctx(context)
-        self._context, self._stack = context, stack
-        self._vocab = lib.llama_model_get_vocab(model)
-        self.n_vocab: int = lib.llama_vocab_n_tokens(self._vocab)
+        self._context = context
         self.n_trained: int = lib.llama_model_n_ctx_train(model)  # context that the model was made for
-        self.end: int = lib.llama_vocab_eos(self._vocab)  # the token that ends a text; -1 for none
 
     @classmethod
     def open(
@@ -210,11 +297,7 @@ class Session:
         which `keep` needs.
         Raises InputError for a missing file, NativeError with llama.cpp's reason where it refuses.
         """
-        if not Path(path).is_file():
-            raise InputError(f"no GGUF file at {path}")
-        lib = library()
-        # What llama.cpp opens, Python's hooks do not see.
-        sys.audit("tenth.runtime.llama.open", os.fspath(path))
+        lib = _library_for(path)
         model_params, params = lib.llama_model_default_params(), lib.llama_context_default_params()
         model_params.load_mode = 1  # mmap
         model_params.use_extra_bufts = runtime.repack
@@ -249,17 +332,9 @@ class Session:
         """
         return cls.open(path, runtime, outputs=1)
 
-    def __enter__(self) -> Session:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
-
     def close(self) -> None:
         """Free context and model; harmless when repeated."""
-        self._stack.close()
+        super().close()
         self._context = 0
 
     def clear(self) -> None:
@@ -274,35 +349,6 @@ class Session:
             return True
         self.clear()
         return not count
-
-    def ends(self, token: int) -> bool:
-        """Whether a token ends a text or a turn."""
-        return bool(library().llama_vocab_is_eog(self._vocab, token))
-
-    def piece(self, token: int) -> bytes:
-        """The bytes that a token stands for; those of special tokens are their names."""
-        size = 64
-        while True:
-            out = ctypes.create_string_buffer(size)
-            count = library().llama_token_to_piece(self._vocab, token, out, size, 0, True)
-            if count >= 0:
-                return out.raw[:count]
-            size = -count
-
-    def tokenize(self, text: str, special: bool = True, parse: bool = True) -> np.ndarray:
-        """Token ids, int32.
-
-        special: add the begin and end tokens that the model wants; parse: read the names of special tokens
-        in the text as those tokens. Raises NativeError where llama.cpp refuses.
-        """
-        raw = text.encode()
-        ids = np.empty(len(raw) + 8, np.int32)
-        count = library().llama_tokenize(
-            self._vocab, raw, len(raw), ids.ctypes.data, ids.size, special, parse
-        )
-        if count < 0:
-            raise NativeError(f"llama.cpp cannot tokenize a text of {len(raw)} bytes")
-        return ids[:count].copy()
 
     def decode(
         self, tokens: Sequence[int] | np.ndarray, pos0: int = 0, all_logits: bool = True

@@ -104,6 +104,12 @@ def model_metadata(
     }
 
 
+def write_vocabulary(tokenizer: Mapping[str, Any], architecture: str, name: str, destination: Path) -> None:
+    """Write a file with a tokenizer's keys and what else llama.cpp looks at to tokenise, and no tensor."""
+    keys = {"general.architecture": architecture, "general.name": name, **tokenizer}
+    _write_header(destination, keys, [])
+
+
 def write_gguf(
     checkpoint: Checkpoint,
     types: Mapping[str, str],
