@@ -12,13 +12,14 @@ import tokenizers
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tiny import byte_level, make_model, regexes, sentencepiece_style, write_tokenizer
+from transformers import AutoTokenizer
 
 from tenth.core.errors import InputError
 from tenth.core.records import Runtime
 from tenth.models.checkpoint import open_checkpoint
-from tenth.models.formats.gguf import write_gguf
+from tenth.models.formats.gguf import model_metadata, write_gguf
 from tenth.models.formats.tokenizer import tokenizer_metadata
-from tenth.runtime.llama import Session
+from tenth.runtime.llama import Session, Vocabulary
 
 NASTY = [
     "",
@@ -210,7 +211,11 @@ def test_unknown_definition_names_the_nearest(tmp_path: Path) -> None:
         ("gpt-2", {"pre_tokenizer": {"type": "Whitespace"}}, "Whitespace"),
         ("gpt-2", {"pre_tokenizer": None}, "malformed or missing"),
         ("gpt-2", {"added_tokens": [{"id": -1, "content": "x"}]}, "added token"),
-        ("gpt-2", {"added_tokens": [{"id": 999, "content": "x"}]}, "vocab_size of 400"),
+        (
+            "gpt-2",
+            {"added_tokens": [{"id": 400 + i, "content": f"x{i}"} for i in range(65)]},
+            "another model",
+        ),
         ("llama", {"normalizer": None}, "visible"),
         ("llama", {"pre_tokenizer": {"type": "Digits", "individual_digits": True}}, "Digits"),
     ],
@@ -327,3 +332,133 @@ def test_tokenizer_model(tmp_path: Path) -> None:
     )
     with pytest.raises(InputError, match="unigram"):
         tokenizer_metadata(folder, {"vocab_size": 384})
+
+
+# -- ends of an answer ---------------------------------------------------------------------------------------
+
+
+ENDS: list[tuple[dict[str, Any], dict[str, Any], set[str], str]] = [
+    # config.json, generation_config.json, texts of tokens that end an answer, what a remark says
+    ({"eos_token_id": 0}, {}, {"<|endoftext|>", "<|im_end|>"}, ""),
+    ({"eos_token_id": [0, 300]}, {}, {"<|endoftext|>", "<|im_end|>", "300"}, ""),
+    ({"eos_token_id": 0}, {"eos_token_id": [300, 301]}, {"<|endoftext|>", "<|im_end|>", "300", "301"}, ""),
+    ({"eos_token_id": 302}, {"eos_token_id": [300]}, {"<|endoftext|>", "<|im_end|>", "300", "302"}, ""),
+    ({"eos_token_id": [2, 1]}, {"eos_token_id": 1}, {"<|endoftext|>", "<|im_end|>", "<|im_start|>"}, ""),
+    ({"eos_token_id": [300, 301, 302]}, {}, {"<|endoftext|>", "<|im_end|>", "300", "301"}, "token 302 "),
+    ({"eos_token_id": 0}, {"eos_token_id": [True, -1, 10**9, "x"]}, {"<|endoftext|>", "<|im_end|>"}, ""),
+]
+
+
+@pytest.mark.parametrize(("config", "generation", "ending", "said"), ENDS)
+def test_ends_listed_by_id(
+    config: dict[str, Any], generation: dict[str, Any], ending: set[str], said: str, tmp_path: Path
+) -> None:
+    """llama.cpp itself says which tokens end an answer."""
+    make_model(tmp_path, num_hidden_layers=1)
+    put_json(tmp_path, "config.json/eos_token_id", config["eos_token_id"])
+    (tmp_path / "generation_config.json").write_text(json.dumps(generation))
+    checkpoint = open_checkpoint(tmp_path)
+    keys, notes = model_metadata(checkpoint, {}), " ".join(checkpoint.notes())
+    write_gguf(checkpoint, {}, tmp_path / "model.gguf")
+    texts = keys["tokenizer.ggml.tokens"]
+    wanted = {texts[int(text)] if text.isdigit() else text for text in ending}
+    with Vocabulary.load(tmp_path / "model.gguf") as vocabulary:
+        assert {texts[i] for i in range(vocabulary.n_vocab) if vocabulary.ends(i)} == wanted
+        assert texts[vocabulary.end] == "<|endoftext|>"
+    assert (said in notes) if said else "end an answer" not in notes
+
+
+@pytest.mark.parametrize("kind", ["gpt-2", "smollm", "llama-bpe", "llama", "gemma"])
+def test_a_model_that_names_no_end(kind: str, tmp_path: Path) -> None:
+    """llama.cpp would end a text at token 11 or 2, whatever that is; it gets one that is never text."""
+    make_model(tmp_path, vocab_size=640, num_hidden_layers=1)
+    write_tokenizer(tmp_path, kind)
+    (tmp_path / "tokenizer_config.json").write_text("{}")
+    (tmp_path / "generation_config.json").unlink(missing_ok=True)
+    for role in ("bos", "eos"):
+        put_json(tmp_path, f"config.json/{role}_token_id", None)
+    data = json.loads((tmp_path / "tokenizer.json").read_text())
+    gone = {"<|endoftext|>", "<|im_end|>", "<end_of_turn>", "<eos>", "</s>"}
+    for entry in data["added_tokens"]:
+        entry["content"] = f"[{entry['content']}]" if entry["content"] in gone else entry["content"]
+    data["model"]["vocab"] = {f"[{k}]" if k in gone else k: v for k, v in data["model"]["vocab"].items()}
+    (tmp_path / "tokenizer.json").write_text(json.dumps(data))
+    checkpoint = open_checkpoint(tmp_path)
+    assert "names the token that ends a text" in " ".join(checkpoint.notes())
+    write_gguf(checkpoint, {}, tmp_path / "model.gguf")
+    with Vocabulary.load(tmp_path / "model.gguf") as vocabulary:
+        ending = [i for i in range(vocabulary.n_vocab) if vocabulary.ends(i)]
+    kinds = model_metadata(checkpoint, {})["tokenizer.ggml.token_type"]
+    assert len(ending) == 1
+    assert kinds[ending[0]] in (3, 5)
+
+
+# -- tokens of other files, and too many of them -------------------------------------------------------------
+
+
+EXTRA = {"content": "<|extra|>", "lstrip": False, "rstrip": False, "normalized": False, "single_word": False}
+ELSEWHERE: dict[str, tuple[str, Any]] = {
+    "added_tokens_decoder": (
+        "tokenizer_config.json",
+        {"added_tokens_decoder": {"332": {**EXTRA, "special": True}}},
+    ),
+    "plain": ("tokenizer_config.json", {"added_tokens_decoder": {"332": {**EXTRA, "special": False}}}),
+    "added_tokens.json": ("added_tokens.json", {"<|extra|>": 332}),
+    "additional": ("special_tokens_map.json", {"additional_special_tokens": ["<|extra|>"]}),
+    "extra": ("tokenizer_config.json", {"extra_special_tokens": ["<|extra|>"]}),
+    "role": ("tokenizer_config.json", {"mask_token": "<|extra|>"}),
+    "model's own": ("tokenizer_config.json", {"image_token": "<|extra|>"}),
+    "dictionary": ("tokenizer_config.json", {"extra_special_tokens": {"image": "<|extra|>"}}),
+    "role in the map": ("special_tokens_map.json", {"cls_token": {**EXTRA, "special": True}}),
+    "a word of the vocabulary": ("tokenizer_config.json", {"sep_token": "the"}),
+}
+
+
+@pytest.mark.parametrize("where", ELSEWHERE)
+def test_added_tokens_of_other_files(where: str, tmp_path: Path) -> None:
+    """The ids of transformers, which adds them to those of tokenizer.json."""
+    make_model(tmp_path, num_hidden_layers=1)
+    file, value = ELSEWHERE[where]
+    path = tmp_path / file
+    path.write_text(json.dumps({**(json.loads(path.read_text()) if path.is_file() else {}), **value}))
+    theirs = AutoTokenizer.from_pretrained(tmp_path)
+    write_gguf(open_checkpoint(tmp_path), {}, tmp_path / "model.gguf")
+    with Vocabulary.load(tmp_path / "model.gguf") as vocabulary:
+        for text in ("a<|extra|>b", "the <|extra|> cat sat on the mat", "<tool>the<|im_end|>"):
+            expected = theirs(text, add_special_tokens=False)["input_ids"]
+            assert vocabulary.tokenize(text, special=False).tolist() == expected, text
+
+
+@pytest.mark.parametrize(
+    ("file", "value", "said"),
+    [
+        ("tokenizer_config.json", {"added_tokens_decoder": {"340": EXTRA}}, "the id 340"),
+        ("tokenizer_config.json", {"added_tokens_decoder": {"5": EXTRA}}, "the id 5"),
+        ("added_tokens.json", {"<|extra|>": 350}, "the id 350"),
+        ("added_tokens.json", {"<|extra|>": "x"}, "no number"),
+        ("tokenizer_config.json", {"added_tokens_decoder": {"x": EXTRA}}, "no id"),
+        ("tokenizer_config.json", {"added_tokens_decoder": {"332": 7}}, "must have a text"),
+    ],
+)
+def test_contradicting_ids_are_refused(file: str, value: dict[str, Any], said: str, tmp_path: Path) -> None:
+    write_tokenizer(tmp_path, "gpt-2")
+    path = tmp_path / file
+    path.write_text(json.dumps({**(json.loads(path.read_text()) if path.is_file() else {}), **value}))
+    with pytest.raises(InputError, match=said) as caught:
+        tokenizer_metadata(tmp_path, {"vocab_size": 400})
+    one_line(caught.value)
+
+
+@pytest.mark.parametrize("kind", ["gpt-2", "qwen2", "llama-bpe", "llama", "gemma"])
+def test_tokens_without_a_row_are_left_out(kind: str, tmp_path: Path) -> None:
+    count = write_tokenizer(tmp_path, kind).get_vocab_size()
+    data = json.loads((tmp_path / "tokenizer.json").read_text())
+    for i, name in enumerate(["<image_soft_token>", "<video>", "<audio>", "<more>"]):
+        data["added_tokens"].append({**EXTRA, "id": count + i, "content": name, "special": True})
+    (tmp_path / "tokenizer.json").write_text(json.dumps(data))
+    info = tokenizer_metadata(tmp_path, {"vocab_size": count + 1})
+    assert len(info.keys["tokenizer.ggml.tokens"]) == count + 1
+    assert info.keys["tokenizer.ggml.tokens"][-1] == "<image_soft_token>"
+    assert any(
+        "3 tokens of the tokenizer are left out" in note and "'<video>'" in note for note in info.notes
+    )

@@ -22,7 +22,6 @@ import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -30,11 +29,16 @@ from tenth.core.errors import InputError
 from tenth.models.checkpoint import open_config
 from tenth.models.formats.gguf import write_vocabulary
 from tenth.models.formats.tokenizer import tokenizer_metadata
+from tenth.models.formats.vocabulary import TokenizerInfo
 from tenth.runtime.llama import Vocabulary
 
 PIECE = 1 << 15  # characters tokenised together
 NEAR = 1 << 9
-LONGEST = 1 << 20  # of them where the text has no place to cut it
+LONGEST = 1 << 17  # of them where the text has no place to cut it
+# llama.cpp runs these pre-tokenizers as regular expressions that recurse at every character of a word: with
+# the usual stack they crash at some 20,000.
+RECURSING = ("tekken", "gpt-4o")
+LONG_WORD = re.compile(r"[^\W\d]{8000}|[^\w\s]{8000}|[\r\n]{8000}")
 SPACE = "\u2581"  # SentencePiece's visible space
 # Places, as the pattern's end. A character before each newline and behind it that is surely no white space; a
 # slash may be of one word with the newline before it.
@@ -67,12 +71,13 @@ class Tokenizer:
     behind which a text's first one stands.
     """
 
-    def __init__(self, vocabulary: Vocabulary, keys: dict[str, Any]) -> None:
-        self._vocabulary = vocabulary
+    def __init__(self, vocabulary: Vocabulary, info: TokenizerInfo) -> None:
+        self._vocabulary, self.info, keys = vocabulary, info, info.keys
         self.begin = vocabulary.begin
         self.end: int | None = vocabulary.end if vocabulary.end >= 0 else None
         self.start = self.begin[0] if self.begin else self.end
         self._prefix = bool(keys.get("tokenizer.ggml.add_space_prefix"))
+        self._recursing = keys["tokenizer.ggml.pre"] in RECURSING
         tokens = keys["tokenizer.ggml.tokens"]
         special, others = ([tokens[i] for i in kind] for kind in vocabulary.markers())
         markers = special + others
@@ -95,6 +100,11 @@ class Tokenizer:
         """
         parts = [np.empty(0, np.int32)]
         for piece, drop in self._pieces(text):
+            if self._recursing and (word := LONG_WORD.search(piece)):
+                raise InputError(
+                    f"a text has a word of more than {len(word[0])} characters, {word[0][:20]!r} and on,"
+                    " which llama.cpp cannot read with this model's tokenizer; break its lines"
+                )
             parse = any(beginning in piece for beginning in self._special)  # looking for all takes long
             parts.append(self._vocabulary.tokenize(piece, special=False, parse=parse)[drop:])
         return np.concatenate(parts)
@@ -147,8 +157,8 @@ class Tokenizer:
 def tokenizer(model: Path) -> Tokenizer:
     """Of a model folder. InputError where there is none, or llama.cpp has none like it."""
     config, architecture = open_config(model)
-    keys = tokenizer_metadata(model, config).keys
+    info = tokenizer_metadata(model, config)
     with tempfile.TemporaryFile() as file:  # which no kill can leave behind
         path = Path(f"/dev/fd/{file.fileno()}")
-        write_vocabulary(keys, architecture.gguf_arch, model.resolve().name, path)
-        return Tokenizer(Vocabulary.load(path), keys)
+        write_vocabulary(info, architecture.gguf_arch, model.resolve().name, path)
+        return Tokenizer(Vocabulary.load(path), info)

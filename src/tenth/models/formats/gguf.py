@@ -29,6 +29,7 @@ from tenth.core.records import TensorSpec
 
 if TYPE_CHECKING:
     from tenth.models.checkpoint import Checkpoint
+    from tenth.models.formats.vocabulary import TokenizerInfo
 
 ALIGNMENT = 32
 CHUNK_BYTES = 64_000_000  # of float32 rows in memory at a time
@@ -92,21 +93,22 @@ def model_metadata(
     """All keys of the file: general, the architecture's, the tokenizer's, and more. The same in every run."""
     from tenth.models.formats.tokenizer import tokenizer_metadata
 
+    tokenizer = tokenizer_metadata(checkpoint.path, checkpoint.config)
     return {
         "general.architecture": checkpoint.arch.gguf_arch,
         "general.type": "model",
-        "general.name": checkpoint.name,
+        "general.name": tokenizer.named(checkpoint.name),
         "general.file_type": _file_type(checkpoint.implied_specs(), types),
         "general.quantization_version": QUANTIZATION_VERSION,
         **checkpoint.arch.metadata(checkpoint.config),
-        **tokenizer_metadata(checkpoint.path, checkpoint.config).keys,
+        **tokenizer.keys,
         **(more or {}),
     }
 
 
-def write_vocabulary(tokenizer: Mapping[str, Any], architecture: str, name: str, destination: Path) -> None:
+def write_vocabulary(tokenizer: TokenizerInfo, architecture: str, name: str, destination: Path) -> None:
     """Write a file with a tokenizer's keys and what else llama.cpp looks at to tokenise, and no tensor."""
-    keys = {"general.architecture": architecture, "general.name": name, **tokenizer}
+    keys = {"general.architecture": architecture, "general.name": tokenizer.named(name), **tokenizer.keys}
     _write_header(destination, keys, [])
 
 

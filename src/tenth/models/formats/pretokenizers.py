@@ -9,11 +9,13 @@ because the token ids would differ.
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from tenth.core.errors import InputError
+from tenth.models.formats.vocabulary import Deviation
 
 CONTRACTION = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)"
 _TAIL = r" ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
@@ -32,9 +34,16 @@ UFAKZEKA = rf"[^\r\n\p{{L}}\p{{N}}]?\p{{L}}+|\p{{N}}|{_TAIL}"
 TEKKEN = _CASED.replace("{0}", "") + r"|\p{N}|" + _CASED_TAIL
 GPT4O = _CASED.replace("{0}", CONTRACTION + "?") + r"|\p{N}{1,3}|" + _CASED_TAIL
 
-CASE_NOTE = (
+CASED = Deviation(
     "llama.cpp tells upper from lower case only in ASCII,"
-    " so cased letters beyond it may be cut into words differently"
+    " so cased letters beyond it may be cut into words differently",
+    lambda text: not text.isascii(),
+)
+PUNCTUATION_BEHIND_NEWLINE = Deviation(
+    "stock llama.cpp has no pre-tokenizer exactly like this tokenizer's: under"
+    " 'qwen2' a punctuation mark between a"
+    " newline or tab and a letter may be joined to the letter; all other text gets the same token ids",
+    lambda text: re.search(r"[^\S ][^\s\w]\w|[^\S ]_\w", text) is not None,
 )
 
 
@@ -44,7 +53,7 @@ class Known:
 
     steps: tuple[str, ...]
     names: Mapping[bool, str]
-    note: str = ""
+    deviation: Deviation | None = None
 
 
 KNOWN = (
@@ -54,8 +63,8 @@ KNOWN = (
     Known((QWEN2,), {False: "qwen2"}),
     Known((QWEN35,), {False: "qwen35"}),
     Known((UFAKZEKA,), {False: "ufakzeka"}),
-    Known((TEKKEN,), {True: "tekken"}, CASE_NOTE),
-    Known((GPT4O,), {False: "gpt-4o"}, CASE_NOTE),
+    Known((TEKKEN,), {True: "tekken"}, CASED),
+    Known((GPT4O,), {False: "gpt-4o"}, CASED),
 )
 
 # Spellings that match the same text. Possessive quantifiers: what follows cannot match what they hold.
@@ -138,7 +147,7 @@ class Match:
 
     name: str
     ignore_merges: bool
-    note: str = ""
+    deviation: Deviation | None = None
 
 
 def recognise(steps: tuple[str, ...], ignore_merges: bool, merges: Sequence[tuple[str, str]]) -> Match:
@@ -146,7 +155,7 @@ def recognise(steps: tuple[str, ...], ignore_merges: bool, merges: Sequence[tupl
     for known in KNOWN:
         if known.steps == steps:
             flag = ignore_merges if ignore_merges in known.names else not ignore_merges
-            return Match(known.names[flag], flag, known.note)
+            return Match(known.names[flag], flag, known.deviation)
     if steps == (QWEN2.replace(" ?[^", r"\s*[^"),) and not ignore_merges:
         return _any_space_before_punctuation(merges)
     shown = " then ".join(steps)
@@ -175,10 +184,4 @@ def _any_space_before_punctuation(merges: Sequence[tuple[str, str]]) -> Match:
                 f" {left!r} with {right!r}; llama.cpp's nearest pre-tokenizer, 'qwen2',"
                 " would give other token ids"
             )
-    return Match(
-        "qwen2",
-        False,
-        "stock llama.cpp has no pre-tokenizer exactly like this tokenizer's: under"
-        " 'qwen2' a punctuation mark between a"
-        " newline or tab and a letter may be joined to the letter; all other text gets the same token ids",
-    )
+    return Match("qwen2", False, PUNCTUATION_BEHIND_NEWLINE)

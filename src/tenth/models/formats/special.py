@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from tenth.core.errors import InputError
 from tenth.models.formats.hf import read_json
-
-if TYPE_CHECKING:
-    from tenth.models.formats.vocabulary import Vocabulary
+from tenth.models.formats.vocabulary import CONTROL, UNUSED, Vocabulary
 
 # Ends of a turn, by the names under which chat models publish them, most specific first.
 TURN_ENDS = ("<|eot_id|>", "<|im_end|>", "<end_of_turn>", "<|end|>", "<|endoftext|>", "<|end_of_text|>")
+# What ends an answer in llama.cpp by its name alone (llama-vocab.cpp). A model with one of the second set and
+# "</s>" does not end with "</s>".
+ENDS_BY_NAME = {
+    *("<|eot_id|>", "<|im_end|>", "<|end|>", "<|return|>", "<|call|>", "<|flush|>", "<|calls|>"),
+    *("<end_of_turn>", "<|endoftext|>", "</s>", "<|eom_id|>", "<EOT>", "_<EOT>", "[EOT]", "[EOS]"),
+    *("<|end_of_text|>", "<end_of_utterance>", "<eos>", "<turn|>", "<|tool_response>", "[e~["),
+    *("<\uff5cend\u2581of\u2581sentence\uff5c>", "<|ifm|im_end|>"),
+}
+DEFAULT_END = {"gpt2": 11, "llama": 2}  # the end of text that llama.cpp takes where a file names none
 
 
 def add_ids(
@@ -22,19 +29,14 @@ def add_ids(
     folder: Path,
     settings: dict[str, Any],
     config: dict[str, Any],
-) -> None:
+) -> list[str]:
     """Put the special tokens' ids among the GGUF keys, and whether text begins and ends with one.
 
-    added: texts of the tokens that the tokenizer itself puts first and last.
+    added: texts of the tokens that the tokenizer itself puts first and last. Returns remarks on ends of an
+    answer that llama.cpp will not know. InputError for a model in which no token can end a text.
     """
-    named = (
-        read_json(folder / "special_tokens_map.json")
-        if (folder / "special_tokens_map.json").is_file()
-        else {}
-    )
-    generation = (
-        read_json(folder / "generation_config.json") if (folder / "generation_config.json").is_file() else {}
-    )
+    named = _optional(folder / "special_tokens_map.json")
+    generation = _optional(folder / "generation_config.json")
     ids = {text: token for token, text in vocabulary.texts.items()}
     found: dict[str, int] = {}
     for role in ("bos", "eos", "unk", "pad"):
@@ -51,23 +53,74 @@ def add_ids(
         if switch and token in ids:
             found[role] = ids[token]
         keys[f"tokenizer.ggml.add_{role}_token"] = switch and role in found
-    ends = {*_ids(generation.get("eos_token_id"), vocabulary), *_ids(config.get("eos_token_id"), vocabulary)}
-    named_ends = [ids[text] for text in TURN_ENDS if text in ids and vocabulary.is_control(ids[text])]
-    turn_ends = named_ends or sorted(ends)
-    if turn_ends:
-        found.setdefault("eos", turn_ends[0])
-        found["eot"] = turn_ends[0]
-    for role, key in (("bos", "bos"), ("eos", "eos"), ("unk", "unknown"), ("pad", "padding"), ("eot", "eot")):
-        if role in found:
-            keys[f"tokenizer.ggml.{key}_token_id"] = found[role]
-    if "<|eom_id|>" in ids:
-        keys["tokenizer.ggml.eom_token_id"] = ids["<|eom_id|>"]
+    ends = [*_ids(generation.get("eos_token_id"), vocabulary), *_ids(config.get("eos_token_id"), vocabulary)]
+    remarks = _add_ends(found, list(dict.fromkeys(ends)), ids, vocabulary)
+    if "eos" not in found:
+        found["eos"], remark = _any_end(keys["tokenizer.ggml.model"], vocabulary)
+        remarks.append(remark)
+    names = {"unk": "unknown", "pad": "padding"}
+    for role, token_id in found.items():
+        keys[f"tokenizer.ggml.{names.get(role, role)}_token_id"] = token_id
+    return remarks
+
+
+def _add_ends(
+    found: dict[str, int], ends: list[int], ids: dict[str, int], vocabulary: Vocabulary
+) -> list[str]:
+    """Give the tokens that end an answer the three places of a GGUF: eos, eot (turn) and eom (message).
+
+    ends: ids that generation_config.json and config.json name. Those that llama.cpp knows by name need no
+    place. A remark for each that is left without one.
+    """
+    turns = [ids[text] for text in TURN_ENDS if text in ids and vocabulary.is_control(ids[text])]
+    if first := turns or ends:
+        found.setdefault("eos", first[0])
+    nameless = [i for i in ends if vocabulary.texts[i] not in ENDS_BY_NAME and i != found.get("eos")]
+    message = [ids[text] for text in ("<|eom_id|>",) if text in ids]
+    # A place goes to whom it serves: a nameless end first, then the name's owner, for programs that ask.
+    if nameless and len(nameless) < 2 and turns and not message:
+        found |= {"eot": turns[0], "eom": nameless[0]}
+    else:
+        places = (*nameless[:2], *((turns or ends)[:1] if not nameless else ()))
+        found |= dict(zip(("eot", "eom"), places, strict=False))
+        if message and "eom" not in found:
+            found["eom"] = message[0]
+    return [
+        f"token {i} ({vocabulary.texts[i]!r:.40}) should end an answer, and will not do so in llama.cpp:"
+        " a GGUF has room for three"
+        for i in nameless
+        if i not in [found.get(place) for place in ("eos", "eot", "eom")]
+    ]
+
+
+def _any_end(model: str, vocabulary: Vocabulary) -> tuple[int, str]:
+    """(a token that is never text, a remark) for a model that names no end of text.
+
+    llama.cpp would take one by its number, whatever it is.
+    """
+    default = DEFAULT_END[model]
+    for kind in (UNUSED, CONTROL):
+        never = [token for token, held in vocabulary.types.items() if held == kind]
+        if never:
+            token = default if default in never else never[-1]
+            return token, (
+                "neither tokenizer_config.json nor config.json names the token that ends a text:"
+                f" {token} ({vocabulary.texts[token]!r:.40}) stands for it"
+            )
+    raise InputError(
+        "neither tokenizer_config.json nor config.json names the token that ends a text (eos_token), and"
+        f" llama.cpp would end it at {default} ({vocabulary.texts.get(default, '')!r:.40}); name one"
+    )
 
 
 def text_of(value: Any, key: str = "content") -> str | None:
     """A token's text, given as such or as an object that has it under key."""
     value = value.get(key) if isinstance(value, dict) else value
     return value if isinstance(value, str) else None
+
+
+def _optional(path: Path) -> dict[str, Any]:
+    return read_json(path) if path.is_file() else {}
 
 
 def _ids(value: Any, vocabulary: Vocabulary) -> list[int]:

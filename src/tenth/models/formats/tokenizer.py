@@ -9,12 +9,13 @@ to each other; that is checked.
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Container
 from pathlib import Path
 from typing import Any
 
 from tenth.core.errors import InputError
-from tenth.models.formats import pretokenizers, special
+from tenth.models.formats import added, pretokenizers, special
 from tenth.models.formats.bpe import SPACE, added_tokens, bpe, merges_of, parts_of
 from tenth.models.formats.hf import read_json
 from tenth.models.formats.sentencepiece import from_model
@@ -26,9 +27,16 @@ from tenth.models.formats.vocabulary import (
     UNREACHABLE,
     UNUSED,
     USER_DEFINED,
+    Deviation,
     Keys,
     TokenizerInfo,
     Vocabulary,
+)
+
+MORE_AT_MOST = 64  # tokens that a tokenizer may have beyond the embedding, or 1/16 of them
+COMPOSED = Deviation(
+    "llama.cpp does not compose Unicode (NFC) before tokenizing, as this tokenizer does",
+    lambda text: not unicodedata.is_normalized("NFC", text),
 )
 
 
@@ -40,15 +48,19 @@ def tokenizer_metadata(folder: Path, config: dict[str, Any]) -> TokenizerInfo:
         read_json(folder / "tokenizer_config.json") if (folder / "tokenizer_config.json").is_file() else {}
     )
     if (folder / "tokenizer.json").is_file():
-        info, vocabulary, added_bos_eos = _from_json(read_json(folder / "tokenizer.json"))
+        data = read_json(folder / "tokenizer.json")
+        bpe(data)
+        data["added_tokens"] = added.completed(data, folder, settings)
+        info, vocabulary, added_bos_eos = _from_json(data)
+        info.remarks += _contradiction(settings, info.keys)
     elif (folder / "tokenizer.model").is_file():
         info, vocabulary, added_bos_eos = from_model(folder / "tokenizer.model", settings)
     else:
         raise InputError(
             f"{folder} holds neither tokenizer.json nor tokenizer.model; give a complete model folder"
         )
-    _tokens(info.keys, vocabulary, config)
-    special.add_ids(info.keys, vocabulary, added_bos_eos, folder, settings, config)
+    info.remarks += _tokens(info.keys, vocabulary, config)
+    info.remarks += special.add_ids(info.keys, vocabulary, added_bos_eos, folder, settings, config)
     if template := special.chat_template(folder, settings):
         info.keys["tokenizer.chat_template"] = template
     return info
@@ -66,7 +78,8 @@ def _from_json(data: dict[str, Any]) -> tuple[TokenizerInfo, Vocabulary, tuple[s
     merges = merges_of(model)
     convert = _sentencepiece if model.get("byte_fallback") else _byte_level
     info = convert(data, model, merges, vocabulary)
-    for entry in added_tokens(data):
+    entries = added_tokens(data)
+    for entry in entries:
         token, text = entry["id"], entry["content"]
         score = vocabulary.scores.get(token, UNREACHABLE)
         if text == model.get("unk_token") and convert is _sentencepiece:
@@ -77,11 +90,10 @@ def _from_json(data: dict[str, Any]) -> tuple[TokenizerInfo, Vocabulary, tuple[s
             continue  # a run of visible spaces: real text reaches it through merges
         else:
             vocabulary.add(token, text, USER_DEFINED, score)
-        if entry.get("lstrip") or entry.get("rstrip") or entry.get("single_word"):
-            info.notes.append(
-                f"token {text!r} swallows white space beside it in Hugging Face's"
-                " tokenizer, not in llama.cpp's"
-            )
+    if convert is _sentencepiece:
+        info.deviations += _of_spaces(data, entries)
+    info.swallows = added.all_swallow(entries, vocabulary)
+    info.deviations += added.deviations(entries, info.swallows)
     return info, vocabulary, _template(data.get("post_processor"))
 
 
@@ -92,7 +104,7 @@ def _byte_level(
     ignore = bool(model.get("ignore_merges"))
     steps = pretokenizers.steps_of(data.get("pre_tokenizer"))
     match = pretokenizers.recognise(steps, ignore, merges)
-    notes = [match.note] if match.note else []
+    deviations = [match.deviation] if match.deviation else []
     if match.ignore_merges != ignore:
         reached = {left + right for left, right in merges} | {
             entry["content"] for entry in added_tokens(data)
@@ -102,17 +114,16 @@ def _byte_level(
                 f"tokenizer.json: ignore_merges = {ignore} and token {lost[0]!r:.60} is made by no merge;"
                 f" llama.cpp's {match.name!r} would give other token ids"
             )
-    normalizer = data.get("normalizer")
-    if isinstance(normalizer, dict) and normalizer.get("type") == "NFC":
-        notes.append("llama.cpp does not compose Unicode (NFC) before tokenizing, as this tokenizer does")
-    elif normalizer:
-        raise InputError(f"tokenizer.json: llama.cpp's BPE has no normalizer like {str(normalizer)[:120]!r}")
+    for part in parts_of(data.get("normalizer"), "normalizers"):
+        if part.get("type") != "NFC":
+            raise InputError(f"tokenizer.json: llama.cpp's BPE has no normalizer like {str(part)[:120]!r}")
+        deviations.append(COMPOSED)
     keys = {
         "tokenizer.ggml.model": "gpt2",
         "tokenizer.ggml.pre": match.name,
         "tokenizer.ggml.merges": [f"{left} {right}" for left, right in merges],
     }
-    return TokenizerInfo(keys, notes)
+    return TokenizerInfo(keys, deviations)
 
 
 def _sentencepiece(
@@ -121,9 +132,9 @@ def _sentencepiece(
     """SentencePiece's BPE: spaces made visible, bytes as <0xNN>, merging by score."""
     if model.get("ignore_merges"):
         raise InputError("tokenizer.json: ignore_merges with byte_fallback; llama.cpp has no such tokenizer")
-    prefix, notes = _space_prefix(data)
-    added = {entry["content"] for entry in added_tokens(data)}
-    for token, score in _scores(merges, vocabulary, added).items():
+    prefix = _space_prefix(data)
+    whole = {entry["content"] for entry in added_tokens(data)}
+    for token, score in _scores(merges, vocabulary, whole).items():
         vocabulary.scores[token] = score
     for token, text in vocabulary.texts.items():
         if len(text) == 6 and text.startswith("<0x") and text.endswith(">"):
@@ -135,10 +146,10 @@ def _sentencepiece(
         "tokenizer.ggml.pre": "default",
         "tokenizer.ggml.add_space_prefix": prefix,
     }
-    return TokenizerInfo(keys, notes)
+    return TokenizerInfo(keys)
 
 
-def _scores(merges: list[tuple[str, str]], vocabulary: Vocabulary, added: Container[str]) -> dict[int, float]:
+def _scores(merges: list[tuple[str, str]], vocabulary: Vocabulary, given: Container[str]) -> dict[int, float]:
     """Scores under which merging by score is merging by rank; InputError if there are none.
 
     Every split of a token into two tokens must be a merge, and all merges that make a token must stand
@@ -163,7 +174,7 @@ def _scores(merges: list[tuple[str, str]], vocabulary: Vocabulary, added: Contai
         previous = text
     for text in ids:
         whole = sum(text[:i] in ids and text[i:] in ids for i in range(1, len(text)))
-        if text not in added and splits.get(text, 0) != whole:
+        if text not in given and splits.get(text, 0) != whole:
             raise _not_sentencepiece(text)
     return scores
 
@@ -175,10 +186,9 @@ def _not_sentencepiece(text: str) -> InputError:
     )
 
 
-def _space_prefix(data: dict[str, Any]) -> tuple[bool, list[str]]:
-    """(whether a space is put in front of text, notes), from the normalizer and the pre-tokenizer."""
+def _space_prefix(data: dict[str, Any]) -> bool:
+    """Whether a space is put in front of text, from the normalizer and the pre-tokenizer."""
     prefix, visible = False, False
-    notes: list[str] = []
     for part in parts_of(data.get("normalizer"), "normalizers"):
         if part.get("type") == "Prepend" and part.get("prepend") == SPACE:
             prefix = True
@@ -196,13 +206,7 @@ def _space_prefix(data: dict[str, Any]) -> tuple[bool, list[str]]:
             and part.get("replacement") == SPACE
             and part.get("split") is False
         ):
-            scheme = part.get("prepend_scheme", "always")
-            prefix, visible = scheme != "never", True
-            if scheme == "first":
-                notes.append(
-                    "llama.cpp puts a space after every special token, this tokenizer"
-                    " only in front of the text"
-                )
+            prefix, visible = prefix or part.get("prepend_scheme", "always") != "never", True
         elif not (part.get("type") == "Split" and visible and part.get("pattern") == {"String": " "}):
             raise InputError(
                 f"tokenizer.json: llama.cpp has no pre-tokenizer like {str(part)[:120]!r} with byte_fallback"
@@ -211,7 +215,62 @@ def _space_prefix(data: dict[str, Any]) -> tuple[bool, list[str]]:
         raise InputError(
             "tokenizer.json: a byte_fallback BPE that does not make spaces visible cannot be converted"
         )
-    return prefix, notes
+    return prefix
+
+
+def _of_spaces(data: dict[str, Any], entries: list[dict[str, Any]]) -> list[Deviation]:
+    """Where a SentencePiece's tokenizer.json puts spaces in front of text that llama.cpp does not, or the
+    other way round.
+    """
+    found = []
+    markers = [entry["content"] for entry in entries]
+    for part in parts_of(data.get("pre_tokenizer"), "pretokenizers"):
+        if part.get("type") == "Metaspace" and part.get("prepend_scheme", "always") != "never":
+            found.append(
+                Deviation(
+                    "llama.cpp puts a space also in front of text that begins with one",
+                    lambda text: text.startswith((" ", SPACE)) or added.beside(markers, rf"[ {SPACE}]", text),
+                )
+            )
+            if part.get("prepend_scheme") == "first":
+                found.append(
+                    Deviation(
+                        "llama.cpp puts a space after every special token, this tokenizer"
+                        " only in front of the text",
+                        lambda text: any(marker in text for marker in markers),
+                    )
+                )
+    prepends = any(part.get("type") == "Prepend" for part in parts_of(data.get("normalizer"), "normalizers"))
+    changed = [entry for entry in entries if prepends and entry.get("normalized")]
+    for entry in changed:
+        if not entry.get("special"):
+            raise InputError(
+                f"tokenizer.json: added token {entry['content']!r:.60} is looked for in normalized text,"
+                " behind a space, by llama.cpp in the text as it is; make it"
+                ' "normalized": false'
+            )
+    if changed:
+        found.append(
+            Deviation(
+                f"special tokens such as {changed[0]['content']!r:.60} are found anywhere in a text by"
+                " llama.cpp, by this tokenizer (normalized = true) only where a text or word begins",
+                lambda text: any(entry["content"] in text for entry in changed),
+            )
+        )
+    return found
+
+
+def _contradiction(settings: dict[str, Any], keys: Keys) -> list[str]:
+    """A remark where tokenizer_config.json says otherwise than tokenizer.json whether text begins with a
+    space.
+    """
+    said, done = settings.get("add_prefix_space"), bool(keys.get("tokenizer.ggml.add_space_prefix"))
+    if not isinstance(said, bool) or said == done:
+        return []
+    return [
+        f"tokenizer_config.json has add_prefix_space = {str(said).lower()}, tokenizer.json puts"
+        f" {'a space' if done else 'no space'} in front of text: tokenizer.json counts"
+    ]
 
 
 def _template(processor: Any) -> tuple[str | None, str | None]:
@@ -234,15 +293,11 @@ def _template(processor: Any) -> tuple[str | None, str | None]:
 # -- keys of both kinds --------------------------------------------------------------------------------------
 
 
-def _tokens(keys: Keys, vocabulary: Vocabulary, config: dict[str, Any]) -> None:
-    """The lists, padded with unused tokens to the size of the embedding."""
+def _tokens(keys: Keys, vocabulary: Vocabulary, config: dict[str, Any]) -> list[str]:
+    """The lists, padded with unused tokens to the size of the embedding; remarks."""
     size = config.get("vocab_size")
-    size = size if isinstance(size, int) else len(vocabulary.texts)
-    if (most := max(vocabulary.texts)) >= size:
-        raise InputError(
-            f"the tokenizer has token {most} ({vocabulary.texts[most]!r:.40}),"
-            f" config.json a vocab_size of {size}"
-        )
+    size = size if type(size) is int else max(vocabulary.texts) + 1
+    remarks = _without_rows(vocabulary, size, keys["tokenizer.ggml.model"] == "llama")
     taken = set(vocabulary.texts.values())
     if len(taken) != len(vocabulary.texts):
         raise InputError("the tokenizer has two tokens with the same text, which llama.cpp does not allow")
@@ -256,3 +311,28 @@ def _tokens(keys: Keys, vocabulary: Vocabulary, config: dict[str, Any]) -> None:
     keys["tokenizer.ggml.token_type"] = [vocabulary.types[i] for i in range(size)]
     if keys["tokenizer.ggml.model"] == "llama":
         keys["tokenizer.ggml.scores"] = [vocabulary.scores[i] for i in range(size)]
+    return remarks
+
+
+def _without_rows(vocabulary: Vocabulary, size: int, merged_by_score: bool) -> list[str]:
+    """Drop the tokens that an embedding of `size` rows has none for; a remark that names them.
+
+    They can be neither read nor said. InputError where they are too many to be of this model, or others are
+    merged from them.
+    """
+    beyond = sorted(token for token in vocabulary.texts if token >= size)
+    if not beyond:
+        return []
+    normal = [token for token in beyond if vocabulary.types[token] == NORMAL]
+    if len(beyond) > max(MORE_AT_MOST, size // 16) or (normal and merged_by_score):
+        raise InputError(
+            f"the tokenizer has {len(beyond)} tokens from {size} ({vocabulary.texts[beyond[0]]!r:.40}) on,"
+            f" config.json a vocab_size of {size}: it is another model's"
+        )
+    for token in beyond[3:]:
+        vocabulary.remove(token)
+    names = ", ".join(f"{vocabulary.remove(token)!r:.60}" for token in beyond[:3])
+    return [
+        f"{len(beyond)} tokens of the tokenizer are left out, since the model has {size} rows for them:"
+        f" {names}{', ...' if len(beyond) > 3 else ''}"
+    ]

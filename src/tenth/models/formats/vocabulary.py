@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,12 +13,39 @@ NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = 1, 2, 3, 4, 5, 6  # llama
 Keys = dict[str, Any]
 
 
+@dataclass(frozen=True)
+class Deviation:
+    """Where llama.cpp must give other ids than the folder's tokenizer.
+
+    concerns: whether a text is one of those.
+    """
+
+    note: str
+    concerns: Callable[[str], bool]
+
+
 @dataclass
 class TokenizerInfo:
-    """GGUF keys, and what a person should know about differences that remain."""
+    """GGUF keys, and what a person should know about differences that remain.
+
+    swallows: whether all special tokens swallow white space behind them, as Phi-3's do.
+    """
 
     keys: Keys
-    notes: list[str] = field(default_factory=list)
+    deviations: list[Deviation] = field(default_factory=list)
+    remarks: list[str] = field(default_factory=list)
+    swallows: bool = False
+
+    @property
+    def notes(self) -> list[str]:
+        """All of it, one sentence each."""
+        return list(dict.fromkeys([*self.remarks, *(deviation.note for deviation in self.deviations)]))
+
+    def named(self, name: str) -> str:
+        """The model's name for the GGUF: llama.cpp's special tokens swallow white space if it is Phi-3's."""
+        if not self.swallows:
+            return re.sub("(?i)(phi)-?(3)|(modern)-(bert)", r"\1\3 \2\4", name)
+        return name if re.search("(?i)phi-?3", name) else f"{name} (phi-3)"
 
 
 @dataclass
@@ -30,6 +59,11 @@ class Vocabulary:
     def add(self, token: int, text: str, kind: int, score: float = 0.0) -> None:
         """Set the token with this id."""
         self.texts[token], self.types[token], self.scores[token] = text, kind, score
+
+    def remove(self, token: int) -> str:
+        """Take the token with this id out; returns its text."""
+        del self.types[token], self.scores[token]
+        return self.texts.pop(token)
 
     def is_control(self, token: int) -> bool:
         """Whether it is never text."""
