@@ -19,7 +19,7 @@ from tenth.core.records import Runtime
 from tenth.models.checkpoint import open_checkpoint
 from tenth.models.formats.gguf import model_metadata, write_gguf
 from tenth.models.formats.tokenizer import tokenizer_metadata
-from tenth.runtime.llama import Session, Vocabulary
+from tenth.runtime.llama import LlamaVocabulary, Session
 
 NASTY = [
     "",
@@ -362,7 +362,7 @@ def test_ends_listed_by_id(
     write_gguf(checkpoint, {}, tmp_path / "model.gguf")
     texts = keys["tokenizer.ggml.tokens"]
     wanted = {texts[int(text)] if text.isdigit() else text for text in ending}
-    with Vocabulary.load(tmp_path / "model.gguf") as vocabulary:
+    with LlamaVocabulary.load(tmp_path / "model.gguf") as vocabulary:
         assert {texts[i] for i in range(vocabulary.n_vocab) if vocabulary.ends(i)} == wanted
         assert texts[vocabulary.end] == "<|endoftext|>"
     assert (said in notes) if said else "end an answer" not in notes
@@ -386,7 +386,7 @@ def test_a_model_that_names_no_end(kind: str, tmp_path: Path) -> None:
     checkpoint = open_checkpoint(tmp_path)
     assert "names the token that ends a text" in " ".join(checkpoint.notes())
     write_gguf(checkpoint, {}, tmp_path / "model.gguf")
-    with Vocabulary.load(tmp_path / "model.gguf") as vocabulary:
+    with LlamaVocabulary.load(tmp_path / "model.gguf") as vocabulary:
         ending = [i for i in range(vocabulary.n_vocab) if vocabulary.ends(i)]
     kinds = model_metadata(checkpoint, {})["tokenizer.ggml.token_type"]
     assert len(ending) == 1
@@ -423,7 +423,7 @@ def test_added_tokens_of_other_files(where: str, tmp_path: Path) -> None:
     path.write_text(json.dumps({**(json.loads(path.read_text()) if path.is_file() else {}), **value}))
     theirs = AutoTokenizer.from_pretrained(tmp_path)
     write_gguf(open_checkpoint(tmp_path), {}, tmp_path / "model.gguf")
-    with Vocabulary.load(tmp_path / "model.gguf") as vocabulary:
+    with LlamaVocabulary.load(tmp_path / "model.gguf") as vocabulary:
         for text in ("a<|extra|>b", "the <|extra|> cat sat on the mat", "<tool>the<|im_end|>"):
             expected = theirs(text, add_special_tokens=False)["input_ids"]
             assert vocabulary.tokenize(text, special=False).tolist() == expected, text

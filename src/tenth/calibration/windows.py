@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
+from tenth.calibration.same_tokens import check_tokens
 from tenth.core.errors import InputError
 from tenth.core.records import Record
 from tenth.models.text import read
@@ -56,6 +57,7 @@ def cut(model: Path, text: Path | None, eval_text: Path | None, wanted: Wanted, 
     eval_text, or of the calibration text's end. InputError if there is too little text.
     """
     tokens, length = tokenizer(model), wanted.length
+    check_tokens(model, tokens)
     given = read(text)
     windows = _windows(tokens.encode(given), length)
     if eval_text:

@@ -189,7 +189,7 @@ def _library_for(path: Path | str) -> ctypes.CDLL:
     return library()
 
 
-class Vocabulary:
+class LlamaVocabulary:
     """A GGUF's tokenizer as llama.cpp runs it. Use it in a `with`."""
 
     def __init__(self, model: int, stack: contextlib.ExitStack) -> None:
@@ -202,7 +202,7 @@ class Vocabulary:
         self.begin: list[int] = [first] if first >= 0 else []  # what it puts before a text by itself
 
     @classmethod
-    def load(cls, path: Path | str) -> Vocabulary:
+    def load(cls, path: Path | str) -> LlamaVocabulary:
         """Of a GGUF, without its weights; the file may hold none.
 
         Raises InputError for a missing file, NativeError with llama.cpp's reason where it refuses.
@@ -267,7 +267,7 @@ class Vocabulary:
         return ids[:count].copy()
 
 
-class Session(Vocabulary):
+class Session(LlamaVocabulary):
     """A model opened by llama.cpp, with one sequence of at most `n_ctx` tokens. Use it in a `with`.
 
     buffers: bytes by kind as llama.cpp reports them: "mapped" (the file's pages), "model" (read without

@@ -30,7 +30,7 @@ from tenth.models.checkpoint import open_config
 from tenth.models.formats.gguf import write_vocabulary
 from tenth.models.formats.tokenizer import tokenizer_metadata
 from tenth.models.formats.vocabulary import TokenizerInfo
-from tenth.runtime.llama import Vocabulary
+from tenth.runtime.llama import LlamaVocabulary
 
 PIECE = 1 << 15  # characters tokenised together
 NEAR = 1 << 9
@@ -71,7 +71,7 @@ class Tokenizer:
     behind which a text's first one stands.
     """
 
-    def __init__(self, vocabulary: Vocabulary, info: TokenizerInfo) -> None:
+    def __init__(self, vocabulary: LlamaVocabulary, info: TokenizerInfo) -> None:
         self._vocabulary, self.info, keys = vocabulary, info, info.keys
         self.begin = vocabulary.begin
         self.end: int | None = vocabulary.end if vocabulary.end >= 0 else None
@@ -79,9 +79,11 @@ class Tokenizer:
         self._prefix = bool(keys.get("tokenizer.ggml.add_space_prefix"))
         self._recursing = keys["tokenizer.ggml.pre"] in RECURSING
         tokens = keys["tokenizer.ggml.tokens"]
+        self.n_vocab = vocabulary.n_vocab
         special, others = ([tokens[i] for i in kind] for kind in vocabulary.markers())
         markers = special + others
         joined = "\0".join(markers if keys["tokenizer.ggml.model"] == "gpt2" else tokens)
+        self._markers = markers
         self._special = {text[:2] for text in special}
         self._first, self._last = {text[:2] for text in markers}, {text[-2:] for text in markers}
         self._together = set(BESIDE_WHITE_SPACE.findall(joined.replace(" ", SPACE)))
@@ -108,6 +110,10 @@ class Tokenizer:
             parse = any(beginning in piece for beginning in self._special)  # looking for all takes long
             parts.append(self._vocabulary.tokenize(piece, special=False, parse=parse)[drop:])
         return np.concatenate(parts)
+
+    def markers(self) -> list[str]:
+        """Texts that stand for one token wherever they stand in a text, special tokens first."""
+        return list(self._markers)
 
     def decode(self, ids: np.ndarray) -> str:
         """The text of ids, special tokens included, without the space that the tokenizer puts in front."""
@@ -161,4 +167,4 @@ def tokenizer(model: Path) -> Tokenizer:
     with tempfile.TemporaryFile() as file:  # which no kill can leave behind
         path = Path(f"/dev/fd/{file.fileno()}")
         write_vocabulary(info, architecture.gguf_arch, model.resolve().name, path)
-        return Tokenizer(Vocabulary.load(path), info)
+        return Tokenizer(LlamaVocabulary.load(path), info)

@@ -5,8 +5,8 @@ and added_tokens.json count, the formats before that list. After them come the t
 and so on) and further special tokens. Each that tokenizer.json does not have gets the id that its text has in
 the vocabulary, or else the next free one (tokenization_utils_base.py and tokenization_utils_tokenizers.py).
 
-Flags say which white space a token swallows, and that it stands in no word. llama.cpp's files have none. Under
-a model's name with "phi-3" in it, all its special tokens but three swallow white space behind them
+Flags say which white space a token swallows, and that it stands in no word. llama.cpp has none in its files.
+Under a model's name with "phi-3" in it, all its special tokens but three swallow white space behind them
 (llama-vocab.cpp); other tokens with flags become a note.
 """
 
