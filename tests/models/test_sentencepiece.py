@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ from hypothesis import strategies as st
 from test_tokenizer import NASTY, one_line
 from tiny import CORPUS, make_model
 
+from tenth.calibration.same_tokens import check_tokens
 from tenth.core.errors import InputError
 from tenth.core.records import Runtime
 from tenth.models.checkpoint import open_checkpoint
@@ -21,6 +23,7 @@ from tenth.models.formats.sentencepiece import pieces, without
 from tenth.models.formats.trim import trimmed
 from tenth.pruning.vocabulary import chosen
 from tenth.runtime.llama import Session
+from tenth.runtime.tokens import tokenizer
 
 TEXT = " ".join(CORPUS[:2])
 
@@ -91,3 +94,99 @@ def test_model_files_are_not_trusted(spm: Path) -> None:
             one_line(error)
 
     check()
+
+
+# -- what a tokenizer.model may hold, and what may stand beside it -------------------------------------------
+
+
+TOKEN = {"lstrip": False, "rstrip": False, "normalized": False, "single_word": False, "special": True}
+MODELS: dict[str, tuple[dict[str, object], dict[str, dict[str, object]]]] = {
+    # settings of the trainer, files beside tokenizer.model
+    "plain": ({}, {}),
+    "user-defined, no prefix": (
+        {"user_defined_symbols": ["<h1>", "</h1>", "a b", "b\u2581."], "add_dummy_prefix": False},
+        {},
+    ),
+    "control": ({"control_symbols": ["[INST]", "[/INST]"]}, {}),
+    "prefix switched off": ({}, {"tokenizer_config.json": {"add_prefix_space": False}}),
+    "prefix switched on": (
+        {"add_dummy_prefix": False},
+        {"tokenizer_config.json": {"add_prefix_space": True}},
+    ),
+    "by id": (
+        {},
+        {"tokenizer_config.json": {"added_tokens_decoder": {"400": {**TOKEN, "content": "<|x|>"}}}},
+    ),
+    "added_tokens.json": ({}, {"added_tokens.json": {"<|x|>": 400}}),
+    "map": ({}, {"special_tokens_map.json": {"additional_special_tokens": ["<|x|>"]}}),
+    "renamed": (
+        {"control_symbols": ["<reserved>"]},
+        {"tokenizer_config.json": {"added_tokens_decoder": {"3": {**TOKEN, "content": "<|x|>"}}}},
+    ),
+}
+LINES = ["the dog sat", "  two  spaces", "naïve 中\n\ttabs", "a", "", "▁ a", "x<h1>y</h1> a b.", "it's 12"]
+
+
+@pytest.mark.parametrize("case", MODELS)
+def test_ids_are_those_of_sentencepiece(case: str, tmp_path: Path) -> None:
+    import sentencepiece
+
+    trainer, files = MODELS[case]
+    (tmp_path / "config.json").write_text('{"model_type": "llama", "vocab_size": 410}')
+    (tmp_path / "corpus.txt").write_text("\n".join(CORPUS * 20))
+    sentencepiece.SentencePieceTrainer.train(
+        input=str(tmp_path / "corpus.txt"),
+        model_prefix=str(tmp_path / "tokenizer"),
+        model_type="bpe",
+        vocab_size=400,
+        byte_fallback=True,
+        normalization_rule_name="identity",
+        remove_extra_whitespaces=False,
+        minloglevel=2,
+        **trainer,
+    )
+    for name, value in files.items():
+        (tmp_path / name).write_text(json.dumps(value))
+    theirs = sentencepiece.SentencePieceProcessor(model_file=str(tmp_path / "tokenizer.model"))
+    ours = tokenizer(tmp_path)
+    check_tokens(tmp_path, ours)
+    for line in LINES:
+        ids = ours.encode(line).tolist()
+        if case.startswith("prefix"):  # which llama.cpp's own converter takes from tokenizer_config.json, too
+            spaced = " " + line if case.endswith("on") and line else line
+            expected = theirs.encode(spaced)
+            if case.endswith("off") and line:
+                expected = theirs.encode("\n" + line)[2:]  # behind the prefix and the newline's byte
+            assert ids == expected, line
+        else:
+            assert ids == theirs.encode(line), line
+    if "<|x|>" in json.dumps(files):
+        place = 3 if case == "renamed" else 400
+        assert ours.encode("<|x|>").tolist() == [place]
+        assert ours.decode(ours.encode("the <|x|>")) == "the <|x|>"
+
+
+def test_user_defined_pieces_behind_a_prefix_are_noted(tmp_path: Path) -> None:
+    """llama.cpp puts a space behind each special token, SentencePiece does not."""
+    import sentencepiece
+
+    (tmp_path / "config.json").write_text('{"model_type": "llama", "vocab_size": 400}')
+    (tmp_path / "corpus.txt").write_text("\n".join(CORPUS * 20))
+    sentencepiece.SentencePieceTrainer.train(
+        input=str(tmp_path / "corpus.txt"),
+        model_prefix=str(tmp_path / "tokenizer"),
+        model_type="bpe",
+        vocab_size=400,
+        byte_fallback=True,
+        normalization_rule_name="identity",
+        remove_extra_whitespaces=False,
+        minloglevel=2,
+        user_defined_symbols=["<h1>", "</h1>"],
+    )
+    theirs = sentencepiece.SentencePieceProcessor(model_file=str(tmp_path / "tokenizer.model"))
+    ours = tokenizer(tmp_path)
+    check_tokens(tmp_path, ours)
+    assert ours.encode("the cat").tolist() == theirs.encode("the cat")
+    pieces = {theirs.piece_to_id("<h1>"), theirs.piece_to_id("</h1>")}
+    assert pieces <= set(ours.encode("<h1>title</h1>").tolist())
+    assert any("user-defined pieces such as '<h1>'" in note for note in ours.info.notes)

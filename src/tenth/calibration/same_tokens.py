@@ -10,10 +10,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 from tenth.core.errors import InputError
 from tenth.models.formats.added import elsewhere
 from tenth.models.formats.hf import read_json
+from tenth.models.formats.sentencepiece import processor
 from tenth.runtime.tokens import Tokenizer
 
 NASTY = (
@@ -89,8 +91,12 @@ def _apart(ours: Sequence[int], theirs: Sequence[int]) -> str:
 def _reference(model: Path) -> tuple[Callable[[str], list[int]], str]:
     """(the folder's tokenizer, without tokens before and behind a text, the file that it is of)."""
     name = "tokenizer.json" if (model / "tokenizer.json").is_file() else "tokenizer.model"
+    config = model / "tokenizer_config.json"
     try:
-        return (_from_json(model) if name == "tokenizer.json" else _from_model(model / name)), name
+        settings = read_json(config) if config.is_file() else {}
+        if name == "tokenizer.json":
+            return _from_json(model, settings), name
+        return processor(model / name, settings)[0].encode, name
     except ImportError as error:
         raise InputError(
             f"{model}: reading its {name} needs {error.name}: pip install 'tenth[fit]'"
@@ -102,33 +108,20 @@ def _reference(model: Path) -> tuple[Callable[[str], list[int]], str]:
         raise InputError(f"{model}: its {name} cannot be opened: {reason:.200}") from None
 
 
-def _from_json(model: Path) -> Callable[[str], list[int]]:
+def _from_json(model: Path, settings: dict[str, Any]) -> Callable[[str], list[int]]:
     from tokenizers import AddedToken
     from tokenizers import Tokenizer as Reference
 
     inner = Reference.from_file(str(model / "tokenizer.json"))
     inner.no_truncation()
     inner.no_padding()
-    settings = model / "tokenizer_config.json"
     held = {token.content for token in inner.get_added_tokens_decoder().values()}
-    for token, _ in elsewhere(model, read_json(settings) if settings.is_file() else {}):
+    for token, _ in elsewhere(model, settings):
         if token["content"] not in held:
             inner.add_tokens([AddedToken(**token)])
 
     def ids(text: str) -> list[int]:
         found: list[int] = inner.encode(text, add_special_tokens=False).ids
-        return found
-
-    return ids
-
-
-def _from_model(path: Path) -> Callable[[str], list[int]]:
-    from sentencepiece import SentencePieceProcessor
-
-    inner = SentencePieceProcessor(model_file=str(path))
-
-    def ids(text: str) -> list[int]:
-        found: list[int] = inner.encode(text)
         return found
 
     return ids

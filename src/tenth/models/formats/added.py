@@ -13,12 +13,11 @@ Under a model's name with "phi-3" in it, all its special tokens but three swallo
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from tenth.core.errors import InputError
-from tenth.models.formats.bpe import added_tokens
 from tenth.models.formats.hf import read_json
 from tenth.models.formats.vocabulary import CONTROL, UNKNOWN, USER_DEFINED, Deviation, Vocabulary
 
@@ -28,32 +27,43 @@ KEEPING = {"<unk>", "<s>", "<|endoftext|>"}  # of Phi-3, which swallow nothing
 Token = dict[str, Any]  # as in tokenizer.json: content, special, normalized, lstrip, rstrip, single_word
 
 
-def completed(data: dict[str, Any], folder: Path, settings: Mapping[str, Any]) -> list[Token]:
-    """tokenizer.json's added tokens and those of the folder's other files, each with its id.
+def completed(
+    found: Sequence[Token],
+    vocabulary: Mapping[str, int],
+    folder: Path,
+    settings: Mapping[str, Any],
+    renames: bool = False,
+) -> list[Token]:
+    """The tokens found in the tokenizer's own file and those of the folder's other files, each with its id.
 
-    InputError where another file gives a token another id than it gets by its place.
+    vocabulary: ids by text, added tokens left out. renames: whether a listed token takes the place of the one
+    with its id, as in a folder without tokenizer.json. InputError where another file gives a token another id
+    than it gets by its place.
     """
-    found = added_tokens(data)
-    vocabulary = data["model"]["vocab"]
+    tokens = [*found]
     ids: dict[str, int] = {entry["content"]: entry["id"] for entry in found}
-    highest = max(vocabulary.values())
+    taken = set(vocabulary.values())
     following = max([len(vocabulary) - 1, *ids.values()]) + 1
     for token, expected in elsewhere(folder, settings):
         text = token["content"]
         if text in ids:
             continue
-        known = vocabulary.get(text)
-        if known is None and following <= highest and following in set(vocabulary.values()):
-            raise InputError(f"tokenizer.json: its ids have gaps, so that {text!r:.60} can get none")
-        ids[text] = following if known is None else known
+        if text in vocabulary:
+            ids[text] = vocabulary[text]
+        elif renames and expected in taken:
+            ids[text] = expected
+        else:
+            ids[text] = following
+            if following in taken:
+                raise InputError(f"{folder}: the ids of its tokens have gaps, so that {text!r:.60} gets none")
         following = max(following, ids[text] + 1)
         if expected is not None and expected != ids[text]:
             raise InputError(
                 f"{folder}: token {text!r:.60} has the id {expected} in tokenizer_config.json or"
                 f" added_tokens.json, and transformers gives it {ids[text]}; put it into tokenizer.json"
             )
-        found.append({**token, "id": ids[text]})
-    return found
+        tokens.append({**token, "id": ids[text]})
+    return tokens
 
 
 def elsewhere(folder: Path, settings: Mapping[str, Any]) -> Iterator[tuple[Token, int | None]]:

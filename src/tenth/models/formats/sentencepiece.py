@@ -3,7 +3,8 @@ tokenizer.json; cut down on its own bytes.
 
 It is a protobuf message (sentencepiece_model.proto), of which the fields named here are touched:
 
-    ModelProto      1 pieces (repeated SentencePiece) | 2 trainer_spec | 4 self_test_data
+    ModelProto      1 pieces (repeated SentencePiece) | 2 trainer_spec | 3 normalizer_spec | 4 self_test_data
+    NormalizerSpec  3 add_dummy_prefix
     SentencePiece   1 text | 2 score, float32 | 3 type, as llama.cpp's token types
     TrainerSpec     3 model_type, 2 is BPE | 4 vocab_size | 40 unk_id | 41 bos_id | 42 eos_id | 43 pad_id
 """
@@ -11,25 +12,28 @@ It is a protobuf message (sentencepiece_model.proto), of which the fields named 
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from tenth.core.errors import InputError
+from tenth.models.formats import added
 from tenth.models.formats.bpe import SPACE
 from tenth.models.formats.vocabulary import (
     BYTE,
     CONTROL,
     NORMAL,
-    UNKNOWN,
     UNREACHABLE,
     UNUSED,
+    USER_DEFINED,
+    Deviation,
     TokenizerInfo,
     Vocabulary,
 )
 
 SIZE_LIMIT = 64_000_000  # bytes
-PIECES, TRAINER, SELF_TEST = 1, 2, 4
+PIECES, TRAINER, NORMALIZER, SELF_TEST = 1, 2, 3, 4
+DUMMY_PREFIX = 3  # a space before every text
 MODEL_TYPE, VOCAB_SIZE = 3, 4
 SPECIAL_IDS = {40: 0, 41: 1, 42: 2, 43: -1}  # unk, bos, eos, pad: number of the field -> its default
 BPE = 2
@@ -39,50 +43,77 @@ def from_model(
     path: Path, settings: dict[str, Any]
 ) -> tuple[TokenizerInfo, Vocabulary, tuple[str | None, str | None]]:
     """(keys so far, vocabulary, tokens put in front and behind). InputError for a model that is not BPE."""
+    model, raw = processor(path, settings)
+    vocabulary = Vocabulary({}, {}, {})
+    read, kind = _read(raw)
+    if kind != BPE:
+        raise InputError(f"{path} is a unigram SentencePiece model; only BPE ones can be converted")
+    for token, piece in enumerate(read):
+        text, held = piece.text, piece.kind
+        if held == USER_DEFINED:
+            # SentencePiece looks for it where spaces are visible ones, llama.cpp in the text as it is.
+            text, held = text.replace(SPACE, " "), UNUSED if " " in text else held
+        vocabulary.add(token, text, held, piece.score if held == NORMAL else UNREACHABLE)
+    _check(path, model, vocabulary)
+    prefix = model.EncodeAsPieces("a")[0].startswith(SPACE)
+    defined = [piece.text for piece in read if piece.kind == USER_DEFINED]
+    ids = {text: token for token, text in vocabulary.texts.items()}
+    for entry in added.completed([], ids, path.parent, settings, renames=True):
+        token, text = entry["id"], entry["content"]
+        if vocabulary.texts.get(token) != text or vocabulary.types[token] in (NORMAL, USER_DEFINED, UNUSED):
+            vocabulary.add(token, text, CONTROL if entry["special"] else USER_DEFINED, UNREACHABLE)
+    keys = {
+        "tokenizer.ggml.model": "llama",
+        "tokenizer.ggml.pre": "default",
+        "tokenizer.ggml.add_space_prefix": prefix,
+    }
+    deviations = []
+    if defined and prefix:
+        note = (
+            f"llama.cpp puts a space behind {len(defined)} user-defined pieces such as {defined[0]!r:.40},"
+            " SentencePiece only in front of text"
+        )
+        deviations.append(Deviation(note, lambda text: any(piece in text for piece in defined)))
+    bos = vocabulary.texts.get(model.bos_id()) if settings.get("add_bos_token", True) else None
+    eos = vocabulary.texts.get(model.eos_id()) if settings.get("add_eos_token", False) else None
+    return TokenizerInfo(keys, deviations), vocabulary, (bos, eos)
+
+
+def processor(path: Path, settings: Mapping[str, Any]) -> tuple[Any, bytes]:
+    """(sentencepiece's processor of a tokenizer.model, the file's bytes), under the folder's settings.
+
+    transformers and llama.cpp's own converter follow add_prefix_space of tokenizer_config.json. InputError
+    where the library is missing or cannot read the file.
+    """
     try:
         from sentencepiece import SentencePieceProcessor
     except ImportError:
         raise InputError(
-            f"{path.parent} has no tokenizer.json; to read tokenizer.model install tenth[fit]"
+            f"{path.parent} has no tokenizer.json; to read tokenizer.model pip install 'tenth[fit]'"
         ) from None
-    if path.stat().st_size > SIZE_LIMIT:
-        raise InputError(f"{path} is larger than {SIZE_LIMIT} bytes, which no tokenizer is")
-    model = SentencePieceProcessor()
+    raw, model = read_model(path), SentencePieceProcessor()
+    prefix = settings.get("add_prefix_space")
     try:
-        model.LoadFromSerializedProto(path.read_bytes())
-    except (RuntimeError, OSError) as error:
-        raise InputError(f"{path} is no SentencePiece model: {str(error)[:100]}") from None
-    vocabulary = Vocabulary({}, {}, {})
-    for token in range(model.GetPieceSize()):
-        kind = _kind(model, token)
-        score = model.GetScore(token) if kind == NORMAL else UNREACHABLE
-        vocabulary.add(token, model.IdToPiece(token), kind, score)
-    _check(path, model, vocabulary)
-    added = settings.get("added_tokens_decoder")
-    for token, entry in added.items() if isinstance(added, dict) else ():
-        if token.isdecimal() and isinstance(entry, dict) and isinstance(entry.get("content"), str):
-            vocabulary.add(int(token), entry["content"], CONTROL if entry.get("special") else 4)
-    keys = {
-        "tokenizer.ggml.model": "llama",
-        "tokenizer.ggml.pre": "default",
-        "tokenizer.ggml.add_space_prefix": model.EncodeAsPieces("a")[0].startswith(SPACE),
-    }
-    bos = vocabulary.texts.get(model.bos_id()) if settings.get("add_bos_token", True) else None
-    eos = vocabulary.texts.get(model.eos_id()) if settings.get("add_eos_token", False) else None
-    return TokenizerInfo(keys), vocabulary, (bos, eos)
+        model.LoadFromSerializedProto(with_prefix(raw, prefix) if isinstance(prefix, bool) else raw)
+    except RuntimeError as error:
+        raise InputError(f"{path} is no SentencePiece model: {str(error)[:100]!r}") from None
+    return model, raw
 
 
-def _kind(model: Any, token: int) -> int:
-    """What llama.cpp calls a piece of the model."""
-    kinds = {UNKNOWN: model.IsUnknown, CONTROL: model.IsControl, UNUSED: model.IsUnused, BYTE: model.IsByte}
-    return next((kind for kind, is_it in kinds.items() if is_it(token)), NORMAL)
+def with_prefix(model: bytes, prefix: bool) -> bytes:
+    """The model with a space in front of every text, or without."""
+    out, rest = [], b""
+    for number, value, raw in _fields(model):
+        if number == NORMALIZER:
+            rest += b"".join(r for n, _, r in _fields(_message(value)) if n != DUMMY_PREFIX)
+        else:
+            out.append(raw)
+    rest += _varint(DUMMY_PREFIX << 3) + _varint(prefix)
+    return b"".join(out) + _varint(NORMALIZER << 3 | 2) + _varint(len(rest)) + rest
 
 
 def _check(path: Path, model: Any, vocabulary: Vocabulary) -> None:
-    """llama.cpp merges by score, in text as it is: refuse unigram models and those that rewrite text."""
-    scores = [s for t, s in vocabulary.scores.items() if vocabulary.types[t] == NORMAL]
-    if any(score != round(score) for score in scores):
-        raise InputError(f"{path} is a unigram SentencePiece model; only BPE ones can be converted")
+    """llama.cpp merges characters and bytes, in text as it is: refuse models that rewrite text."""
     if sum(kind == BYTE for kind in vocabulary.types.values()) != 256:
         raise InputError(f"{path} has no byte fallback, which llama.cpp needs")
     for probe in ("a  b", "\ufb01", "\u2460"):
@@ -112,6 +143,14 @@ def read_model(path: Path) -> bytes:
 
 def pieces(model: bytes) -> list[Piece]:
     """Every piece, by id. InputError for a file that is no SentencePiece model, or not one of BPE."""
+    found, kind = _read(model)
+    if kind != BPE or not found:
+        raise InputError("tokenizer.model: no SentencePiece model of the BPE kind; only those can be trimmed")
+    return found
+
+
+def _read(model: bytes) -> tuple[list[Piece], int]:
+    """(every piece, by id, the kind of the model)."""
     found = []
     kind = 1
     for number, value, _ in _fields(model):
@@ -119,9 +158,7 @@ def pieces(model: bytes) -> list[Piece]:
             found.append(_piece(value))
         elif number == TRAINER:
             kind = next((v for n, v, _ in _fields(_message(value)) if n == MODEL_TYPE), 1)
-    if kind != BPE or not found:
-        raise InputError("tokenizer.model: no SentencePiece model of the BPE kind; only those can be trimmed")
-    return found
+    return found, kind
 
 
 def without(model: bytes, kept: Sequence[int]) -> bytes:

@@ -49,8 +49,7 @@ def tokenizer_metadata(folder: Path, config: dict[str, Any]) -> TokenizerInfo:
     )
     if (folder / "tokenizer.json").is_file():
         data = read_json(folder / "tokenizer.json")
-        bpe(data)
-        data["added_tokens"] = added.completed(data, folder, settings)
+        data["added_tokens"] = added.completed(added_tokens(data), bpe(data)[1], folder, settings)
         info, vocabulary, added_bos_eos = _from_json(data)
         info.remarks += _contradiction(settings, info.keys)
     elif (folder / "tokenizer.model").is_file():
