@@ -23,6 +23,7 @@ LENGTH = 20
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("model")
     write_tokenizer(folder, "gpt-2")
+    (folder / "config.json").write_text('{"model_type": "llama", "vocab_size": 384}')
     return folder
 
 

@@ -10,6 +10,7 @@ from tenth.calibration.same_tokens import check_tokens
 from tenth.core.errors import InputError
 from tenth.core.records import Record
 from tenth.models.text import read
+from tenth.runtime.template import check_template
 from tenth.runtime.tokens import tokenizer
 
 LENGTH = 512  # tokens of a window, unless the model or the wanted context is shorter
@@ -58,6 +59,7 @@ def cut(model: Path, text: Path | None, eval_text: Path | None, wanted: Wanted, 
     """
     tokens, length = tokenizer(model), wanted.length
     check_tokens(model, tokens)
+    check_template(tokens.info)
     given = read(text)
     windows = _windows(tokens.encode(given), length)
     if eval_text:

@@ -112,6 +112,37 @@ def write_vocabulary(tokenizer: TokenizerInfo, architecture: str, name: str, des
     _write_header(destination, keys, [])
 
 
+def write_hollow(tokenizer: TokenizerInfo, destination: Path) -> None:
+    """Write the least model that llama.cpp runs with that tokenizer: one small block, every weight zero.
+
+    The zeros take no room where the file system stores none.
+    """
+    size, width, a = len(tokenizer.keys["tokenizer.ggml.tokens"]), 32, "llama"
+    keys = {
+        "general.architecture": a,
+        "general.name": "",
+        f"{a}.block_count": 1,
+        f"{a}.context_length": 256,
+        f"{a}.embedding_length": width,
+        f"{a}.feed_forward_length": width,
+        f"{a}.attention.head_count": 1,
+        f"{a}.attention.layer_norm_rms_epsilon": 1e-5,
+        f"{a}.rope.dimension_count": width,
+        f"{a}.vocab_size": size,
+        **tokenizer.keys,
+    }
+    square = ("attn_q", "attn_k", "attn_v", "attn_output", "ffn_gate", "ffn_up", "ffn_down")
+    shapes: dict[str, tuple[int, ...]] = {"token_embd.weight": (size, width)}
+    shapes |= {f"{name}.weight": (width,) for name in ("output_norm", "blk.0.attn_norm", "blk.0.ffn_norm")}
+    shapes |= {f"blk.0.{name}.weight": (width, width) for name in square}
+    infos = [
+        TensorInfo(name, shape, "F32", 4 * int(np.prod(shape, dtype=np.int64)))
+        for name, shape in shapes.items()
+    ]
+    header = _write_header(destination, keys, infos)
+    os.truncate(destination, _padded(header) + data_bytes(infos))
+
+
 def write_gguf(
     checkpoint: Checkpoint,
     types: Mapping[str, str],
