@@ -34,7 +34,7 @@ ROOMS = (
     "models",
     "core",
 )
-MOST_FILES = 13  # of Python in a folder, its __init__.py among them
+MOST_FILES = 13  # of Python in a folder, beside its __init__.py
 DIRECTLY = {"__init__.py", "__main__.py", "py.typed"}
 NAMED = re.compile(r"tenth(?:\.[a-z_0-9]+)+(?=:|$)")  # "tenth.room.module" or "tenth.room.module:function"
 
@@ -116,7 +116,7 @@ def test_every_folder_is_a_room_and_small() -> None:
         files = list(folder.glob("*.py"))
         assert (folder / "__init__.py") in files, folder
         if folder.name not in ("arch", "commands"):  # one file a family, one a verb: they are lists
-            assert len(files) <= MOST_FILES, folder
+            assert len(files) - 1 <= MOST_FILES, folder
 
 
 def test_a_name_is_one_class() -> None:

@@ -4,7 +4,7 @@ A piece of work is a `Job`: a frozen record whose fields are its inputs, and who
 calls.
 
 parent                                   child
-stdin   {"job": {"kind": "module:Class", "fields": {...}}, "parent": pid}
+stdin   {"job": {"kind": "module:Class", "fields": {...}}, "parent": pid, "environment": {...}}
 stdout  <- {"event": {...}}   any number     (a private descriptor; descriptor 1 is pointed at the log)
         <- {"result": ...}  or  {"error": "InputError", "message": "...", "extra": {...}}
 stderr  -> the log: llama.cpp's lines, and tracebacks of our own mistakes
@@ -33,10 +33,11 @@ from typing import IO, Any, Generic, TypeVar, get_type_hints
 
 from pydantic import JsonValue, TypeAdapter
 
-from tenth.core import errors
+from tenth.core import errors, forkserver
 from tenth.core.records import Record
 
 Event = dict[str, Any]  # JSON: what a running child tells, such as {"done": 3, "total": 8}
+Child = subprocess.Popen[bytes] | forkserver.Forked
 Emit = Callable[[Event], None]
 Result = TypeVar("Result")
 _PR_SET_PDEATHSIG = 1
@@ -56,6 +57,11 @@ class Job(Record, Generic[Result]):
     def returned(self) -> TypeAdapter[Result]:
         """What `run` is annotated to return, and how that becomes JSON and back."""
         return TypeAdapter(get_type_hints(type(self).run)["return"])
+
+    @property
+    def imports(self) -> tuple[str, ...]:
+        """Modules that it needs and that take seconds to import: its child is forked with them."""
+        return ()
 
     def plain(self, emit: Emit) -> JsonValue:
         """Run it here; the result as JSON."""
@@ -150,24 +156,23 @@ def run(job: Job[Result], on_event: Emit | None = None, around: Surroundings | N
     A TenthError of the child is raised here with its class. Raises ChildDied (a NativeError) where the child
     dies, NativeError where it fails otherwise. Whatever is raised here, Ctrl-C included, ends the child.
     """
-    packed = job.pack()
-    return job.returned().validate_python(_run_packed(packed, on_event, around or Surroundings()))
+    packed, around = job.pack(), around or Surroundings()
+    modules = () if around.wrapper else job.imports
+    return job.returned().validate_python(_run_packed(packed, modules, on_event, around))
 
 
-def _run_packed(packed: Packed, on_event: Emit | None, around: Surroundings) -> JsonValue:
-    request = json.dumps({"job": packed.model_dump(mode="json"), "parent": os.getpid()})
+def _run_packed(
+    packed: Packed, modules: Sequence[str], on_event: Emit | None, around: Surroundings
+) -> JsonValue:
     with _log_file(around.log) as (sink, log_path):
         begin = sink.tell()
-        child = subprocess.Popen(
-            [*around.wrapper, sys.executable, "-P", "-c", "from tenth.core.jobs import main; main()"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=sink,
-            env=_environment(packed.threads, around.env),
-            start_new_session=True,  # Ctrl-C of the terminal reaches the parent only, which ends the child
-        )
+        environment = _environment(packed.threads, around.env)
+        server = forkserver.server(modules, packed.threads, environment)
+        child = server.fork(sink) if server else _started(around.wrapper, environment, sink)
+        parent = server.pid if server else os.getpid()
+        request = {"job": packed.model_dump(mode="json"), "parent": parent, "environment": environment}
         with _ended(child, around.timeout) as alarm:
-            answer = _converse(child, request, on_event)
+            answer = _converse(child, json.dumps(request), on_event)
             status = child.wait()
         if answer is None:
             timeout = around.timeout if alarm.rang else None
@@ -178,10 +183,22 @@ def _run_packed(packed: Packed, on_event: Emit | None, around: Surroundings) -> 
     return result
 
 
+def _started(wrapper: Sequence[str], environment: Mapping[str, str], log: IO[bytes]) -> Child:
+    """A child that waits for its request."""
+    return subprocess.Popen(
+        [*wrapper, sys.executable, "-P", "-c", "from tenth.core.jobs import main; main()"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=log,
+        env=environment,
+        start_new_session=True,  # Ctrl-C of the terminal reaches the parent only, which ends the child
+    )
+
+
 class _Alarm(threading.Timer):
     """Ends a child when its time is up; `rang` tells whether that happened."""
 
-    def __init__(self, child: subprocess.Popen[bytes], timeout: float) -> None:
+    def __init__(self, child: Child, timeout: float) -> None:
         super().__init__(timeout, self._ring)
         self.daemon, self.rang, self._child = True, False, child
 
@@ -191,7 +208,7 @@ class _Alarm(threading.Timer):
 
 
 @contextlib.contextmanager
-def _ended(child: subprocess.Popen[bytes], timeout: float | None) -> Iterator[_Alarm]:
+def _ended(child: Child, timeout: float | None) -> Iterator[_Alarm]:
     """The child's life: at the end of the with statement it is gone, and its pipes are closed."""
     alarm = _Alarm(child, timeout or 0.0)
     if timeout:
@@ -209,7 +226,7 @@ def _ended(child: subprocess.Popen[bytes], timeout: float | None) -> Iterator[_A
                     pipe.close()
 
 
-def _end(child: subprocess.Popen[bytes]) -> None:
+def _end(child: Child) -> None:
     """Kill a child that leads a session, and with it whatever it started there."""
     with contextlib.suppress(ProcessLookupError, PermissionError):
         os.killpg(child.pid, signal.SIGKILL)
@@ -236,7 +253,7 @@ def _environment(threads: int, extra: Mapping[str, str]) -> dict[str, str]:
     return {**environment, **extra}
 
 
-def _converse(child: subprocess.Popen[bytes], request: str, on_event: Emit | None) -> Event | None:
+def _converse(child: Child, request: str, on_event: Emit | None) -> Event | None:
     """Send the request, pass events on, return the last message that is not an event."""
     assert child.stdin is not None
     assert child.stdout is not None
@@ -277,8 +294,10 @@ def _revive(answer: Event) -> errors.TenthError:
 
 def main() -> None:
     """Run one job in the child: read it from stdin, write events and the result to stdout."""
-    _restrain()
+    restrain()
     request = json.load(sys.stdin)
+    os.environ.clear()  # a forked child has its server's, which may be older
+    os.environ.update(request["environment"])
     if sys.platform == "linux" and os.getppid() != request["parent"]:
         os._exit(1)  # the parent died before the death signal was set
     channel = os.dup(1)
@@ -326,7 +345,7 @@ def _trouble(error: OSError, fields: Mapping[str, JsonValue]) -> str:
     return f"cannot read or write {error.filename or place}: {error.strerror or error}"
 
 
-def _restrain() -> None:
+def restrain() -> None:
     """No core dumps; on Linux, die with the parent."""
     with contextlib.suppress(ImportError, OSError, ValueError):
         import resource

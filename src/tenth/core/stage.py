@@ -16,6 +16,7 @@ from tenth.core.store import write_text
 Result = TypeVar("Result")
 Settings = TypeVar("Settings", bound=Record)
 VERSION = 5  # raised whenever a stage's meaning changes, so that old results are not used
+TORCH = ("torch", "transformers.models.llama.modeling_llama")  # the second has what all families share
 RESULT = "result.json"  # in a stage's folder: what its `make` returned
 
 
@@ -61,6 +62,11 @@ class Stage(Job[Result]):
     def compute(self) -> Compute:
         """Which threads and which device torch computes with."""
         return Compute(threads=self.threads, device=self.device)
+
+    @property
+    def imports(self) -> tuple[str, ...]:
+        """What computes on a CPU; a GPU's driver does not survive a fork."""
+        return TORCH if self.device == "cpu" else ()
 
     def settings(self, kind: type[Settings], **others: Path) -> Settings:
         """A record of settings whose fields are inputs of the same name, or are given."""
