@@ -131,7 +131,7 @@ def test_descend_raises_no_rows_loss(kind: str) -> None:
 def test_refit_is_least_squares(kind: str) -> None:
     weight, h, grid = case(kind)
     blocks = compensated(kind)
-    ours = gptq.refit(weight, h, grid, blocks)
+    ours = gptq.refit_super_scales(weight, h, grid, blocks)
     np.testing.assert_array_equal(grid.unpack(ours), grid.unpack(blocks))
     zero = np.zeros_like(grid.super_scales(blocks))
     np.testing.assert_array_equal(grid.with_super_scales(ours, zero), grid.with_super_scales(blocks, zero))
@@ -148,9 +148,9 @@ def test_refit_is_least_squares(kind: str) -> None:
 def test_refit_keeps_scales_that_there_are_none_or_too_many_of(monkeypatch: pytest.MonkeyPatch) -> None:
     for kind, most in (("MXFP4", 128), ("Q4_0", NARROW // 32 - 1), ("Q5_1", NARROW // 16 - 1)):
         monkeypatch.setattr(gptq, "UNKNOWNS", most)
-        np.testing.assert_array_equal(gptq.refit(*case(kind), nearest(kind)), nearest(kind))
+        np.testing.assert_array_equal(gptq.refit_super_scales(*case(kind), nearest(kind)), nearest(kind))
     monkeypatch.setattr(gptq, "UNKNOWNS", NARROW // 16)
-    assert not np.array_equal(gptq.refit(*case("Q5_1"), nearest("Q5_1")), nearest("Q5_1"))
+    assert not np.array_equal(gptq.refit_super_scales(*case("Q5_1"), nearest("Q5_1")), nearest("Q5_1"))
 
 
 @pytest.mark.parametrize("kind", ["Q5_1", "Q4_K", "Q2_K"])
@@ -160,7 +160,7 @@ def test_refit_where_scales_and_minima_can_do_the_same(kind: str) -> None:
     blocks = nearest(kind)
     for code in (0, 1, 3):
         flat = grid.pack(blocks, np.full_like(grid.unpack(blocks), code))
-        fitted = gptq.refit(weight, h, grid, flat)
+        fitted = gptq.refit_super_scales(weight, h, grid, flat)
         assert (loss(kind, fitted) <= loss(kind, flat) * (1 + 1e-4)).all()
         assert np.abs(grid.super_scales(fitted)).max() < 100
 
@@ -183,7 +183,7 @@ def test_rounds_are_refit_and_descend_in_turn(kind: str) -> None:
     weight, h, grid = case(kind)
     wanted = compensated(kind)
     for _ in range(2):
-        for step in (gptq.refit, gptq.coordinate_descent):
+        for step in (gptq.refit_super_scales, gptq.coordinate_descent):
             new = step(weight, h, grid, wanted)
             lower = loss(kind, new) < loss(kind, wanted)
             wanted = np.where(lower[:, None], new, wanted)
@@ -193,13 +193,13 @@ def test_rounds_are_refit_and_descend_in_turn(kind: str) -> None:
 
 
 def test_a_step_that_makes_a_row_worse_is_not_taken_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    def refit(_weight: object, _h: object, grid: Grid, blocks: np.ndarray) -> np.ndarray:
+    def refit_super_scales(_weight: object, _h: object, grid: Grid, blocks: np.ndarray) -> np.ndarray:
         spoiled = grid.with_super_scales(blocks, 1.02 * grid.super_scales(blocks))
         assert (loss("Q4_0", spoiled) > loss("Q4_0", blocks)).all()
         return np.where(np.arange(ROWS)[:, None] % 2 == 0, spoiled, better)
 
-    better = gptq.refit(*case("Q4_0"), compensated("Q4_0"))
-    monkeypatch.setattr(gptq, "refit", refit)
+    better = gptq.refit_super_scales(*case("Q4_0"), compensated("Q4_0"))
+    monkeypatch.setattr(gptq, "refit_super_scales", refit_super_scales)
     monkeypatch.setattr(gptq, "coordinate_descent", lambda _weight, _h, _grid, blocks: blocks)
     found = gptq.round_rows(*case("Q4_0"), encoder("Q4_0"), 1)
     np.testing.assert_array_equal(found[::2], compensated("Q4_0")[::2])

@@ -157,16 +157,16 @@ def _decided(problem: Problem, tables: Tables, budget: int, most: float | None =
     """The best decision of the program, or the quickest of at most that predicted KL; None where it finds
     none.
     """
-    limit = budget
+    room = budget
     for _ in range(4):
-        chosen = _solve(tables, limit, most)
+        chosen = _solve(tables, room, most)
         if chosen is None:
             break
         decision = _decision(problem, tables, chosen)
         excess = decision.memory.total - budget
         if excess <= 0:
             return decision
-        limit -= excess  # the work buffer depends on the types a little: ask again for that much less
+        room -= excess  # the work buffer depends on the types a little: ask again for that much less
     return None
 
 

@@ -11,7 +11,7 @@ tr((W - Q) H (W - Q)^T). Three steps lower that, rows by themselves:
                 importance of columns: what an error there costs after all that can be done about it. The
                 codes are then ours. (LDLQ's own form gives the same codes for given scales, but shows the
                 encoder an x that lacks most of the compensation: 1.2 to 2.4 times the loss.)
-    refit       The super-block scales and minima by least squares, codes and sub-scales as they are.
+    refit_super_scales  The super-block scales and minima by least squares, codes and sub-scales as they are.
     coordinate_descent
                 Every code in order, given all others: x_k = q_k + ((W - Q) H)_k / H_kk.
 
@@ -43,14 +43,14 @@ def damped(gram: torch.Tensor, damp: float = DAMP) -> torch.Tensor:
 
 
 def round_rows(weight: torch.Tensor, h: torch.Tensor, grid: Grid, encode: Encode, rounds: int) -> np.ndarray:
-    """Blocks uint8 [n, row bytes] of weight float32 [n, in]: compensate; `rounds` times refit and descend.
+    """Blocks uint8 [n, row bytes] of weight float32 [n, in]: compensate; `rounds` times refit_super_scales and descend.
 
     h: float32 [in, in], positive definite (`damped`). A step that made a row worse is not taken for that row.
     """
     blocks = compensate(weight, h, grid, encode)
     costs = loss(weight, h, grid, blocks)
     for _ in range(rounds):
-        for step in (refit, coordinate_descent):
+        for step in (refit_super_scales, coordinate_descent):
             new = step(weight, h, grid, blocks)
             lower = loss(weight, h, grid, new)
             better = lower < costs
@@ -88,9 +88,11 @@ def coordinate_descent(weight: torch.Tensor, h: torch.Tensor, grid: Grid, blocks
     return _sweep(best, mix, metric, grid, scales, stored)
 
 
-def refit(weight: torch.Tensor, h: torch.Tensor, grid: Grid, blocks: np.ndarray) -> np.ndarray:
-    """`blocks` with the super-scales that are best for its codes; a slight pull to the old ones keeps the
-    least squares solvable.
+def refit_super_scales(weight: torch.Tensor, h: torch.Tensor, grid: Grid, blocks: np.ndarray) -> np.ndarray:
+    """`blocks` with the super-scales that are best for its codes and sub-scales, which stay as they are.
+
+    A slight pull to the old ones keeps the least squares solvable. Rows with more than UNKNOWNS super-scales
+    are returned as they came.
     """
     old = grid.super_scales(blocks)
     n, count, kinds = old.shape
