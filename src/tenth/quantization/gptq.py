@@ -43,7 +43,7 @@ def damped(gram: torch.Tensor, damp: float = DAMP) -> torch.Tensor:
 
 
 def round_rows(weight: torch.Tensor, h: torch.Tensor, grid: Grid, encode: Encode, rounds: int) -> np.ndarray:
-    """Blocks uint8 [n, row bytes] of weight float32 [n, in]: compensate; `rounds` times refit_super_scales and descend.
+    """Blocks uint8 [n, row bytes] of weight float32 [n, in]: compensate; `rounds` times refit and descend.
 
     h: float32 [in, in], positive definite (`damped`). A step that made a row worse is not taken for that row.
     """
