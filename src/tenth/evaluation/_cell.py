@@ -1,6 +1,7 @@
-"""The inside of `sandbox`: shuts itself in, then becomes Python with a stranger's program. Only stdlib.
+"""The inside of `programs`: shuts itself in, then becomes Python with a stranger's program. Only stdlib.
 
-Started as: _cell.py FD SECONDS MEMORY PREFIX, the word and the program on standard input.
+Started as: _cell.py FD SECONDS MEMORY PREFIX PARENT FILTER, the word and the program on standard input.
+PARENT is the process that started it, FILTER the hex of a seccomp filter, which the last step lays on.
 """
 
 from __future__ import annotations
@@ -8,6 +9,7 @@ from __future__ import annotations
 import ctypes
 import os
 import resource
+import select
 import signal
 import sys
 from pathlib import Path
@@ -25,8 +27,14 @@ RDONLY, NOSUID, NODEV, REMOUNT, BIND, REC, PRIVATE = 1, 2, 4, 32, 4096, 16384, 1
 PR_SET_PDEATHSIG, PR_SET_NO_NEW_PRIVS = 1, 38
 # The program is read whole, then run; the word goes out only after its last line.
 RUNNER = """
-import os, sys
-fd = int(sys.argv[1])
+import ctypes, os, sys
+fd, code = int(sys.argv[1]), bytes.fromhex(sys.argv[2])
+class Filter(ctypes.Structure):
+    _fields_ = (("length", ctypes.c_ushort), ("lines", ctypes.c_char_p))
+libc = ctypes.CDLL(None, use_errno=True)
+if libc.prctl(22, 2, ctypes.byref(Filter(len(code) // 8, code)), 0, 0):
+    os.write(fd, f"seccomp: {os.strerror(ctypes.get_errno())}".encode())
+    os._exit(1)
 with os.fdopen(0, "rb", closefd=True) as source:
     word, _, program = source.read().partition(b"\\n")
 try:
@@ -104,20 +112,35 @@ def weaken(seconds: float, memory: int) -> None:
         resource.setrlimit(limit, (value, value))
 
 
+def die_with_parent(life: int) -> None:
+    """After the change of user, which clears that wish. life: a pipe whose other end the parent holds."""
+    check("prctl", libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0))
+    watch = select.poll()
+    watch.register(life, 0)  # the end of the other side is always told
+    if watch.poll(0):
+        os._exit(1)
+
+
 def main() -> None:
     """Shut in, fork (the first process of the new namespace: with it dies all that it started), run."""
     out, seconds, memory, prefix = int(sys.argv[1]), float(sys.argv[2]), int(sys.argv[3]), sys.argv[4]
+    parent, code = int(sys.argv[5]), sys.argv[6]
     python = os.path.realpath(sys.executable)
     try:
         libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+        if os.getppid() != parent:
+            os._exit(1)
         shut()
+        life, held = os.pipe()  # `held` is closed when this process dies, and not before
         child = os.fork()
         if not child:
-            libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+            os.close(held)
             furnish(prefix)
             weaken(seconds, memory)
+            die_with_parent(life)
             os.set_inheritable(2, False)  # for trouble with the cell alone; the program has no way there
-            os.execve(python, [python, "-I", "-S", "-B", "-c", RUNNER, str(out)], {"LC_ALL": "C.UTF-8"})
+            words = [python, "-I", "-S", "-B", "-c", RUNNER, str(out), code]
+            os.execve(python, words, {"LC_ALL": "C.UTF-8"})
     except BaseException as error:
         os.write(2, str(error).encode("utf-8", "replace")[:500])
         os._exit(1)

@@ -3,15 +3,18 @@ process, little memory and time.
 
     this process -> _cell.py: new namespaces (mounts, processes, network, System V objects), a root of empty
                     memory with Python's and the system's libraries read-only, no rights, limits
-                 -> Python, isolated, with the program on its standard input
+                 -> Python, isolated, with the program on its standard input; it may make the system calls
+                    of a list only (runtime/syscalls.py)
 
-It fails closed: where the system has no such namespaces, nothing is run. What is left: a program may lie
-about its own tests, which run in the same interpreter, by finding the word that says they passed.
+It ends with this process, whoever kills that, and after its time. It fails closed: where the system has no
+such namespaces or no seccomp, nothing is run. What is left: a program may lie about its own tests, which run
+in the same interpreter, by finding the word that says they passed.
 """
 
 from __future__ import annotations
 
 import os
+import platform
 import secrets
 import subprocess
 import sys
@@ -21,6 +24,7 @@ from functools import cache
 from pathlib import Path
 
 from tenth.core.errors import NativeError
+from tenth.runtime import syscalls
 
 SECONDS = 10.0
 MEMORY = 512_000_000  # bytes of address space
@@ -55,6 +59,8 @@ def run_program(program: str, seconds: float = SECONDS, memory: int = MEMORY) ->
         repr(seconds),
         str(memory),
         sys.base_prefix,
+        str(os.getpid()),
+        _filter(),
     ]
     try:
         child = subprocess.Popen(
@@ -88,6 +94,15 @@ def run_program(program: str, seconds: float = SECONDS, memory: int = MEMORY) ->
     if output == word:
         return ProgramResult(True, "")
     return ProgramResult(False, " ".join(output.split())[:200] or "it was ended: time, memory or a signal")
+
+
+@cache
+def _filter() -> str:
+    """The system calls that a program may make, as hex. In its own namespace it is the first process."""
+    machine = platform.machine()
+    if machine not in syscalls.ARCHITECTURES:
+        raise NativeError(f"this machine cannot shut a program in: no list of system calls for {machine}")
+    return syscalls.filter_code(machine, 1, syscalls.Rights(threads=False)).hex()
 
 
 @cache

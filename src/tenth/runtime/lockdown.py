@@ -1,116 +1,36 @@
 """Give up, for good, what a process that runs a stranger's file has no need of (Linux; no root needed).
 
-    seccomp    no new process, no other program, no socket, no signal to others, nothing of the system's
-               administration: those calls fail with EPERM. Threads can be made.
+    seccomp    a list of system calls that may be made (runtime/syscalls.py), threads among them
     Landlock   no file is read but the interpreter's, the system's libraries and the given ones; none is
                written but below the given folder
-    rlimits    processor time, size of a file, no core dump
+    rights     root's, but for reading
+    time       a timer of the kernel ends the process; it also ends with the process that started it
+    rlimits    processor time, size of a file, open files, no core dump
 
 Each says where it could not be had. Threads that exist already stay free: call it before there are any.
-Sources: Documentation/userspace-api/{seccomp_filter,landlock}.rst of the kernel, and its unistd.h.
+Sources: the kernel's Documentation/userspace-api/landlock.rst; timer_create(2), capabilities(7).
 """
 
 from __future__ import annotations
 
 import ctypes
-import errno
+import math
 import os
 import platform
+import signal
 import struct
 import sys
 import sysconfig
-from collections.abc import Iterable, Sequence
+import time
+from collections.abc import Iterable
 from pathlib import Path
 
-_PR_SET_NO_NEW_PRIVS, _PR_SET_SECCOMP, _FILTER = 38, 22, 2
-_CLONE_THREAD = 0x10000
-_ALLOW, _ERRNO = 0x7FFF0000, 0x00050000
-_LOAD, _EQUAL, _LEAST, _SET, _RETURN = 0x20, 0x15, 0x35, 0x45, 0x06  # of classic BPF
-_NUMBER, _ARCH, _ARGUMENT = 0, 4, 16  # bytes in struct seccomp_data
-_X32 = 0x40000000
+from tenth.runtime import syscalls
 
-# machine -> (AUDIT_ARCH, clone, kill-like calls whose first argument is a process, calls that always fail)
-_CALLS: dict[str, tuple[int, int, tuple[int, ...], tuple[int, ...]]] = {
-    "x86_64": (
-        0xC000003E,
-        56,
-        (62, 234),  # kill, tgkill
-        (
-            57,
-            58,
-            59,
-            322,  # fork, vfork, execve, execveat
-            41,
-            53,
-            425,  # socket, socketpair, io_uring_setup
-            101,
-            310,
-            311,
-            200,
-            129,
-            297,
-            424,
-            434,  # ptrace, process_vm_*, tkill, *_sigqueueinfo, pidfd_*
-            165,
-            166,
-            155,
-            161,
-            272,
-            308,  # mount, umount2, pivot_root, chroot, unshare, setns
-            321,
-            298,
-            323,
-            248,
-            250,
-            175,
-            313,
-            246,
-            169,  # bpf, perf, userfaultfd, keys, modules, reboot
-            29,
-            64,
-            68,  # shmget, semget, msgget
-        ),
-    ),
-    "aarch64": (
-        0xC00000B7,
-        220,
-        (129, 131),
-        (
-            221,
-            281,
-            198,
-            199,
-            425,
-            117,
-            270,
-            271,
-            130,
-            138,
-            240,
-            424,
-            434,
-            40,
-            39,
-            41,
-            51,
-            97,
-            268,
-            280,
-            241,
-            282,
-            217,
-            219,
-            105,
-            273,
-            104,
-            142,
-            194,
-            190,
-            186,
-        ),
-    ),
-}
-_CLONE3 = 435  # fails with ENOSYS, whereupon the C library uses clone
+_PR_SET_PDEATHSIG, _PR_SET_SECCOMP, _PR_SET_NO_NEW_PRIVS, _FILTER = 1, 22, 38, 2
+_CAPABILITIES = 0x20080522  # _LINUX_CAPABILITY_VERSION_3
+_READING = 1 << 1 | 1 << 2  # CAP_DAC_OVERRIDE, CAP_DAC_READ_SEARCH
+_FILES = 1024  # open at a time
 
 _CREATE_RULESET, _ADD_RULE, _RESTRICT_SELF = 444, 445, 446
 _READ = 1 << 2 | 1 << 3
@@ -142,17 +62,23 @@ def shut(
     writable: Path | str | None = None,
     seconds: float = 3600.0,
     file_bytes: int = 16 << 20,
+    wall: float | None = None,
 ) -> list[str]:
     """Shut this process in; returns what now holds, or why it does not, one line each.
 
     readable: files and folders that may be read. writable: the only folder that may be written. seconds: of
     processor time. file_bytes: the largest that a file may grow, the log that is open already included.
+    wall: seconds until the kernel ends the process, whatever became of its parent; by default `seconds`.
     """
     guards = [_limit(seconds, file_bytes)]
     if sys.platform != "linux":
         return [*guards, f"files and processes: not shut in, {sys.platform} is not Linux"]
     ctypes.CDLL(None).prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
-    return [*guards, _restrict_files(readable, writable), _restrict_calls()]
+    guards += [_restrict_files(readable, writable), _end_after(seconds if wall is None else wall)]
+    if trouble := _drop_capabilities():
+        guards.append(trouble)
+    _die_with_parent()
+    return [*guards, _restrict_calls(writable is not None)]
 
 
 def _limit(seconds: float, file_bytes: int) -> str:
@@ -164,6 +90,7 @@ def _limit(seconds: float, file_bytes: int) -> str:
         (resource.RLIMIT_CORE, 0),
         (resource.RLIMIT_CPU, max(1, int(seconds))),
         (resource.RLIMIT_FSIZE, file_bytes),
+        (resource.RLIMIT_NOFILE, _FILES),
     ):
         hard = resource.getrlimit(what)[1]
         value = limit if hard == resource.RLIM_INFINITY else min(limit, hard)
@@ -171,6 +98,63 @@ def _limit(seconds: float, file_bytes: int) -> str:
         more = 5 if what == resource.RLIMIT_CPU and hard == resource.RLIM_INFINITY else 0
         resource.setrlimit(what, (value, value + more))
     return f"limits: {seconds:.0f} s of processor time, files of {file_bytes:,} bytes"
+
+
+class _Event(ctypes.Structure):
+    """struct sigevent."""
+
+    _fields_ = (
+        ("value", ctypes.c_void_p),
+        ("signal", ctypes.c_int),
+        ("notify", ctypes.c_int),
+        ("rest", ctypes.c_int * 12),
+    )
+
+
+class _Spec(ctypes.Structure):
+    """struct itimerspec."""
+
+    _fields_ = tuple((name, ctypes.c_long) for name in ("every_s", "every_ns", "after_s", "after_ns"))
+
+
+def _end_after(seconds: float) -> str:
+    """Let the kernel send SIGKILL, which nobody can block, so many seconds from now.
+
+    Afterwards seccomp refuses all calls that could change the timer.
+    """
+    libc = ctypes.CDLL(None, use_errno=True)
+    timer, event = ctypes.c_void_p(), _Event(None, signal.SIGKILL, 0)
+    spec = _Spec(0, 0, max(1, math.ceil(seconds)), 0)
+    try:
+        failed = libc.timer_create(time.CLOCK_MONOTONIC, ctypes.byref(event), ctypes.byref(timer))
+        failed = failed or libc.timer_settime(timer, 0, ctypes.byref(spec), None)
+    except AttributeError:  # before glibc 2.34 these are in a library of their own
+        return "time: the wall clock's limit holds only as long as the judge runs (no timer_create)"
+    if failed:
+        why = os.strerror(ctypes.get_errno())
+        return f"time: the wall clock's limit holds only as long as the judge runs ({why})"
+    return f"time: ended by the kernel after {spec.after_s} s, or with the process that started it"
+
+
+def _drop_capabilities() -> str:
+    """Of root's rights keep that to read any file; returns why they are all still there, else nothing."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    header = struct.pack("=Ii", _CAPABILITIES, 0)
+    held = ctypes.create_string_buffer(24)  # effective, permitted, inheritable; twice
+    if libc.capget(header, held) == 0:
+        words = list(struct.unpack("=6I", held.raw))
+        words = [words[0] & _READING, words[1] & _READING, 0, 0, 0, 0]
+        if libc.capset(header, struct.pack("=6I", *words)) == 0:
+            return ""
+    return f"rights: not given up, {os.strerror(ctypes.get_errno())}"
+
+
+def _die_with_parent() -> None:
+    """A change of user or namespace may have cleared the signal that jobs.py asked for."""
+    parent = os.getppid()
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    if os.getppid() != parent:
+        os._exit(1)
 
 
 def _restrict_files(readable: Iterable[Path | str], writable: Path | str | None) -> str:
@@ -222,37 +206,15 @@ class _Program(ctypes.Structure):
     _fields_ = (("length", ctypes.c_ushort), ("filter", ctypes.c_void_p))
 
 
-def _restrict_calls() -> str:
-    calls = _CALLS.get(platform.machine())
-    if calls is None:
-        return f"processes: not shut in, no list of system calls for {platform.machine()}"
-    code = b"".join(struct.pack("=HBBI", *line) for line in _filter(calls, os.getpid()))
+def _restrict_calls(writes: bool) -> str:
+    machine = platform.machine()
+    if machine not in syscalls.ARCHITECTURES:
+        return f"processes: not shut in, no list of system calls for {machine}"
+    rights = syscalls.Rights(threads=True, writes=writes)
+    code = syscalls.filter_code(machine, os.getpid(), rights)
     program = _Program(len(code) // 8, ctypes.cast(ctypes.c_char_p(code), ctypes.c_void_p))
     libc = ctypes.CDLL(None, use_errno=True)
     if libc.prctl(_PR_SET_SECCOMP, _FILTER, ctypes.byref(program), 0, 0):
         return f"processes: not shut in, seccomp: {os.strerror(ctypes.get_errno())}"
-    return "processes: seccomp; no new process, program or socket, no signal to others"
-
-
-def _filter(
-    calls: tuple[int, int, Sequence[int], Sequence[int]], own: int
-) -> list[tuple[int, int, int, int]]:
-    """Lines of classic BPF: (code, lines to skip if true, if false, constant)."""
-    arch, clone, kills, denied = calls
-    deny, allow = (_RETURN, 0, 0, _ERRNO | errno.EPERM), (_RETURN, 0, 0, _ALLOW)
-    lines = [
-        (_LOAD, 0, 0, _ARCH),
-        (_EQUAL, 1, 0, arch),
-        deny,
-        (_LOAD, 0, 0, _NUMBER),
-        (_LEAST, 0, 1, _X32),
-        deny,
-        (_EQUAL, 0, 1, _CLONE3),
-        (_RETURN, 0, 0, _ERRNO | errno.ENOSYS),
-    ]
-    for number in denied:
-        lines += [(_EQUAL, 0, 1, number), deny]
-    for number in kills:
-        lines += [(_EQUAL, 0, 4, number), (_LOAD, 0, 0, _ARGUMENT), (_EQUAL, 0, 1, own), allow, deny]
-    lines += [(_EQUAL, 0, 4, clone), (_LOAD, 0, 0, _ARGUMENT), (_SET, 0, 1, _CLONE_THREAD), allow, deny]
-    return [*lines, allow]
+    count = len(syscalls.numbers(machine, rights))
+    return f"processes: seccomp, {count} system calls; no new process, program or socket, no signal to others"

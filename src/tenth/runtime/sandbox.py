@@ -22,6 +22,9 @@ from tenth.runtime.watch import Watch
 ENVIRONMENT = {"OPENBLAS_NUM_THREADS": "1", "OMP_WAIT_POLICY": "passive", "TOKENIZERS_PARALLELISM": "false"}
 
 
+_LATER = 10.0  # seconds after which the kernel ends a child that its parent did not end in time
+
+
 class GreedError(NativeError):
     """The child was ended because it held more than it may."""
 
@@ -117,7 +120,13 @@ class _Sandboxed(jobs.Job[JsonValue]):
         group = limits.limit_memory(self.limits.memory + start.total)
         if group:
             emit(group.event())
-        lines = lockdown.shut(self.readable, self.writable, 4 * self.limits.seconds, self.limits.file_bytes)
+        lines = lockdown.shut(
+            self.readable,
+            self.writable,
+            seconds=4 * self.limits.seconds,
+            file_bytes=self.limits.file_bytes,
+            wall=self.limits.seconds + _LATER,
+        )
         limited = group.name if group else limits.WATCHED
         emit({"isolation": [f"network: {network}", f"memory: {limited}", *lines]})
         if not group:
