@@ -183,22 +183,24 @@ def submission(place: Path, folder_name: str, artifact: bytes | None = None, **c
 def edited(
     source: Path, destination: Path, keys: dict[str, Any] | None = None, **tensors: np.ndarray
 ) -> Path:
-    """A copy of a GGUF of F32 tensors with other metadata (plain numbers and booleans) and other weights.
+    """A copy of a GGUF of F32 tensors with other metadata and other weights.
 
     Tensors are given with "_" for ".".
     """
     reader = gguf.GGUFReader(source)
     writer = gguf.GGUFWriter(destination, "llama")
     for field in reader.fields.values():
-        if field.name.startswith("GGUF.") or field.name == "general.architecture":
+        if field.name.startswith("GGUF.") or field.name in {"general.architecture", *(keys or {})}:
             continue
         value = field.contents()
         kind = field.types[0]
         sub = field.types[-1] if kind == gguf.GGUFValueType.ARRAY else None
         writer.add_key_value(field.name, value, kind, sub)
     for name, value in (keys or {}).items():
-        kind = gguf.GGUFValueType.BOOL if isinstance(value, bool) else gguf.GGUFValueType.UINT32
-        writer.add_key_value(name, value, kind)
+        kind = gguf.GGUFValueType.get_type(value)
+        sub = gguf.GGUFValueType.UINT32 if isinstance(value, list) else None
+        kind = gguf.GGUFValueType.UINT32 if kind == gguf.GGUFValueType.INT32 else kind
+        writer.add_key_value(name, value, kind, sub)
     for stored in reader.tensors:
         data = np.array(stored.data)
         writer.add_tensor(stored.name, tensors.get(stored.name.replace(".", "_"), data).astype(np.float32))
@@ -213,3 +215,15 @@ def model(path: Path, **settings: Any) -> Path:
     """A small random model whose answers depend on its input."""
     path.parent.mkdir(parents=True, exist_ok=True)
     return tiny_gguf.write(path, **{"vocab": 300, "hidden": 64, "ffn": 128, **settings})
+
+
+def disguised(source: Path, destination: Path, seed: int = 0) -> Path:
+    """The same model, the channels of its hidden state in another order: no matrix looks like its own."""
+    weights = {tensor.name: np.array(tensor.data) for tensor in gguf.GGUFReader(source).tensors}
+    order = np.random.default_rng(seed).permutation(len(weights["output_norm.weight"]))
+    rows = ("attn_output.weight", "ffn_down.weight")
+    changed = {
+        name.replace(".", "_"): value[order] if name.endswith(rows) else value[..., order]
+        for name, value in weights.items()
+    }
+    return edited(source, destination, **changed)

@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import struct
+import threading
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -13,10 +14,11 @@ import acts
 import numpy as np
 import pytest
 import strangers
+from waiting import soon
 
 from tenth.core import jobs
 from tenth.core.errors import InputError
-from tenth.leaderboard import run
+from tenth.leaderboard import run, submission
 from tenth.leaderboard.exam import Quiet
 from tenth.leaderboard.judge import JudgeSubmission, JudgingRound, judge
 from tenth.leaderboard.records import RULES, Conditions, Verdict, read_results
@@ -42,6 +44,18 @@ REASONS = {
     "pipe": "is no plain file",
     "no-manifest": "submission.toml is missing",
     "another-base": "base_hash 0123456789ab... is not the original's",
+    "5000-digits": "submission.toml is not TOML: Exceeds the limit",
+    "split-in-9": r"one part of a split GGUF \(of 9\)",
+    "split-text": "split.count in its header is of type str",
+    "split-array": "split.count in its header is of type ndarray",
+    "split-nan": "split.count in its header is of type float",
+    "split-yes": "split.count in its header is of type bool",
+    "short-context": "declares a context of 512 tokens, and 1024 are asked for",
+    "context-text": "declares no length of the context",
+    "copied": "the probe 'own weights' failed",
+    "disguised": "the probe 'own answers' failed",
+    "caf\\xe9": "is no printable UTF-8; rename it",
+    "\\x1b[2J": "is no printable UTF-8; rename it",
 }
 
 
@@ -78,6 +92,19 @@ def make(place: Path) -> None:
     bomb = add("bomb")
     shutil.copy(source.bundled() / "config.json", bomb)
     (bomb / "model.safetensors").write_bytes(struct.pack("<Q", 1 << 60) + b"{" * 1000)
+    scratch = {"division": "scratch", "base": "scratch"}
+    (add("5000-digits", raw) / "submission.toml").write_text(f"name = {'9' * 5000}")
+    add("split-in-9", edited("a", {"split.count": 9}))
+    add("split-text", edited("a", {"split.count": "two"}))
+    add("split-array", edited("a", {"split.count": [1, 2]}))
+    add("split-nan", edited("a", {"split.count": float("nan")}))
+    add("split-yes", edited("a", {"split.count": True}))
+    add("short-context", edited("a", {"llama.context_length": 512}))
+    add("context-text", edited("a", {"llama.context_length": "4096"}))
+    add("copied", gguf("copied", kind="Q4_0"), **scratch)
+    add("disguised", strangers.disguised(original, place.parent / "disguised.gguf").read_bytes(), **scratch)
+    add(os.fsdecode(b"caf\xe9"), raw)
+    add("\x1b[2J", raw)
     halves = add("halves", division="structure")
     for file in source.bundled().iterdir():
         if file.name != "README.md":
@@ -259,7 +286,8 @@ def test_a_worker_that_dies_costs_its_own_submission_only(
 
 
 def test_a_hang_and_greed_are_the_artifacts_fault(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    folder = strangers.submission(tmp_path, "bad", strangers.model(tmp_path / "m.gguf").read_bytes())
+    raw = strangers.model(tmp_path / "m.gguf").read_bytes()
+    folder = strangers.submission(tmp_path, "bad", raw, division="scratch", base="scratch")
     conditions = Conditions(device="pixel-8", budget=50_000_000, context=64, text="", text_bytes=1)
     of = JudgingRound(
         results=tmp_path, conditions=conditions, device="pixel-8", text_chunks=tmp_path, threads=1
@@ -279,7 +307,12 @@ def test_a_hang_and_greed_are_the_artifacts_fault(tmp_path: Path, monkeypatch: p
 
 def test_what_the_judge_itself_needs(place: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="give that original with --against"):
-        run.judge_all(options(place, against=None), Quiet())
+        run.judge_all(options(place, places=(place / "submissions" / "same",), against=None), Quiet())
+    # One of many alone is out, and the round goes on.
+    places = tuple(place / "submissions" / name for name in ("from-nothing", "half"))
+    done = run.judge_all(options(place, places=places, against=None, results=tmp_path / "results"), Quiet())
+    assert [verdict.status for verdict in done.verdicts] == ["ranked", "disqualified"]
+    assert "made from 'tiny', and this round has no original" in done.verdicts[1].reason
     with pytest.raises(InputError, match="no folder"):
         run.judge_all(options(place, places=(tmp_path / "absent",)), Quiet())
     short = tmp_path / "short.txt"
@@ -303,3 +336,22 @@ def test_a_folder_with_a_changed_weight_is_another_artifact(tmp_path: Path) -> N
         file.seek(-1, os.SEEK_END)
         file.write(b"\x11")
     assert open_submission(folder, 1 << 30).artifact != before.artifact
+
+
+def test_what_was_hashed_is_judged(place: Path, tmp_path: Path) -> None:
+    """The file is exchanged as soon as the judge has begun; verdict and hash are those of the first one."""
+    raw = (place / "original.gguf").read_bytes()
+    folder = strangers.submission(tmp_path, "swapped", raw, division="bits")
+    before = submission.open_submission(folder, 1 << 30).artifact
+    results = tmp_path / "results"
+
+    def swap() -> None:
+        soon(lambda: list(results.glob("swapped-*.log")), "it is never judged", 120)
+        (folder / "model.gguf").write_bytes(strangers.LIES["cut"])
+
+    swapper = threading.Thread(target=swap)
+    swapper.start()
+    verdict = run.judge_all(options(place, places=(folder,), results=results), Quiet()).verdicts[0]
+    swapper.join()
+    assert (verdict.status, verdict.artifact) == ("ranked", before), verdict.reason
+    assert submission.open_submission(folder, 1 << 30).artifact != before

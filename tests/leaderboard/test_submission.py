@@ -1,8 +1,10 @@
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
+import socket
 import sys
 import tomllib
 from pathlib import Path
@@ -11,7 +13,7 @@ import bundles
 import pytest
 import strangers
 from commands import Shell
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from waiting import soon
 
@@ -48,6 +50,96 @@ def test_a_written_manifest_is_read_as_it_was(name: str, method: str, data: str)
 def test_any_bytes_are_a_manifest_or_an_error(raw: bytes) -> None:
     with pytest.raises(InputError, match=r"submission\.toml"):
         submission.read_manifest(raw)
+
+
+# What no folder of a stranger may do to the round: end it. Some 15 kinds of values, nested in each other.
+VALUES = st.recursive(
+    st.one_of(
+        st.integers(-(10**3000), 10**3000).map(str),
+        st.integers(4301, 9000).map(lambda digits: "9" * digits),
+        st.floats().map(str),
+        st.sampled_from(
+            ["-inf", "true", "1979-05-27", "00:32:00.999", "2024-02-30T99:99:99Z", "0x" + "f" * 5000]
+        ),
+        st.text(max_size=50).map(json.dumps),
+        st.sampled_from(['"\\u0000"', '"\\uD800"', "'\x1b[2J'", '"' + "a" * 60_000 + '"']),
+    ),
+    lambda inner: st.one_of(
+        st.lists(inner, max_size=4).map(lambda items: f"[{', '.join(items)}]"),
+        inner.map(lambda item: "{ a = " + item + " }"),
+        st.integers(1, 2000).map(lambda depth: "[" * depth + "]" * depth),
+    ),
+    max_leaves=5,
+)
+KEYS = st.sampled_from([*Manifest.model_fields, "score", '"\\u001b[2J"'])
+
+
+@settings(max_examples=200, suppress_health_check=[HealthCheck.too_slow], deadline=None)
+@given(fields=st.dictionaries(KEYS, VALUES, min_size=1, max_size=6))
+def test_any_toml_is_a_manifest_or_a_line(fields: dict[str, str]) -> None:
+    raw = "\n".join(f"{key} = {value}" for key, value in fields.items())
+    with pytest.raises(InputError, match=r"submission\.toml") as error:
+        submission.read_manifest(raw.encode("utf-8", "surrogatepass"))
+    assert len(str(error.value)) < 1000
+
+
+@pytest.mark.parametrize("depth", [100, 500, 900, 5_000, 30_000])
+def test_deep_toml(depth: int) -> None:
+    arrays, tables = "[" * depth + "]" * depth, "{a=" * depth + "1" + "}" * depth
+    for raw in (f"a = {arrays}", f"name = {tables}", "a." * depth + "a = 1"):
+        with pytest.raises(InputError, match=r"submission\.toml"):
+            submission.read_manifest(raw.encode())
+
+
+NAMES = [b"caf\xe9", b"\xff\xfe", b"a\nb", b"\x1b]0;x\x07", "a\u202eb".encode(), b"\x7f"]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_names_that_cannot_be_printed(tmp_path: Path, name: bytes) -> None:
+    folder = strangers.submission(tmp_path, os.fsdecode(name), b"GGUF")
+    seen = submission.open_submission(folder, 1 << 30)
+    assert "no printable UTF-8; rename it" in seen.trouble
+    assert seen.name.isprintable()
+    assert submission.find_submissions([tmp_path]) == [folder]
+
+
+def _spoil(path: Path, kind: str) -> None:
+    if kind == "unreadable":
+        path.chmod(0)
+        return
+    path.unlink()
+    if kind == "pipe":
+        os.mkfifo(path)
+    elif kind == "socket":
+        with contextlib.chdir(path.parent), socket.socket(socket.AF_UNIX) as line:
+            line.bind(path.name)
+    elif kind in ("link", "loop"):
+        path.symlink_to("/dev/zero" if kind == "link" else path)
+    elif kind == "folder":
+        path.mkdir()
+    else:
+        path.touch()
+        os.truncate(path, 1 << 40)
+
+
+@pytest.mark.parametrize("file", ["model.gguf", "submission.toml"])
+@pytest.mark.parametrize("kind", ["pipe", "socket", "link", "loop", "folder", "unreadable", "sparse"])
+def test_files_that_are_none(tmp_path: Path, file: str, kind: str) -> None:
+    folder = strangers.submission(tmp_path, "a", b"GGUF")
+    _spoil(folder / file, kind)
+    (tmp_path / "copies").mkdir()
+    seen = submission.open_submission(folder, 1 << 30, tmp_path / "copies")
+    assert seen.trouble or (kind == "unreadable" and os.getuid() == 0)
+    assert sum(copy.stat().st_size for copy in (tmp_path / "copies").iterdir()) <= 4
+
+
+def test_copies_are_what_counts(tmp_path: Path) -> None:
+    folder = strangers.submission(tmp_path, "a", b"GGUF")
+    (tmp_path / "copies").mkdir()
+    seen = submission.open_submission(folder, 1 << 30, tmp_path / "copies")
+    (folder / "model.gguf").write_bytes(b"other")
+    assert [file.read_bytes() for file in seen.files] == [b"GGUF"]
+    assert submission.open_submission(folder, 1 << 30).artifact != seen.artifact
 
 
 @pytest.mark.parametrize(
@@ -190,7 +282,13 @@ def test_judge_on_the_command_line(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="looks for processes in /proc")
-def test_ctrl_c_leaves_nothing_running_and_what_was_judged_stays(tmp_path: Path) -> None:
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_leaves_nothing_and_what_was_judged_stays(
+    tmp_path: Path, how: signal.Signals, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    temporary = tmp_path / "temporary"
+    temporary.mkdir()
+    monkeypatch.setenv("TMPDIR", str(temporary))
     raw = strangers.model(tmp_path / "original.gguf").read_bytes()
     strangers.submission(tmp_path / "submissions", "a-liar", strangers.LIES["cut"])
     for name in ("honest", "later"):
@@ -211,10 +309,12 @@ def test_ctrl_c_leaves_nothing_running_and_what_was_judged_stays(tmp_path: Path)
         "work",
     )
     soon(lambda: list((tmp_path / "results").glob("honest-*.log")), "the honest one is never judged", 120)
-    process.send_signal(signal.SIGINT)
+    assert list(temporary.iterdir())
+    process.send_signal(how)
     _, said = process.communicate(timeout=60)
     assert process.returncode == 130, said
     assert "stopped" in said
     soon(lambda: not shell.running(), "a child outlived the judge")
     assert len(list((tmp_path / "results").glob("a-liar-*.json"))) == 1
     assert not list((tmp_path / "results").glob("honest-*.json"))
+    assert not list(temporary.iterdir())

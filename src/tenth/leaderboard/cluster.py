@@ -7,9 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Generator
 
-from tenth.core import jobs
 from tenth.core.errors import InputError, TenthError
-from tenth.leaderboard.judge import JudgeSubmission
+from tenth.leaderboard.judge import JudgeSubmission, judge_apart
 from tenth.leaderboard.records import Verdict
 
 LOCAL = "local"  # as an address: a cluster of this machine alone
@@ -49,4 +48,4 @@ def judge_on_cluster(
 
 def judge_on_worker(job: JudgeSubmission) -> Verdict:
     """On a worker of the cluster: judge in a child, as everywhere."""
-    return jobs.run(job)
+    return judge_apart(job)

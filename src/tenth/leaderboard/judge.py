@@ -10,11 +10,12 @@ import contextlib
 import datetime
 import math
 import os
+import shutil
 import statistics
 import tempfile
 import time
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -30,7 +31,7 @@ from tenth.evaluation.settings import EvalSettings
 from tenth.leaderboard import division, estimates, exam, probes, text_chunk
 from tenth.leaderboard.original import Original
 from tenth.leaderboard.records import RULES, Conditions, Probe, TaskScore, Verdict, identity
-from tenth.leaderboard.submission import Submission, open_submission
+from tenth.leaderboard.submission import Submission, open_submission, printable
 from tenth.measurement.memory import ProofSettings, prove
 from tenth.models.formats.inspect import Header, read_header
 from tenth.runtime import llama, sandbox
@@ -38,6 +39,7 @@ from tenth.runtime import llama, sandbox
 PREFILL, DECODE = 256, 32  # tokens on the clock
 _ALLOWANCE = 96 << 20  # bytes that a child of Python needs beside the artifact and its logits
 _CONTROL = bytes({*range(32), 127} - {9, 10})  # of terminals; a file's own strings are in the log
+_PATIENCE = 10.0  # seconds for what was killed to let go of its files
 _SLOWEST = 20e6  # bytes/s that the slowest machine reads
 
 
@@ -77,19 +79,37 @@ class JudgeSubmission(jobs.Job[Verdict]):
         return judge(self)
 
 
+def judge_apart(job: JudgeSubmission, on_event: jobs.Emit | None = None) -> Verdict:
+    """`judge` in a child process; whatever ends that, nothing of it stays in the temporary folder."""
+    scratch = Path(tempfile.mkdtemp(prefix="tenth-judge-"))
+    try:
+        if printable(job.submission.name) != job.submission.name:  # no JSON could tell a child of it
+            return judge(job)
+        return jobs.run(job, on_event, jobs.Surroundings(env={"TMPDIR": str(scratch)}))
+    finally:
+        end = time.monotonic() + _PATIENCE
+        while scratch.exists() and time.monotonic() < end:  # what the child had started may write to the last
+            shutil.rmtree(scratch, ignore_errors=True)
+            time.sleep(0.01)
+
+
 def judge(job: JudgeSubmission) -> Verdict:
     """Judge and write RESULTS/<id>.json and .log. Raises JudgeError, OutputError where the judge fails."""
     begin = time.monotonic()
     conditions, threads = job.round.conditions, job.round.threads
-    submission = open_submission(job.submission, conditions.budget)
-    name = identity(submission.name, submission.artifact, submission.manifest_hash, conditions)
-    log = job.round.results / f"{name}.log"
-    log.write_bytes(b"")
-    with tempfile.TemporaryDirectory(prefix="tenth-judge-") as scratch:
-        case = Case(job.round, submission, Path(scratch), log)
-        reason = _clean(_reason(case), submission, Path(scratch))
+    with tempfile.TemporaryDirectory(prefix="tenth-judge-") as folder:
+        copies, scratch = Path(folder) / "submission", Path(folder) / "scratch"
+        copies.mkdir()
+        scratch.mkdir()
+        submission = open_submission(job.submission, conditions.budget, copies)
+        name = identity(submission.name, submission.artifact, submission.manifest_hash, conditions)
+        log = job.round.results / f"{name}.log"
+        log.write_bytes(b"")
+        case = Case(job.round, submission, scratch, log)
+        places = {job.submission: submission.name, copies: submission.name, scratch: "converted"}
+        reason = _clean(_reason(case), places)
         case.note(f"disqualified: {reason}" if reason else "ranked")
-    _publish(log, submission, Path(scratch))
+    _publish(log, places)
     verdict = Verdict(
         rules=RULES,
         tenth=__version__,
@@ -161,16 +181,16 @@ class Case:
         self.readings.append(reading("size", self.submission.bytes, "all files of the artifact"))
         gguf = self._gguf()
         self.note("read the header")
-        header = read_header(gguf)
+        header = _read_header(gguf)
         if header.weights > conditions.budget:
             raise Disqualified(
                 f"over the budget: its weights alone are {megabytes(header.weights)} MB,"
                 f" {conditions.device} allows {megabytes(conditions.budget)} MB"
             )
-        if int(header.keys.get("split.count", 0) or 0) > 1:
-            raise Disqualified("it is one part of a split GGUF; give a whole one")
+        if wrong := division.declared(header, conditions.context):
+            raise Disqualified(wrong)
         self._belongs(header, gguf)
-        artifact = _Artifact(gguf, header, self._runtime(header))
+        artifact = _Artifact(gguf, header, self._runtime())
         kv = self._proof(artifact)
         judged = self._quality(artifact)
         self._timed(artifact, judged)
@@ -204,19 +224,21 @@ class Case:
         submission = self.submission
         if submission.form == "gguf":
             return submission.files[0]
-        job = division.Convert(source=submission.folder, destination=self.scratch / "model.gguf")
+        job = division.Convert(source=submission.files[0].parent, destination=self.scratch / "model.gguf")
         limits = sandbox.Limits(
             memory=2 * submission.bytes + (512 << 20),
             seconds=self.round.seconds,
             file_bytes=2 * submission.bytes + (64 << 20),
         )
-        self._run(job, limits, [submission.folder], self.scratch)
+        self._run(job, limits, [job.source], self.scratch)
         return job.destination
 
     def _belongs(self, header: Header, gguf: Path) -> None:
         """The division's demands."""
         manifest, original = self.submission.manifest, self.round.original
         assert manifest is not None
+        if original is None and manifest.division != "scratch":
+            raise Disqualified(f"it is made from {manifest.base!r:.100}, and this round has no original")
         if manifest.base_hash and original and manifest.base_hash not in original.hashes:
             raise Disqualified(
                 f"its base_hash {manifest.base_hash[:12]}... is not the original's: {original.name} has"
@@ -224,6 +246,8 @@ class Case:
             )
         if wrong := division.stored(manifest.division, header):
             raise Disqualified(wrong)
+        if manifest.division == "scratch":
+            self._from_nothing(header, gguf)
         if manifest.division != "bits":
             return
         assert original is not None
@@ -233,10 +257,21 @@ class Case:
         job = division.CompareWeights(gguf=gguf, original=original.gguf)
         self._ask(division.near(self._run(job, limits, [gguf, original.gguf])))
 
-    def _runtime(self, header: Header) -> Runtime:
+    def _from_nothing(self, header: Header, gguf: Path) -> None:
+        """No matrix is one of the original's; its answers are compared when it has read the text."""
+        original = self.round.original
+        if original is None:
+            self.note("this round has no original that it could be a copy of")
+            return
+        samples = 16 * division.SAMPLE * (len(header.tensors) + len(read_header(original.gguf).tensors))
+        limits = sandbox.Limits(memory=samples + (256 << 20), seconds=self.round.seconds)
+        job = division.FindCopies(gguf=gguf, original=original.gguf)
+        self._ask(division.own_weights(self._run(job, limits, [gguf, original.gguf])))
+
+    def _runtime(self) -> Runtime:
         manifest = self.submission.manifest
         assert manifest is not None
-        context = min(self.round.conditions.context, header.number("context_length") or (1 << 30))
+        context = self.round.conditions.context
         settings = manifest.runtime.model_dump()
         settings["n_ubatch"] = min(settings["n_ubatch"], context)
         return Runtime(n_ctx=context, threads=self.round.threads, **settings)
@@ -291,6 +326,8 @@ class Case:
             for name, values in (("kl", judged.kl), ("top1", judged.top1)):
                 if values:
                     self._mean(name, values, f"{state}; against {original.name}")
+            if self.submission.manifest and self.submission.manifest.division == "scratch" and judged.kl:
+                self._ask(division.own_answers(judged.kl))
         return judged
 
     def _timed(self, artifact: _Artifact, judged: text_chunk.TextJudged) -> None:
@@ -336,6 +373,14 @@ class Case:
             raise Disqualified(f"the probe {probe.name!r} failed{seen}: {probe.detail}")
 
 
+def _read_header(gguf: Path) -> Header:
+    """A header; Disqualified for whatever a stranger's can be that none should be."""
+    try:
+        return read_header(gguf)
+    except (ArithmeticError, LookupError, MemoryError, RecursionError, TypeError, ValueError) as error:
+        raise Disqualified(f"its header cannot be read: {type(error).__name__}: {error!s:.200}") from error
+
+
 @contextlib.contextmanager
 def _clock(folder: Path) -> Iterator[None]:
     """One timed run at a time, of those that share this folder (and a file system with locks)."""
@@ -347,20 +392,19 @@ def _clock(folder: Path) -> Iterator[None]:
         yield
 
 
-def _clean(text: str, submission: Submission, scratch: Path) -> str:
+def _clean(text: str, places: Mapping[Path, str]) -> str:
     """One line without this machine's paths."""
-    for path, name in ((str(submission.folder), submission.name), (str(scratch), "converted")):
-        text = text.replace(path, name)
+    for path, name in places.items():
+        text = text.replace(str(path), name)
     return "".join(c for c in " ".join(text.split()) if c.isprintable())[:600]
 
 
-def _publish(log: Path, submission: Submission, scratch: Path) -> None:
+def _publish(log: Path, places: Mapping[Path, str]) -> None:
     """Take this machine's paths and all control characters out of the log, which is for everybody."""
-    places = [(str(submission.folder), submission.name), (str(scratch), "converted")]
     with atomic(log) as partial, partial.open("wb") as out, log.open("rb") as source:
         for line in source:
-            for path, name in places:
-                line = line.replace(path.encode(), name.encode())
+            for path, name in places.items():
+                line = line.replace(os.fsencode(path), name.encode())
             out.write(line.translate(None, _CONTROL))
 
 

@@ -16,7 +16,7 @@ from tenth.core.errors import InputError
 from tenth.core.records import Reading, Record, read_record, reading_of
 from tenth.core.scores import Comparison, ScoreInterval
 
-RULES = 1  # raised with whatever changes a figure or an admission; older verdicts are judged again
+RULES = 2  # raised with whatever changes a figure or an admission; older verdicts are judged again
 VERDICT_AT_MOST = 4_000_000  # bytes of a verdict's file
 SCRATCH = "scratch"  # as a base: trained from nothing
 
@@ -90,7 +90,7 @@ class Conditions(Record):
 
     device: str
     budget: int = Field(gt=0)  # bytes
-    context: int = Field(ge=1)  # tokens, or as many as the model was made for
+    context: int = Field(ge=1)  # tokens; a header that declares fewer is out
     original: str = ""  # name of what --against gave
     original_hash: str = ""
     text: str  # SHA-256 of the held-out text

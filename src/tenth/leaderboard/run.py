@@ -13,7 +13,7 @@ import os
 import shlex
 import signal
 import threading
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -27,11 +27,12 @@ from tenth.evaluation import evaluate, hidden
 from tenth.evaluation.settings import EvalSettings
 from tenth.leaderboard import exam, text_chunk
 from tenth.leaderboard.cluster import judge_on_cluster
-from tenth.leaderboard.judge import JudgeSubmission, JudgingRound
+from tenth.leaderboard.judge import JudgeSubmission, JudgingRound, judge_apart
 from tenth.leaderboard.original import prepare
 from tenth.leaderboard.records import SCRATCH, Conditions, Verdict, identity, read_verdict
-from tenth.leaderboard.submission import Submission, find_submissions, open_submission
+from tenth.leaderboard.submission import Submission, find_submissions, open_submission, printable
 from tenth.models import text
+from tenth.models.formats.inspect import read_header
 from tenth.runtime import llama
 
 CONTEXT = 2048
@@ -120,7 +121,7 @@ def judge_all(settings: JudgeSettings, reporter: Reporter) -> Judged:
             done.verdicts.append(verdict)
             done.kept += 1
         else:
-            command = settings.command(os.path.relpath(submission.folder))
+            command = settings.command(printable(os.path.relpath(submission.folder)))
             waiting.append(JudgeSubmission(submission=submission.folder, command=command, round=of))
     if done.kept:
         reporter.say(f"{done.kept} of {len(submissions)} have a verdict already")
@@ -138,9 +139,13 @@ def _judge_waiting(
         answers = judge_here(waiting, settings.jobs)
     else:
         answers = judge_on_cluster(waiting, settings.cluster)
-    with contextlib.closing(answers), reporter.step("judge", len(waiting), "submissions") as advance:
+    with (
+        _terminable(),
+        contextlib.closing(answers),
+        reporter.step("judge", len(waiting), "submissions") as advance,
+    ):
         for count, (job, answer) in enumerate(answers, 1):
-            name = job.submission.name
+            name = printable(job.submission.name)
             if isinstance(answer, Verdict):
                 done.verdicts.append(answer)
                 reporter.say(f"{name}: {answer.status}{f', {answer.reason}' if answer.reason else ''}")
@@ -164,7 +169,7 @@ def judge_here(
                 _end(event["pid"])
 
         try:
-            return jobs.run(submissions[place], on_event)
+            return judge_apart(submissions[place], on_event)
         except TenthError as error:
             return str(error)
         finally:
@@ -180,9 +185,22 @@ def judge_here(
                 yield submissions[pending.pop(future)], future.result()
     finally:  # after Ctrl-C those that run are ended, and with them what they run
         stopped.set()
-        pool.shutdown(wait=False, cancel_futures=True)
         for pid in list(children.values()):
             _end(pid)
+        pool.shutdown(wait=True, cancel_futures=True)  # until their temporary folders are gone
+
+
+@contextlib.contextmanager
+def _terminable() -> Iterator[None]:
+    """SIGTERM ends the round as Ctrl-C does: with nothing left behind."""
+    if threading.current_thread() is not threading.main_thread():  # where no signal can be caught
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _end(pid: int) -> None:
@@ -218,12 +236,11 @@ def _check(settings: JudgeSettings) -> None:
 
 
 def _needs_original(settings: JudgeSettings, submissions: list[Submission]) -> None:
-    if settings.against is not None:
-        return
-    for submission in submissions:
-        if submission.manifest and submission.manifest.base != SCRATCH:
-            base = submission.manifest.base
-            raise InputError(f"{submission.name} is made from {base!r}; give that original with --against")
+    """InputError where no submission could be ranked without an original; one alone would be out."""
+    read = [(submission.name, submission.manifest.base) for submission in submissions if submission.manifest]
+    if settings.against is None and read and all(base != SCRATCH for _, base in read):
+        name, base = read[0]
+        raise InputError(f"{name} is made from {base!r}; give that original with --against")
 
 
 def _round(settings: JudgeSettings, reporter: Reporter) -> JudgingRound:
@@ -242,13 +259,14 @@ def _round(settings: JudgeSettings, reporter: Reporter) -> JudgingRound:
             settings.against, file, digest, settings.context, settings.threads, store, reporter
         )
     seed = _seed(settings.seed)
+    longest = read_header(original.gguf).number("context_length") if original else None
     if settings.tasks and original is not None:
         identity, questions = original.hashes[0], settings.evaluation()
         asked = exam.original(original.name, original.gguf, identity, questions, store, reporter)
     conditions = Conditions(
         device=catalogue.load(settings.device).name,
         budget=_budget(settings),
-        context=settings.context,
+        context=min(settings.context, longest or settings.context),
         original=original.name if original else "",
         original_hash=original.hashes[0] if original else "",
         text=digest,

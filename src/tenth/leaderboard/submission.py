@@ -1,17 +1,22 @@
 """A submission: a folder with an artifact and submission.toml. Opened as a stranger's, or made from a bundle.
 
 The artifact is one GGUF, or config.json, safetensors and tokenizer files. Nothing else may lie there but a
-README.md and a LICENSE: no folders, no links, no code, no pickles.
+README.md and a LICENSE: no folders, no links, no code, no pickles. The judge copies the files, and hashes and
+judges the copies: what happens to the originals meanwhile changes nothing.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import os
 import shutil
 import stat
 import tomllib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from io import BufferedReader
 from pathlib import Path
 from typing import Literal
 
@@ -39,6 +44,7 @@ BESIDE = {
     "chat_template.jinja",
     "model.safetensors.index.json",
 }
+_BLOCK = 1 << 20  # bytes copied at a time
 _BESIDE_WEIGHTS = 256 << 20  # bytes of tokenizers and the like, which need not be in memory
 UNSAID = "not declared"
 
@@ -69,7 +75,7 @@ class Submission:
     folder: Path
     manifest: Manifest | None = None
     manifest_hash: str = ""
-    files: tuple[Path, ...] = ()  # of the artifact
+    files: tuple[Path, ...] = ()  # of the artifact; copies where open_submission was given a place for them
     artifact: str = ""  # SHA-256 of what `sha256sum FILES` prints
     bytes: int = 0  # of the artifact
     form: Literal["gguf", "folder", ""] = ""
@@ -77,8 +83,8 @@ class Submission:
 
     @property
     def name(self) -> str:
-        """The name of the submission's folder."""
-        return self.folder.name
+        """The name of the submission's folder; what cannot be printed is spelt with backslashes."""
+        return printable(self.folder.name)
 
 
 def find_submissions(places: list[Path]) -> list[Path]:
@@ -90,8 +96,14 @@ def find_submissions(places: list[Path]) -> list[Path]:
     for place in places:
         if not place.is_dir():
             raise InputError(f"no folder {str(place)!r}; give a submission, or a folder of submissions")
-        inside = sorted(entry for entry in place.iterdir() if entry.is_dir() and not entry.is_symlink())
-        if (place / MANIFEST).exists() or not inside:
+        if printable(str(place.resolve().parent)) != str(place.resolve().parent):
+            raise InputError(f"the path {str(place)!r} is no printable UTF-8; rename its folders")
+        try:
+            inside = sorted(entry for entry in place.iterdir() if entry.is_dir() and not entry.is_symlink())
+            whole = (place / MANIFEST).exists() or not inside
+        except OSError:  # a submission that cannot be read, which `open_submission` says
+            whole = True
+        if whole:
             folders.append(place.resolve())
         else:
             folders += [entry.resolve() for entry in inside if not entry.name.startswith(".")]
@@ -103,13 +115,22 @@ def find_submissions(places: list[Path]) -> list[Path]:
     return folders
 
 
-def open_submission(folder: Path, budget: int) -> Submission:
+def printable(name: str) -> str:
+    """A file's name in letters that a terminal shows and UTF-8 knows."""
+    text = os.fsencode(name).decode("utf-8", "backslashreplace")
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
+
+
+def open_submission(folder: Path, budget: int, copies: Path | None = None) -> Submission:
     """Look at a folder; whatever is wrong with it is its `trouble`, never an exception.
 
-    Files that are far over the budget (bytes) are not even read: they may be endless.
+    copies: an empty folder that the artifact is copied to; `files`, `artifact` and `bytes` are then those of
+    the copies. Files that are far over the budget (bytes) are not even read: they may be endless.
     """
     submission = Submission(folder.resolve())
     try:
+        if submission.name != folder.name:
+            raise InputError(f"the name of its folder, {submission.name}, is no printable UTF-8; rename it")
         raw = _read(folder / MANIFEST)
         submission = replace(submission, manifest_hash=hashlib.sha256(raw).hexdigest())
         files, total = _listed(folder)
@@ -118,12 +139,42 @@ def open_submission(folder: Path, budget: int) -> Submission:
             raise InputError(
                 f"over the budget: its files are {megabytes(total)} MB, of {megabytes(budget)} MB"
             )
+        if copies is not None:
+            files, total = _copied(files, copies, total)
+            submission = replace(submission, files=tuple(files), bytes=total)
         submission = replace(submission, artifact=_digest(files), manifest=read_manifest(raw))
         return replace(submission, form=_form(files))
     except InputError as error:
         return replace(submission, trouble=str(error))
     except OSError as error:
         return replace(submission, trouble=f"a file cannot be read: {error.strerror or error}")
+    except (ArithmeticError, LookupError, MemoryError, RecursionError, TypeError, ValueError) as error:
+        # Nothing of the kind is known; one submission must not end the round for all others.
+        return replace(submission, trouble=f"it cannot be read: {type(error).__name__}: {error!s:.200}")
+
+
+@contextmanager
+def _opened(file: Path) -> Iterator[BufferedReader]:
+    """A plain file, opened; InputError where it is by now a link, a pipe or a device, which could hang."""
+    flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+    with os.fdopen(os.open(file, flags), "rb") as stream:
+        if not stat.S_ISREG(os.fstat(stream.fileno()).st_mode):
+            raise InputError(f"{file.name!r:.100} is no plain file")
+        yield stream
+
+
+def _copied(files: list[Path], into: Path, most: int) -> tuple[list[Path], int]:
+    """(copies of the files, their bytes together); InputError where they grow beyond `most` bytes."""
+    copies, total = [], 0
+    for file in files:
+        with _opened(file) as source, (into / file.name).open("xb") as copy:
+            while block := source.read(_BLOCK):
+                total += len(block)
+                if total > most:
+                    raise InputError(f"{file.name!r:.100} changed while it was read")
+                copy.write(block)
+        copies.append(into / file.name)
+    return copies, total
 
 
 def _listed(folder: Path) -> tuple[list[Path], int]:
@@ -160,7 +211,7 @@ def _form(files: list[Path]) -> Literal["gguf", "folder"]:
 def _digest(files: list[Path]) -> str:
     lines = []
     for file in files:
-        with file.open("rb") as stream:
+        with _opened(file) as stream:
             lines.append(f"{hashlib.file_digest(stream, 'sha256').hexdigest()}  {file.name}\n")
     return hashlib.sha256("".join(lines).encode("utf-8", "surrogateescape")).hexdigest()
 
@@ -169,7 +220,7 @@ def _read(file: Path) -> bytes:
     try:
         if not stat.S_ISREG(file.lstat().st_mode):
             raise InputError(f"{MANIFEST} is no plain file")
-        with file.open("rb") as stream:
+        with _opened(file) as stream:
             raw = stream.read(MANIFEST_AT_MOST + 1)
     except FileNotFoundError:
         raise InputError(f"{MANIFEST} is missing; tenth submit --template prints one") from None
@@ -182,13 +233,13 @@ def read_manifest(raw: bytes) -> Manifest:
     """A submission.toml. Raises InputError naming the first thing wrong with it."""
     try:
         return Manifest.model_validate(tomllib.loads(raw.decode("utf-8")))
-    except (UnicodeDecodeError, tomllib.TOMLDecodeError, RecursionError) as error:
-        raise InputError(f"{MANIFEST} is not TOML: {str(error) or type(error).__name__:.200}") from None
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"]) or "the whole"
         known = f"; known: {', '.join(Manifest.model_fields)}" if first["type"] == "extra_forbidden" else ""
         raise InputError(f"{MANIFEST}: {where:.100}: {first['msg']:.200}{known}") from None
+    except (ValueError, RecursionError) as error:  # a number of more than 4,300 digits is a plain ValueError
+        raise InputError(f"{MANIFEST} is not TOML: {str(error) or type(error).__name__:.200}") from None
 
 
 @dataclass(frozen=True)

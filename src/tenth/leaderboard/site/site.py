@@ -80,11 +80,12 @@ def waiting_in(submissions: Path, verdicts: Sequence[Verdict]) -> list[str]:
         judged.setdefault(v.submission, set()).add((v.conditions.budget, v.artifact, v.manifest_hash))
 
     def known(folder: Path) -> bool:
-        budgets = {budget for budget, _, _ in judged.get(folder.name, ())}
+        budgets = {budget for budget, _, _ in judged.get(submission.printable(folder.name), ())}
         seen = [(budget, submission.open_submission(folder, budget)) for budget in budgets]
-        return any((b, s.artifact, s.manifest_hash) in judged[folder.name] for b, s in seen)
+        return any((b, s.artifact, s.manifest_hash) in judged[s.name] for b, s in seen)
 
-    return [folder.name for folder in submission.find_submissions([submissions]) if not known(folder)]
+    folders = submission.find_submissions([submissions])
+    return [submission.printable(folder.name) for folder in folders if not known(folder)]
 
 
 def copy_log(results: Path, name: str, to: Path) -> bool:
