@@ -65,10 +65,10 @@ def read(file: Path) -> Device:
         device = Device.model_validate(tomllib.loads(raw.decode("utf-8")))
     except OSError as error:
         raise InputError(f"cannot read the device file {file}: {error.strerror or error}") from error
-    except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise InputError(f"device file {file} is not TOML: {error}") from error
     except ValidationError as error:
         raise InputError(f"device file {file}: {_first_problem(error)}") from error
+    except (ValueError, RecursionError) as error:  # a number of 5,000 digits is a plain ValueError
+        raise InputError(f"device file {file} is not TOML: {error!s:.200}") from error
     if device.name != file.stem:
         raise InputError(f"device file {file} names its device {device.name!r}; name it like the file")
     for name, backend in device.backends.items():

@@ -11,9 +11,12 @@ from pathlib import Path
 import psutil
 
 from tenth.core.records import Machine
+from tenth.devices import foreign
 from tenth.runtime import llama
 
 _NAMES = ("model name", "Hardware", "Model", "cpu model")  # of /proc/cpuinfo, by architecture
+_CPUINFO = 4 << 20  # bytes: 2,000 cores
+_GOVERNOR = Path("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor")
 _BOARD = Path("/proc/device-tree/model")
 
 
@@ -33,17 +36,18 @@ def celsius() -> float | None:
     groups = psutil.sensors_temperatures().values() if hasattr(psutil, "sensors_temperatures") else ()
     sensors = [sensor.current for group in groups for sensor in group]
     for file in Path("/sys/class/thermal").glob("thermal_zone*/temp"):
-        with suppress(OSError, ValueError):
-            sensors.append(int(file.read_text()) / 1000)
+        with suppress(OSError):
+            sensors.append((foreign.whole(foreign.read(file)) or 0) / 1000)
     return max((value for value in sensors if 1 <= value <= 150), default=None)
 
 
 def processor() -> str:
     """The board or the processor by name, else its architecture."""
     with suppress(OSError):
-        return _BOARD.read_text().strip("\0\n ")[:100]
+        return foreign.shown(foreign.read(_BOARD)).strip()[:100]
     with suppress(OSError):
-        lines = [line.partition(":") for line in Path("/proc/cpuinfo").read_text().splitlines()]
+        text = foreign.read(Path("/proc/cpuinfo"), _CPUINFO)
+        lines = [foreign.shown(line).partition(":") for line in text.splitlines()]
         for key in _NAMES:
             for name, _, value in lines:
                 if name.strip() == key and value.strip():
@@ -55,7 +59,7 @@ def describe(threads: int, load_before: float | None, celsius_before: float | No
     """The machine now, with what was seen before the measurement. threads: 0 for all."""
     governor = ""
     with suppress(OSError):
-        governor = Path("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor").read_text().strip()[:40]
+        governor = foreign.shown(foreign.read(_GOVERNOR)).strip()[:40]
     return Machine(
         date=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         system=f"{platform.system()} {platform.release()}, {platform.machine()}",

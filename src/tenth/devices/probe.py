@@ -13,6 +13,7 @@ import numpy as np
 import psutil
 
 from tenth.core.errors import InputError
+from tenth.devices import foreign
 from tenth.devices.profile import Backend, Bandwidth, Device, Fact, MemoryRule, Words
 from tenth.runtime.llama import cores
 
@@ -66,7 +67,7 @@ def reading_speed() -> float:
 def _instruction_sets() -> list[str]:
     names = {platform.machine() or "unknown"}
     try:
-        text = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
+        text = foreign.read(Path("/proc/cpuinfo"), 4 << 20)
     except OSError:
         return sorted(names)
     for line in text.splitlines():

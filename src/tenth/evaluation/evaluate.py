@@ -62,7 +62,7 @@ def evaluate(
     check(settings)
     steps = _Steps(reporter)
     with tempfile.TemporaryDirectory(prefix="tenth-eval-") as scratch, steps:
-        environment = {"TOKENIZERS_PARALLELISM": "false"}
+        environment = {"TOKENIZERS_PARALLELISM": "false", "TMPDIR": scratch}  # gone however the child ends
         if settings.data:
             environment |= {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1", "HF_HOME": scratch}
         job = AskTasks(subject=of, settings=settings)

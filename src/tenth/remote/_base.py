@@ -22,16 +22,18 @@ import tempfile
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, TypeVar
 
 from tenth.core.errors import DeviceError
+from tenth.devices import foreign
 
 _T = TypeVar("_T")
 BEAT, SILENCE = 15, 90  # seconds
 ANSWER = 60  # seconds for the device to make a folder or to say what it is
-MAX_OUTPUT = 16 << 20  # bytes of a command's stdout that are taken from a device
+PATIENCE = 900  # seconds for a file from the device
+MAX_OUTPUT, MAX_SAID = 16 << 20, 2 << 20  # bytes of a command's stdout and stderr, taken from a device
 _LINE = 2000  # letters of a line on stderr
 
 # {parent}: sets `parent`; {final}: the name that `keep` gives, or empty; {replace}: 1 to replace a push.
@@ -134,9 +136,31 @@ class Transport(abc.ABC):
         Raises DeviceError.
         """
 
-    @abc.abstractmethod
     def get(self, path: str, limit: int) -> bytes:
-        """The bytes of a file there. DeviceError where it is absent or larger than `limit`."""
+        """The bytes of a file there, whatever it says of its size.
+
+        DeviceError where it is absent, larger than `limit`, or does not come within `PATIENCE` seconds.
+        """
+        process = subprocess.Popen(
+            self.command(f"exec cat {_quote(path)}"),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        )
+        alarm = threading.Timer(PATIENCE, process.kill)
+        alarm.daemon = True
+        alarm.start()
+        with process:
+            assert process.stdout
+            data = process.stdout.read(limit + 1)
+            alarm.cancel()
+            if len(data) > limit:
+                process.kill()
+                raise DeviceError(f"{path} on {self.name} is larger than {limit} bytes; it is not taken")
+        if process.returncode:
+            raise DeviceError(f"{path} cannot be read on {self.name}")
+        return data
 
     @abc.abstractmethod
     def reason(self, status: int, stderr: str) -> str:
@@ -162,11 +186,11 @@ class Transport(abc.ABC):
         )
         assert process.stdout
         assert process.stderr
-        out, lines = bytearray(), deque[str](maxlen=20)
+        out, lines = bytearray(), _Said()
         # Threads, not waited for: ssh hands its pipes to the master, which may keep them open after a kill.
         readers = [
             threading.Thread(target=_collect, args=(process, out), daemon=True),
-            threading.Thread(target=_listen, args=(process.stderr, lines, on_line), daemon=True),
+            threading.Thread(target=_listen, args=(process, lines, on_line), daemon=True),
         ]
         for reader in readers:
             reader.start()
@@ -178,16 +202,15 @@ class Transport(abc.ABC):
             if process.poll() is None:
                 process.kill()
                 process.wait()
-        if len(out) > MAX_OUTPUT:
-            raise DeviceError(
-                f"{self.name} answered with more than {MAX_OUTPUT} bytes; nothing of it is used"
-            )
+        if len(out) > MAX_OUTPUT or lines.bytes > MAX_SAID:
+            most = MAX_OUTPUT if len(out) > MAX_OUTPUT else MAX_SAID
+            raise DeviceError(f"{self.name} answered with more than {most} bytes; nothing of it is used")
         for reader in readers:
             reader.join(timeout=5)
-        trouble = self.reason(status, "\n".join(lines)) if status else ""
+        trouble = self.reason(status, "\n".join(lines.last)) if status else ""
         if trouble:
             raise DeviceError(trouble)
-        return Done(status, out.decode("utf-8", "replace"), lines[-1] if lines else "")
+        return Done(status, out.decode("utf-8", "replace"), lines.last[-1] if lines.last else "")
 
     @contextlib.contextmanager
     def folder(self, where: str = "", final: str = "", replace: bool = False) -> Iterator[Folder]:
@@ -241,7 +264,7 @@ class Transport(abc.ABC):
         answer = keeper.stdout.readline(_LINE).decode("utf-8", "replace").strip()
         alarm.cancel()
         first, _, rest = answer.partition(" ")
-        if first == word:
+        if first == word and rest.isprintable():
             return rest
         if first == "taken":
             raise DeviceError(
@@ -256,9 +279,8 @@ class Transport(abc.ABC):
         status = keeper.wait()
         errors.seek(0)
         stderr = errors.read(64 << 10).decode("utf-8", "replace")
-        last = next(
-            (line.strip() for line in reversed(stderr.splitlines()) if line.strip()), "it said nothing"
-        )
+        said = [foreign.shown(line).strip() for line in stderr.splitlines() if line.strip()]
+        last = said[-1][:300] if said else "it said nothing"
         raise DeviceError(self.reason(status, stderr) or f"no folder could be made on {self.name}: {last}")
 
 
@@ -337,12 +359,25 @@ def _collect(process: subprocess.Popen[bytes], out: bytearray) -> None:
                 return
 
 
-def _listen(stream: IO[bytes], lines: deque[str], on_line: Callable[[str], None] | None) -> None:
-    """Keep the last lines, pass each on."""
-    with stream:
+@dataclass
+class _Said:
+    """What a command says on stderr: its last lines, and how many bytes it was."""
+
+    last: deque[str] = field(default_factory=lambda: deque(maxlen=20))
+    bytes: int = 0
+
+
+def _listen(process: subprocess.Popen[bytes], said: _Said, on_line: Callable[[str], None] | None) -> None:
+    """Keep the last lines, pass each on as a terminal may show it; end it where that is too much."""
+    assert process.stderr
+    with process.stderr as stream:
         for raw in iter(lambda: stream.readline(_LINE), b""):
-            line = raw.decode("utf-8", "replace").rstrip()
+            said.bytes += len(raw)
+            if said.bytes > MAX_SAID:
+                process.kill()
+                return
+            line = foreign.shown(raw.decode("utf-8", "replace")).rstrip()
             if line:
-                lines.append(line)
+                said.last.append(line)
                 if on_line:
                     on_line(line)

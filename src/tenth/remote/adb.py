@@ -7,7 +7,6 @@ import re
 import shlex
 import shutil
 import subprocess
-import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path, PurePosixPath
 
@@ -73,19 +72,6 @@ class Adb(Transport):
         runnable = [shlex.quote(name) for name, path in files.items() if path.stat().st_mode & 0o100]
         if runnable:
             self.run(f"cd {shlex.quote(folder)} && chmod 755 {' '.join(runnable)}", _TIMEOUT)
-
-    def get(self, path: str, limit: int) -> bytes:
-        """With adb pull; the size is asked first."""
-        size = self.run(f"stat -c %s {shlex.quote(path)}", _TIMEOUT).out.strip()
-        if not size.isdigit():
-            raise DeviceError(f"{path} cannot be read on {self.name}")
-        if int(size) > limit:
-            raise DeviceError(f"{path} on {self.name} is larger than {limit} bytes; it is not taken")
-        with tempfile.TemporaryDirectory(prefix="tenth-") as scratch:
-            local = Path(scratch) / "file"
-            self._adb("pull", path, str(local))
-            with local.open("rb") as file:
-                return file.read(limit)
 
     def shell(self, command: str) -> str:
         """Run a command in the phone's shell."""

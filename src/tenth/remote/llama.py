@@ -7,7 +7,6 @@ is not in the result, and its notes say so.
 
 from __future__ import annotations
 
-import json
 import re
 import shlex
 import statistics
@@ -19,6 +18,7 @@ from tenth import __version__
 from tenth.core.errors import DeviceError, InputError
 from tenth.core.metrics import reading, repeated
 from tenth.core.records import Bench, Depth, Plan, Reading, Record, Runtime
+from tenth.devices import foreign
 from tenth.measurement.counters import Unavailable, battery
 from tenth.measurement.depth import sizes
 from tenth.measurement.energy import planned
@@ -30,6 +30,8 @@ _ELF = {62: "x86_64", 183: "aarch64", 40: "arm", 243: "riscv64"}
 _TIMEOUT = 3 * 3600  # seconds for one run on a slow phone
 _LIMIT = 4 << 20  # bytes of what it wrote
 _GAUGE = "/sys/class/power_supply/battery"
+_SHORT = re.compile(r"Prompt: ([0-9.]{1,20}) t/s \| Generation: ([0-9.]{1,20}) t/s")
+_LONG = re.compile(r"(prompt )?eval time =.*?([0-9.]{1,20}) tokens per second")
 _LASTING, _LEAST = 30, 20  # seconds of decoding for the energy, different values of the gauge
 
 # Runs "$@"; meanwhile memory.txt gets "Name: kB" lines of its process, power.txt "microamperes microvolts".
@@ -145,7 +147,7 @@ class _LlamaProgram:
         done = self.there.run(f"rm -f memory.txt power.txt; set -- {command}; {_WATCHED}", _TIMEOUT)
         if done.status:
             lines = self.log().decode("utf-8", "replace").strip().splitlines()
-            last = (lines or [done.last_line or "it said nothing"])[-1][:300]
+            last = foreign.shown((lines or [done.last_line or "it said nothing"])[-1][:300])
             raise DeviceError(f"llama.cpp failed on {self.there.device.name} (status {done.status}): {last}")
         return self.there.get("out.txt", _LIMIT).decode("utf-8", "replace")
 
@@ -236,8 +238,9 @@ def _bench_words(program: _LlamaProgram, runtime: Runtime, notes: list[str]) -> 
 def _parse_bench(text: str, device: str) -> list[_Run]:
     """The tests of llama-bench -o json; DeviceError for anything else."""
     try:
-        runs = [_Run.model_validate(run) for run in json.loads(text)]
-    except (ValueError, TypeError):
+        answer = foreign.parsed(text)
+        runs = [_Run.model_validate(run) for run in answer] if isinstance(answer, list) else []
+    except ValueError:
         runs = []
     if not runs or not all(run.samples_ts and min(run.samples_ts) > 0 for run in runs):
         raise DeviceError(f"llama-bench on {device} gave no speeds; its log is beside the bundle")
@@ -267,17 +270,16 @@ def _by_depth(runs: Sequence[_Run], prefill: int, decode: int) -> list[Depth]:
 
 def _parse_timings(text: str, device: str) -> Depth:
     """Of llama-cli: "eval time = ... 24.23 tokens per second", or "Prompt: 306 t/s | Generation: 24 t/s"."""
-    plain = re.sub(r"\x1b\[[\d;]*[A-Za-z]", "", text)
-    short = re.findall(r"Prompt: ([\d.]+) t/s \| Generation: ([\d.]+) t/s", plain)
-    long = {
-        bool(prompt): speed
-        for prompt, speed in re.findall(r"(prompt )?eval time =[^\n]*?([\d.]+) tokens per second", plain)
-    }
-    pair = short[-1] if short else (long.get(True, ""), long.get(False, ""))
-    try:
-        prefill, decode = float(pair[0]), float(pair[1])
-    except ValueError:
-        raise DeviceError(f"llama-cli on {device} printed no timings; its log is beside the bundle") from None
+    short, long = ("", ""), {True: "", False: ""}
+    for line in foreign.lines(text):
+        plain = re.sub(r"\x1b\[[\d;]*[A-Za-z]", "", line)
+        if found := _SHORT.search(plain):
+            short = (found[1], found[2])
+        elif found := _LONG.search(plain):
+            long[bool(found[1])] = found[2]
+    prefill, decode = (foreign.number(word) for word in (short if any(short) else (long[True], long[False])))
+    if not prefill or not decode or min(prefill, decode) < 0:
+        raise DeviceError(f"llama-cli on {device} printed no timings; its log is beside the bundle")
     how = "llama-cli, one run after a short prompt"
     return Depth(depth=0, decode=reading("decode", decode, how), prefill=reading("prefill", prefill, how))
 
@@ -286,17 +288,28 @@ def _memory(program: _LlamaProgram) -> list[Reading]:
     """The largest of what the kernel said of the process; nothing where it said nothing."""
     text = program.there.run("cat memory.txt 2> /dev/null", 60).out
     largest: dict[str, int] = {}
-    for name, size in re.findall(r"^(\w+):\s+(\d+) kB$", text, re.M):
-        largest[name] = max(largest.get(name, 0), int(size) * 1024)
+    for line in foreign.lines(text):
+        name, _, size = line.partition(":")
+        kilobytes = foreign.whole(size.removesuffix(" kB")) if size.endswith(" kB") else None
+        largest[name] = max(largest.get(name, 0), (kilobytes or 0) * 1024)
     names = {"VmHWM": "peak", "RssFile": "peak_file_backed", "RssAnon": "peak_anonymous"}
     contexts = "its contexts are those of the tests, not the plan's"
     how = f"resident memory of {program.name}, seen every 0.2 s; {contexts}"
-    return [reading(name, largest[key], how) for key, name in names.items() if key in largest]
+    return [reading(name, largest[key], how) for key, name in names.items() if largest.get(key)]
+
+
+def _gauge(sample: str) -> tuple[float, float]:
+    """ "microamperes microvolts" of the fuel gauge; Unavailable for anything else."""
+    values = [foreign.number(word) for word in sample.split()]
+    if len(values) != 2 or values[0] is None or values[1] is None:
+        raise Unavailable(f"it says {foreign.shown(sample)[:40]!r}")
+    return values[0], values[1]
 
 
 def plugged(dumpsys: str) -> str:
     """What feeds the phone ("USB"), by `dumpsys battery`; "" for its battery alone."""
-    return ", ".join(re.findall(r"^\s*(\w+) powered: true", dumpsys, re.M))
+    found = (re.match(r"\s*([A-Za-z]{1,40}) powered: true", line) for line in foreign.lines(dumpsys))
+    return ", ".join(match[1] for match in found if match)
 
 
 def _energy(program: _LlamaProgram, words: str, decode: int, speed: float) -> tuple[str, list[Reading]]:
@@ -314,10 +327,10 @@ def _energy(program: _LlamaProgram, words: str, decode: int, speed: float) -> tu
         return "not measured: llama-bench is needed to decode long enough", []
     repeats = max(1, round(_LASTING * speed / decode))
     program.execute(f"{words} -p 0 -n {decode} -r {repeats} -o json")
-    samples = there.run("cat power.txt 2> /dev/null", 60).out.splitlines()
+    samples = foreign.lines(there.run("cat power.txt 2> /dev/null", 60).out)
     try:
-        watts = [battery.power(*map(float, sample.split())) for sample in samples]
-    except (Unavailable, ValueError, TypeError) as error:
+        watts = [battery.power(*_gauge(sample)) for sample in samples]
+    except Unavailable as error:
         return f"not measured: {_GAUGE} cannot be used by adb's shell ({error})", []
     if len(set(samples)) < _LEAST:
         return (

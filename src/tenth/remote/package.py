@@ -22,6 +22,7 @@ from pathlib import Path
 import tenth
 from tenth.core.errors import DeviceError, InputError
 from tenth.core.store import default_work
+from tenth.devices import foreign
 
 OLDEST = (3, 11)  # Python
 _MACHINES = {"x86_64": "x86_64", "amd64": "x86_64", "aarch64": "aarch64", "arm64": "aarch64"}
@@ -61,9 +62,10 @@ def platform(device: str, system: str, machine: str, python: str) -> Platform:
     if not python:
         raise DeviceError(f"{device} has no python3; install Python 3.{OLDEST[1]} or newer there, or {other}")
     words = python.split()
-    if len(words) != 5 or not all(word.isdigit() for word in words[1:4]):
+    numbers = [foreign.whole(word) for word in words[1:3]]
+    if len(words) != 5 or numbers[0] is None or numbers[1] is None:
         raise DeviceError(f"the python3 of {device} gives no clear answer ({python[:80]!r})")
-    name, version, bits, libc = words[0], (int(words[1]), int(words[2])), words[3], words[4]
+    name, version, bits, libc = words[0][:40], (numbers[0], numbers[1]), words[3][:40], words[4][:40]
     if version < OLDEST:
         raise DeviceError(
             f"{device} has Python {version[0]}.{version[1]}; 3.{OLDEST[1]} or newer is needed, or {other}"
@@ -72,7 +74,7 @@ def platform(device: str, system: str, machine: str, python: str) -> Platform:
         raise DeviceError(
             f"the python3 of {device} is a {bits}-bit {name}; 64-bit CPython is needed, or {other}"
         )
-    glibc = re.fullmatch(r"glibc2\.(\d+).*", libc)
+    glibc = re.fullmatch(r"glibc2\.([0-9]{1,4})\b.*", libc)
     if not glibc or int(glibc[1]) < _OLDEST_GLIBC:
         raise DeviceError(f"{device} has no glibc 2.{_OLDEST_GLIBC} or newer ({libc}): {other}")
     return Platform(_MACHINES[machine.lower()], version, int(glibc[1]))

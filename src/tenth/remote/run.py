@@ -8,7 +8,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import shlex
 import tempfile
@@ -23,12 +22,14 @@ from tenth.core.format import megabytes
 from tenth.core.progress import Reporter
 from tenth.core.records import MB, Bench, Measurement
 from tenth.core.store import atomic
+from tenth.devices import foreign
 from tenth.measurement.measure import usual_depths
 from tenth.remote import Address, Folder, connect, llama, package, parse
 from tenth.report import page
 from tenth.runtime.bundle import REMOTE, Bundle, open_bundle, read_bundle
 
 SLACK = 32 * MB  # beside what is pushed: logs, scratch, the results
+_FACTS = 50  # lines that a device says of itself
 _RESULT, _LOG = 16 << 20, 64 << 20  # bytes that are taken of a result, of a log
 _LAUNCHER = """#!/bin/sh
 # Made by tenth push: runs tenth from this folder; nothing is installed.
@@ -165,16 +166,16 @@ def measure(
 
 def look(there: Folder) -> Facts:
     """Ask the device what it is; nothing is written there."""
-    lines = [line.partition(" ") for line in there.run(_LOOK, 60).out.splitlines()]
+    said = foreign.lines(there.run(_LOOK, 60).out)[:_FACTS]
+    lines = [foreign.shown(line).partition(" ") for line in said]
     facts = {key: rest.strip() for key, _, rest in lines}
-    space = re.search(r"(-?\d+)\s+\d+%", facts.get("space", ""))
-    memory = facts.get("memory", "")
+    space = re.search(r"(-?[0-9]{1,18})\s+[0-9]{1,3}%", facts.get("space", ""))
     return Facts(
-        system=facts.get("system", ""),
-        machine=facts.get("machine", ""),
+        system=facts.get("system", "")[:40],
+        machine=facts.get("machine", "")[:40],
         android=facts.get("kind") == "Android" or bool(facts.get("maker")),
-        title=facts.get("maker", ""),
-        memory=int(memory) * 1024 if memory.isdigit() else 0,
+        title=facts.get("maker", "")[:100],
+        memory=max(0, foreign.whole(facts.get("memory", "")) or 0) * 1024,
         space=int(space[1]) * 1024 if space else 0,
         pythons=[(r.partition(" ")[0], r.partition(" ")[2]) for key, _, r in lines if key == "python"],
     )
@@ -186,7 +187,7 @@ def run_there(there: Folder, verb: Sequence[str], reporter: Reporter) -> dict[st
     script = f'mkdir -p tmp && export TMPDIR="$PWD/tmp" XDG_CACHE_HOME="$PWD/tmp" && ./tenth {words}'
     done = there.run(script, on_line=lambda line: reporter.say(f"  {line}"))
     try:
-        answer = json.loads(done.out)
+        answer = foreign.parsed(done.out)
     except ValueError:
         answer = None
     if isinstance(answer, dict) and done.status == 0:

@@ -119,25 +119,6 @@ class Ssh(Transport):
             last = (said.strip().splitlines() or [f"tar ended with status {status}"])[-1]
             raise DeviceError(self.reason(status, said) or f"copying to {self.name} failed: {last}")
 
-    def get(self, path: str, limit: int) -> bytes:
-        """Through cat, so that no more than the limit is ever taken."""
-        process = subprocess.Popen(
-            self.command(f"exec cat {shlex.quote(path)}"),
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            start_new_session=True,
-        )
-        with process:
-            assert process.stdout
-            data = process.stdout.read(limit + 1)
-            if len(data) > limit:
-                process.kill()
-                raise DeviceError(f"{path} on {self.name} is larger than {limit} bytes; it is not taken")
-        if process.returncode:
-            raise DeviceError(f"{path} cannot be read on {self.name}")
-        return data
-
     def shell(self, command: str) -> str:
         """With a terminal, so that Ctrl-C arrives."""
         return shlex.join(["ssh", "-t", *self._port, re.sub(r"[\[\]]", "", self.name), command])

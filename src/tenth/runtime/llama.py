@@ -165,14 +165,15 @@ def cores() -> int:
     return os.cpu_count() or 1
 
 
-_BUFFER = re.compile(r"(\S+)\s+(model|KV|compute|output) buffer size =\s*([\d.]+) MiB")
+# From the line's beginning: a model's own strings come after a key and "=".
+_BUFFER = re.compile(r"\w+:\s+(\S+)\s+(model|KV|compute|output) buffer size =\s*([0-9]{1,9}\.[0-9]+) MiB")
 
 
 def _buffers(lines: Sequence[tuple[int, str]]) -> dict[str, int]:
     """Bytes of llama.cpp's buffers by kind, from its log (which rounds to 0.01 MiB)."""
     sizes = dict.fromkeys(("mapped", "model", "repack", "kv", "compute", "output"), 0)
     for _, line in lines:
-        if match := _BUFFER.search(line):
+        if match := _BUFFER.match(line):
             device, kind, size = match.groups()
             if kind == "model":
                 kind = "mapped" if "Mapped" in device else "repack" if "REPACK" in device else "model"

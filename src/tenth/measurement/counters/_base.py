@@ -10,6 +10,7 @@ from pathlib import Path
 from types import TracebackType
 
 from tenth.core.errors import InputError
+from tenth.devices import foreign
 
 _NO_WRAP = 1.0  # seconds between looks at a source that counts by itself
 
@@ -93,8 +94,7 @@ class Meter:
 def read_text(path: Path) -> str:
     """A small file of the system, stripped; Unavailable with the reason where it cannot be read."""
     try:
-        with path.open(encoding="ascii", errors="replace") as file:
-            return file.read(4096).strip()
+        return foreign.shown(foreign.read(path)).strip()
     except PermissionError:
         raise Unavailable(
             f"only root may read {path}; run as root, or allow it: sudo chmod a+r {path}"
@@ -106,7 +106,7 @@ def read_text(path: Path) -> str:
 def read_number(path: Path) -> int:
     """A whole number out of a file of the system; Unavailable where it holds none."""
     text = read_text(path)
-    try:
-        return int(text)
-    except ValueError:
-        raise Unavailable(f"{path} holds {text[:40]!r}, not a number") from None
+    found = foreign.whole(text)
+    if found is None:
+        raise Unavailable(f"{path} holds {text[:40]!r}, not a number")
+    return found

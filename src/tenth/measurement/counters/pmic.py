@@ -11,14 +11,14 @@ from __future__ import annotations
 
 import re
 import shutil
-import subprocess
 from pathlib import Path
 
+from tenth.devices import foreign
 from tenth.measurement.counters._base import Source, Unavailable
 
 _PERIOD = 0.25  # seconds; every reading starts a process
 _GAIN, _OFFSET = 1.1451, 0.5879
-_LINE = re.compile(r"(\S+)_([AV])\s+(?:current|volt)\(\d+\)=([\d.]+)[AV]")
+_LINE = re.compile(r"([A-Z0-9_]{1,40})_([AV])\s+(?:current|volt)\([0-9]+\)=([0-9.]+)[AV]")
 
 
 def find(root: Path) -> Source:
@@ -44,18 +44,18 @@ def find(root: Path) -> Source:
 
 def _ask(program: str) -> str:
     try:
-        done = subprocess.run(
-            [program, "pmic_read_adc"], capture_output=True, text=True, timeout=5, check=False
-        )
-    except (OSError, subprocess.TimeoutExpired) as error:
+        return foreign.output([program, "pmic_read_adc"], 5)
+    except OSError as error:
         raise Unavailable(f"{program} does not answer: {error}") from None
-    return done.stdout
 
 
 def _watts(answer: str) -> float:
     values: dict[str, dict[str, float]] = {}
-    for rail, letter, value in _LINE.findall(answer):
-        values.setdefault(rail, {})[letter] = float(value)
+    for line in foreign.lines(answer):
+        found = _LINE.search(line)
+        value = foreign.number(found[3]) if found else None
+        if found and value is not None:
+            values.setdefault(found[1], {})[found[2]] = value
     power = [pair["A"] * pair["V"] for pair in values.values() if len(pair) == 2]
     if not power:
         raise Unavailable(f"vcgencmd pmic_read_adc names no rails (it takes a Pi 5): {answer.strip()[:60]!r}")
