@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -181,7 +181,7 @@ def submission(place: Path, folder_name: str, artifact: bytes | None = None, **c
 
 
 def edited(
-    source: Path, destination: Path, keys: dict[str, Any] | None = None, **tensors: np.ndarray
+    source: Path, destination: Path, keys: Mapping[str, Any] | None = None, **tensors: np.ndarray
 ) -> Path:
     """A copy of a GGUF of F32 tensors with other metadata and other weights.
 
@@ -226,4 +226,4 @@ def disguised(source: Path, destination: Path, seed: int = 0) -> Path:
         name.replace(".", "_"): value[order] if name.endswith(rows) else value[..., order]
         for name, value in weights.items()
     }
-    return edited(source, destination, **changed)
+    return edited(source, destination, None, **changed)

@@ -20,9 +20,9 @@ from tenth.runtime import llama
 
 # Of a tensor with the original's. A sign alone for each of Gaussian weights still gives sqrt(2 / pi) = 0.80.
 LEAST_COSINE = 0.7
-# Of a model trained from nothing with the original. Two models of 7 M weights trained apart on one text: no two
-# matrices correlate by more than 0.054, answers are 0.55 nats apart. Copies: 0.95 in Q2_K, 1 in Q8_0; answers
-# 0.001 (Q8_0), 0.097 (Q4_0), 0.32 nats (Q3_K) apart. See docs/log.md.
+# Of a model trained from nothing with the original. Two models of 7 M weights trained apart on one text: no
+# two matrices correlate by more than 0.054, answers are 0.55 nats apart. Copies: 0.95 in Q2_K, 1 in Q8_0;
+# answers 0.001 (Q8_0), 0.097 (Q4_0), 0.32 nats (Q3_K) apart. See docs/log.md.
 MOST_ALIKE = 0.2
 LEAST_KL = 0.1
 SAMPLE = 1 << 16  # weights of a matrix that are compared
