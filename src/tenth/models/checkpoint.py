@@ -6,7 +6,6 @@ import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -14,7 +13,7 @@ from tenth.core.errors import InputError
 from tenth.core.records import TensorSpec
 from tenth.models import arch as architectures
 from tenth.models.arch import OUTSIDE, Architecture, Entry
-from tenth.models.formats.hf import LazyTensor, agree, open_weights, read_json, same_values
+from tenth.models.formats.hf import JsonObject, LazyTensor, agree, open_weights, read_json, same_values
 from tenth.models.shape import ModelShape
 from tenth.models.source import model_name
 
@@ -43,7 +42,7 @@ class Checkpoint:
 
     path: Path
     name: str
-    config: dict[str, Any]  # of the text model, completed with the family's defaults
+    config: JsonObject  # of the text model, completed with the family's defaults
     arch: Architecture
     tensors: dict[str, LazyTensor]
     other: dict[str, str] = field(default_factory=dict)  # tensors of types that are no plain floats
@@ -155,7 +154,7 @@ class Checkpoint:
                     progress(read)
 
 
-def open_config(path: Path) -> tuple[dict[str, Any], Architecture]:
+def open_config(path: Path) -> tuple[JsonObject, Architecture]:
     """(completed config, architecture) from config.json alone; path is it or its folder."""
     if not path.exists():
         raise InputError(f"{path} does not exist; give a Hugging Face model folder")
@@ -200,7 +199,7 @@ def open_checkpoint(path: Path) -> Checkpoint:
 
 
 def _names(
-    architecture: Architecture, config: dict[str, Any], path: Path, found: list[str]
+    architecture: Architecture, config: JsonObject, path: Path, found: list[str]
 ) -> dict[str, str | None]:
     """What the tensors are called in the text model alone, by their names in the files; None for those that
     it does without.
@@ -227,8 +226,8 @@ def _names(
 
 
 def _with_head(
-    path: Path, config: dict[str, Any], architecture: Architecture, tensors: dict[str, LazyTensor]
-) -> dict[str, Any]:
+    path: Path, config: JsonObject, architecture: Architecture, tensors: dict[str, LazyTensor]
+) -> JsonObject:
     """The config with the output head as transformers reads it: where the head is tied to the embedding by
     config.json, but the file has another, both count; where it has the head alone, that is the embedding.
     """

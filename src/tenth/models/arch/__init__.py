@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
-from typing import Any
 
 from tenth.core.errors import InputError, unknown
 from tenth.models.arch._base import OUTSIDE, Architecture, Axis, Entry
+from tenth.models.arch._config import Config
 
 __all__ = ["OUTSIDE", "Architecture", "Axis", "Entry", "load", "names"]
 
@@ -17,7 +17,7 @@ def names() -> list[str]:
     return sorted(m.name for m in pkgutil.iter_modules(__path__) if not m.name.startswith("_"))
 
 
-def load(config: dict[str, Any]) -> tuple[dict[str, Any], Architecture]:
+def load(config: Config) -> tuple[Config, Architecture]:
     """(the completed config, the architecture) of what config.json holds.
 
     Raises InputError for an unknown model_type (naming the nearest) and for settings that a GGUF in stock
@@ -36,7 +36,7 @@ def load(config: dict[str, Any]) -> tuple[dict[str, Any], Architecture]:
     return completed, architecture
 
 
-def named(config: dict[str, Any]) -> Architecture:
+def named(config: Config) -> Architecture:
     """The architecture of a completed config that was checked, or is being edited: without another check."""
     return family(config["model_type"]).of(config)
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
@@ -19,6 +19,7 @@ from tenth.core.errors import InputError
 from tenth.core.records import TensorSpec
 from tenth.models.arch import _blocks, _rope
 from tenth.models.arch._config import Config, flag, integer, number, only
+from tenth.models.formats.vocabulary import Keys
 from tenth.models.shape import ModelShape
 
 Axis = str
@@ -127,7 +128,7 @@ class Architecture:
         config["rope_parameters"] = self.rope_parameters(config)
         return config
 
-    def rope_parameters(self, config: Config) -> dict[str, Any]:
+    def rope_parameters(self, config: Config) -> Config:
         """The rotary parameters in transformers' present form."""
         return _rope.parameters(config, self.rope_theta)
 
@@ -183,9 +184,9 @@ class Architecture:
             )
         return most, "max_position_embeddings"
 
-    def rope(self, config: Config) -> dict[str, Any]:
+    def rope(self, config: Config) -> Config:
         """The rotary parameters of the layers, of those with full attention where there are two kinds."""
-        parameters: dict[str, Any] = config["rope_parameters"]
+        parameters: Config = config["rope_parameters"]
         return parameters
 
     def rotary(self, config: Config) -> int:
@@ -249,7 +250,7 @@ class Architecture:
         """What is added to every value of the tensor with this role."""
         return 0.0
 
-    def metadata(self, config: Config) -> dict[str, Any]:
+    def metadata(self, config: Config) -> Keys:
         """GGUF keys of the model (not of its tokenizer): int, float, str, bool or a list of one of them."""
         shape, a = self.shape(config), self.gguf_arch
         head_dim = max(shape.head_dims)
@@ -272,12 +273,12 @@ class Architecture:
             **self.extra_metadata(config),
         }
 
-    def epsilon(self, config: Config) -> dict[str, Any]:
+    def epsilon(self, config: Config) -> Keys:
         """The GGUF key of the norm's epsilon, and its value."""
         key = f"{self.gguf_arch}.attention.layer_norm_rms_epsilon"
         return {key: number(config, "rms_norm_eps", high=1.0)}
 
-    def extra_metadata(self, config: Config) -> dict[str, Any]:  # noqa: ARG002
+    def extra_metadata(self, config: Config) -> Keys:  # noqa: ARG002
         """Keys that only this family has."""
         return {}
 
@@ -299,7 +300,7 @@ class Architecture:
                 return OUTSIDE if inner.startswith("lm_head.") and prefix.startswith("model.") else inner
         return OUTSIDE
 
-    def standalone_config(self, config: Config) -> dict[str, Any]:  # noqa: ARG002
+    def standalone_config(self, config: Config) -> Config:  # noqa: ARG002
         """Keys of config.json that are other ones where the text model stands in a folder of its own."""
         return {}
 

@@ -11,8 +11,9 @@ from collections.abc import Iterable
 from typing import Any
 
 from tenth.core.errors import InputError
+from tenth.models.formats.hf import JsonObject
 
-Config = dict[str, Any]
+Config = JsonObject
 
 
 def integer(config: Config, key: str, low: int = 1, high: int = 1 << 24) -> int:
@@ -51,7 +52,7 @@ def numbers(config: Config, key: str, length: int) -> list[float]:
     return [number({key: v}, key, low=-1e12) for v in value]
 
 
-def only(config: Config, key: str, allowed: Iterable[Any], why: str) -> None:
+def only(config: Config, key: str, allowed: Iterable[object], why: str) -> None:
     """Refuse a value of config[key] that the runtime's graph does not have; a missing one is None."""
     if config.get(key) not in (choices := list(allowed)):
         raise InputError(f"config.json: {key} = {config.get(key)!r:.60}, but {why}; supported: {choices}")

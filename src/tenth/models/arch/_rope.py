@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import numpy as np
 
 from tenth.core.errors import InputError
 from tenth.models.arch._config import Config, integer, number, numbers, only
+from tenth.models.formats.vocabulary import Keys
 
 STRETCHED = ("llama3", "yarn", "longrope")  # kinds that know the context before they stretch it
 
 
-def parameters(config: Config, theta: float) -> dict[str, Any]:
+def parameters(config: Config, theta: float) -> Config:
     """``rope_parameters`` as transformers 5 completes it (RotaryEmbeddingConfigMixin).
 
     ``rope_scaling``, where it is given, counts instead of ``rope_parameters``; the base and the rotated share
@@ -27,7 +27,7 @@ def parameters(config: Config, theta: float) -> dict[str, Any]:
     return completed(config, {"rope_theta": config.get("rope_theta", theta), **given})
 
 
-def completed(config: Config, rope: Config) -> dict[str, Any]:
+def completed(config: Config, rope: Config) -> Config:
     """The parameters of one kind of layer with what stands elsewhere in the config, or is left out."""
     rope = {"rope_type": rope.get("type", "default"), **rope}
     if config.get("partial_rotary_factor") is not None:
@@ -38,9 +38,9 @@ def completed(config: Config, rope: Config) -> dict[str, Any]:
     return rope
 
 
-def metadata(arch: str, config: Config, rope: dict[str, Any], n_rot: int) -> dict[str, Any]:
+def metadata(arch: str, config: Config, rope: Config, n_rot: int) -> Keys:
     """The GGUF keys of these parameters; n_rot is the number of rotated values of a head."""
-    keys: dict[str, Any] = {
+    keys: Keys = {
         f"{arch}.rope.dimension_count": n_rot,
         f"{arch}.rope.freq_base": number(rope, "rope_theta", low=1.0),
     }
@@ -57,7 +57,7 @@ def metadata(arch: str, config: Config, rope: dict[str, Any], n_rot: int) -> dic
     return keys
 
 
-def tensors(rope: dict[str, Any], n_rot: int) -> dict[str, np.ndarray]:
+def tensors(rope: Config, n_rot: int) -> dict[str, np.ndarray]:
     """Factor tensors [n_rot / 2], float32, by which llama.cpp divides the rotary frequencies."""
     if rope["rope_type"] == "llama3":
         return {"rope_freqs.weight": _llama3(rope, n_rot)}
@@ -71,12 +71,12 @@ def tensors(rope: dict[str, Any], n_rot: int) -> dict[str, np.ndarray]:
     return {}
 
 
-def _original(rope: dict[str, Any]) -> int:
+def _original(rope: Config) -> int:
     """The context length that the model had before its rotary frequencies were stretched."""
     return integer(rope, "original_max_position_embeddings")
 
 
-def _llama3(rope: dict[str, Any], n_rot: int) -> np.ndarray:
+def _llama3(rope: Config, n_rot: int) -> np.ndarray:
     """Llama 3.1's frequency bands (transformers, modeling_rope_utils.py, _compute_llama3_parameters)."""
     factor = number(rope, "factor", low=1e-3, high=1e6)
     low, high = number(rope, "low_freq_factor", low=1e-6), number(rope, "high_freq_factor", low=1e-6)
@@ -88,7 +88,7 @@ def _llama3(rope: dict[str, Any], n_rot: int) -> np.ndarray:
     return np.asarray(1.0 / ((1.0 - smooth) / factor + smooth), np.float32)
 
 
-def _longrope_attention(config: Config, rope: dict[str, Any]) -> float:
+def _longrope_attention(config: Config, rope: Config) -> float:
     """LongRoPE's scaling of the rotated values (arXiv 2402.13753, as in transformers)."""
     if rope.get("attention_factor") is not None:
         return number(rope, "attention_factor", low=1e-3, high=1e3)
@@ -99,7 +99,7 @@ def _longrope_attention(config: Config, rope: dict[str, Any]) -> float:
     return math.sqrt(1.0 + math.log(scale) / math.log(before)) if scale > 1.0 and before > 1 else 1.0
 
 
-def _yarn(arch: str, rope: dict[str, Any]) -> dict[str, Any]:
+def _yarn(arch: str, rope: Config) -> Keys:
     """YaRN (arXiv 2309.00071). llama.cpp multiplies its attention factor, 0.1 ln(factor) + 1, by the file's
     own.
     """

@@ -4,11 +4,10 @@ windowed.
 
 from __future__ import annotations
 
-from typing import Any
-
 from tenth.core.errors import InputError
 from tenth.models.arch._base import LLAMA_BLOCK, Architecture, Entry, layer_types
 from tenth.models.arch._config import Config, integer, number, only
+from tenth.models.formats.vocabulary import Keys
 
 BLOCK: dict[str, Entry] = {
     **LLAMA_BLOCK,
@@ -54,7 +53,7 @@ class Gemma(Architecture):
         """Gemma's RMSNorm multiplies by 1 + weight."""
         return 1.0 if "norm" in role else 0.0
 
-    def extra_metadata(self, config: Config) -> dict[str, Any]:
+    def extra_metadata(self, config: Config) -> Keys:
         """The window, and which layers have it."""
         window, sliding = self.window(config), self.sliding(config)
         if window is None:
@@ -87,7 +86,7 @@ class Gemma(Architecture):
 class Gemma2(Gemma):
     """Soft-capping on attention scores and logits; the head is always the embedding."""
 
-    def extra_metadata(self, config: Config) -> dict[str, Any]:
+    def extra_metadata(self, config: Config) -> Keys:
         """Both caps: the graph always applies them."""
         return {
             **super().extra_metadata(config),

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from tenth.core.errors import InputError
 from tenth.models.arch import _rope
 from tenth.models.arch._base import QK_NORM
 from tenth.models.arch._config import Config, integer, number, only
 from tenth.models.arch.gemma2 import BLOCK, DEFAULTS, Gemma
+from tenth.models.formats.vocabulary import Keys
 
 LOCAL_THETA = 10000.0  # the rotary base of windowed layers where none is given
 
@@ -22,7 +21,7 @@ class Gemma3(Gemma):
         """As the config has it, or the sixth."""
         return integer({"sliding_window_pattern": 6} | config, "sliding_window_pattern", high=512)
 
-    def rope_parameters(self, config: Config) -> dict[str, Any]:
+    def rope_parameters(self, config: Config) -> Config:
         """Of each kind of layer; older configs have scaling and bases of their own beside them."""
         given = config.get("rope_parameters")
         given, scaling = {} if given is None else given, config.get("rope_scaling")
@@ -39,12 +38,12 @@ class Gemma3(Gemma):
             rope[kind] = _rope.completed(config, {"rope_theta": config.get(base, usual), **own, **scaled})
         return rope
 
-    def rope(self, config: Config) -> dict[str, Any]:
+    def rope(self, config: Config) -> Config:
         """The rotary parameters of the full-attention layers."""
-        parameters: dict[str, Any] = config["rope_parameters"]["full_attention"]
+        parameters: Config = config["rope_parameters"]["full_attention"]
         return parameters
 
-    def extra_metadata(self, config: Config) -> dict[str, Any]:
+    def extra_metadata(self, config: Config) -> Keys:
         """The local base, and a cap where there is one."""
         local = config["rope_parameters"]["sliding_attention"]
         only(local, "rope_type", ["default"], "windowed layers cannot be scaled in a gemma3 GGUF")
@@ -58,7 +57,7 @@ class Gemma3(Gemma):
             )
         return keys
 
-    def standalone_config(self, config: Config) -> dict[str, Any]:  # noqa: ARG002
+    def standalone_config(self, config: Config) -> Config:  # noqa: ARG002
         """The entries with which the text model stands alone."""
         return {"model_type": "gemma3_text", "architectures": ["Gemma3ForCausalLM"]}
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from tenth.core.errors import InputError
 from tenth.models.arch._base import QKV_BIAS, Architecture, Entry
 from tenth.models.arch._config import Config, flag
@@ -24,7 +22,7 @@ class Llama(Architecture):
         attention = QKV_BIAS | OUTPUT_BIAS if flag(config, "attention_bias") else {}
         return {**self.table, **attention, **(FFN_BIAS if flag(config, "mlp_bias") else {})}
 
-    def standalone_config(self, config: Config) -> dict[str, Any]:
+    def standalone_config(self, config: Config) -> Config:
         """Mistral's names where heads do not divide hidden_size, which transformers' Llama refuses; without a
         window Mistral computes the same.
         """

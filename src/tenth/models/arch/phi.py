@@ -4,12 +4,11 @@ rotated.
 
 from __future__ import annotations
 
-from typing import Any
-
 from tenth.core.errors import InputError
 from tenth.core.records import TensorSpec
 from tenth.models.arch._base import QKV_BIAS, Architecture, Entry
 from tenth.models.arch._config import Config, number, only
+from tenth.models.formats.vocabulary import Keys
 
 BLOCK: dict[str, Entry] = {
     "attn_norm.weight": Entry("model.layers.{i}.input_layernorm.weight", "hidden"),
@@ -35,7 +34,7 @@ FINAL: dict[str, Entry] = {
 class Phi(Architecture):
     """The graph requires an output matrix and takes head_dim = hidden / heads for granted."""
 
-    def epsilon(self, config: Config) -> dict[str, Any]:
+    def epsilon(self, config: Config) -> Keys:
         """The key of LayerNorm's epsilon, not RMSNorm's."""
         key = f"{self.gguf_arch}.attention.layer_norm_epsilon"
         return {key: number(config, "layer_norm_eps", high=1.0)}

@@ -4,11 +4,10 @@ rotary.
 
 from __future__ import annotations
 
-from typing import Any
-
 from tenth.models.arch import _rope
 from tenth.models.arch._base import Architecture, Entry
 from tenth.models.arch._config import Config, integer
+from tenth.models.formats.vocabulary import Keys
 
 BLOCK: dict[str, Entry] = {
     "attn_norm.weight": Entry("model.layers.{i}.input_layernorm.weight", "hidden"),
@@ -32,7 +31,7 @@ class Phi3(Architecture):
             config["rope_scaling"] = config["rope_parameters"]
         return config
 
-    def rope_parameters(self, config: Config) -> dict[str, Any]:
+    def rope_parameters(self, config: Config) -> Config:
         """The rotary parameters, with LongRoPE's older names read too."""
         share = {"partial_rotary_factor": config.get("partial_rotary_factor", 1.0)}
         rope = share | _rope.parameters(config, self.rope_theta)
@@ -40,7 +39,7 @@ class Phi3(Architecture):
             rope = _rope.completed(config, {**rope, "rope_type": "longrope"})
         return rope
 
-    def extra_metadata(self, config: Config) -> dict[str, Any]:
+    def extra_metadata(self, config: Config) -> Keys:
         """The context before stretching decides between the long and the short factors."""
         before = integer(config, "original_max_position_embeddings")
         return {f"{self.gguf_arch}.rope.scaling.original_context_length": before}

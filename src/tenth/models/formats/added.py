@@ -18,13 +18,13 @@ from pathlib import Path
 from typing import Any
 
 from tenth.core.errors import InputError
-from tenth.models.formats.hf import read_json
+from tenth.models.formats.hf import JsonObject, read_json
 from tenth.models.formats.vocabulary import CONTROL, UNKNOWN, USER_DEFINED, Deviation, Vocabulary
 
 ROLES = ("bos", "eos", "unk", "sep", "pad", "cls", "mask")
 MOST = 100_000  # such tokens
 KEEPING = {"<unk>", "<s>", "<|endoftext|>"}  # of Phi-3, which swallow nothing
-Token = dict[str, Any]  # as in tokenizer.json: content, special, normalized, lstrip, rstrip, single_word
+Token = JsonObject  # as in tokenizer.json: content, special, normalized, lstrip, rstrip, single_word
 
 
 def completed(
@@ -102,7 +102,7 @@ def _with_role(settings: Mapping[str, Any]) -> list[Any]:
     return [value for value in values if _text(value)]
 
 
-def _token(value: Any, special: bool) -> Token:
+def _token(value: object, special: bool) -> Token:
     """A token given as its text or as an object."""
     given = value if isinstance(value, dict) else {"content": value}
     if not _text(given):
@@ -122,20 +122,20 @@ def _first(entry: tuple[int, Any]) -> int:
     return entry[0]
 
 
-def _text(value: Any) -> str:
+def _text(value: object) -> str:
     """A token's text, given as such or as an object; "" for none."""
     value = value.get("content") if isinstance(value, dict) else value
     return value if isinstance(value, str) else ""
 
 
-def _optional(path: Path) -> dict[str, Any]:
+def _optional(path: Path) -> JsonObject:
     return read_json(path) if path.is_file() else {}
 
 
 # -- flags --------------------------------------------------------------------------------------------------
 
 
-def all_swallow(added: Iterable[dict[str, Any]], vocabulary: Vocabulary) -> bool:
+def all_swallow(added: Iterable[JsonObject], vocabulary: Vocabulary) -> bool:
     """Whether exactly those tokens swallow white space behind them that llama.cpp lets do so for Phi-3."""
     markers = {
         vocabulary.texts[token]
@@ -147,7 +147,7 @@ def all_swallow(added: Iterable[dict[str, Any]], vocabulary: Vocabulary) -> bool
     return needed <= set(vocabulary.texts.values()) and swallowing == (markers | needed) - KEEPING
 
 
-def deviations(added: Iterable[dict[str, Any]], swallows: bool) -> list[Deviation]:
+def deviations(added: Iterable[JsonObject], swallows: bool) -> list[Deviation]:
     """What llama.cpp does otherwise at tokens with flags. swallows: that it is told of rstrip."""
     found = []
     sides = ("lstrip",) if swallows else ("lstrip", "rstrip")

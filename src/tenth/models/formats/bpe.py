@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from tenth.core.errors import InputError
+from tenth.models.formats.hf import JsonObject
 
 SPACE = "\u2581"  # SentencePiece's visible space
 
 
-def bpe(data: dict[str, Any]) -> tuple[dict[str, Any], dict[str, int]]:
+def bpe(data: JsonObject) -> tuple[JsonObject, dict[str, int]]:
     """(the model, its tokens' ids) of a tokenizer.json. InputError for one that is no plain BPE."""
     model = data.get("model")
     if not isinstance(model, dict) or not isinstance(model.get("vocab"), dict | list):
@@ -34,7 +33,7 @@ def bpe(data: dict[str, Any]) -> tuple[dict[str, Any], dict[str, int]]:
     return model, model["vocab"]
 
 
-def merges_of(model: dict[str, Any]) -> list[tuple[str, str]]:
+def merges_of(model: JsonObject) -> list[tuple[str, str]]:
     """Pairs in order of rank, from "a b" or ["a", "b"]."""
     found = []
     listed = model.get("merges")
@@ -48,7 +47,7 @@ def merges_of(model: dict[str, Any]) -> list[tuple[str, str]]:
     return found
 
 
-def added_tokens(data: dict[str, Any]) -> list[dict[str, Any]]:
+def added_tokens(data: JsonObject) -> list[JsonObject]:
     """Its added tokens, each with an id and a content."""
     entries = data.get("added_tokens") or []
     if not isinstance(entries, list):
@@ -65,7 +64,7 @@ def added_tokens(data: dict[str, Any]) -> list[dict[str, Any]]:
     return list(entries)
 
 
-def parts_of(definition: Any, inner: str) -> list[dict[str, Any]]:
+def parts_of(definition: object, inner: str) -> list[JsonObject]:
     """The steps of a normalizer or the like; of a Sequence, those under the key inner."""
     if definition is None:
         return []

@@ -10,7 +10,7 @@ import json
 import struct
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 import numpy as np
 
@@ -19,7 +19,7 @@ from tenth.core.store import write_text
 from tenth.models import edit
 from tenth.models.checkpoint import TOKENIZER_FILES, Checkpoint
 from tenth.models.formats.gguf import CHUNK_BYTES, to_bf16
-from tenth.models.formats.hf import ITEM_BYTES, SHARD, FloatType, LazyTensor
+from tenth.models.formats.hf import ITEM_BYTES, SHARD, FloatType, JsonObject, LazyTensor
 
 SHARD_BYTES = 5_000_000_000  # of tensors in a file, as save_pretrained splits
 INDEX, SINGLE = "model.safetensors.index.json", "model.safetensors"
@@ -28,7 +28,7 @@ TORCH = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 FOREIGN = ("torch_dtype", "dtype", "auto_map", "_name_or_path", "transformers_version")
 
 
-def text_config(checkpoint: Checkpoint) -> dict[str, Any]:
+def text_config(checkpoint: Checkpoint) -> JsonObject:
     """config.json of the text model: edited sizes, the family's defaults written out, nothing nested."""
     config = {
         key: value
@@ -116,7 +116,7 @@ def _write(
     progress: Callable[[float], None] | None,
 ) -> int:
     """One safetensors file (layout: hf.py); returns the weights written so far, of all files."""
-    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+    header: JsonObject = {"__metadata__": {"format": "pt"}}
     end = 0
     for name, tensor in tensors.items():
         begin, end = end, end + _count(tensor) * ITEM_BYTES[dtype]

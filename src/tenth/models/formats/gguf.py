@@ -26,6 +26,7 @@ from gguf import GGMLQuantizationType, GGUFValueType, GGUFWriter
 from tenth.core.errors import InputError, unwritten
 from tenth.core.ggml import STORAGE_TYPES, storage_type
 from tenth.core.records import TensorSpec
+from tenth.models.formats.hf import JsonObject
 
 if TYPE_CHECKING:
     from tenth.models.checkpoint import Checkpoint
@@ -89,7 +90,7 @@ def data_bytes(infos: Iterable[TensorInfo]) -> int:
 
 def model_metadata(
     checkpoint: Checkpoint, types: Mapping[str, str], more: Mapping[str, Any] | None = None
-) -> dict[str, Any]:
+) -> JsonObject:
     """All keys of the file: general, the architecture's, the tokenizer's, and more. The same in every run."""
     from tenth.models.formats.tokenizer import tokenizer_metadata
 
@@ -206,7 +207,7 @@ def _write_header(path: Path, metadata: Mapping[str, Any], infos: Iterable[Tenso
     return path.stat().st_size
 
 
-def _value_type(value: Any) -> tuple[GGUFValueType, GGUFValueType | None]:
+def _value_type(value: object) -> tuple[GGUFValueType, GGUFValueType | None]:
     """The types of a key's value and of its elements. int: u32 alone, i32 in lists, as llama.cpp expects
     them.
     """

@@ -45,9 +45,10 @@ DISTRIBUTED = re.compile(r"shard-\d{5}-model-\d{5}-of-\d{5}\.safetensors")
 COMPARED = 1 << 22  # weights of two tensors that are compared at a time
 
 FloatType = Literal["F32", "F16", "BF16"]
+JsonObject = dict[str, Any]  # as somebody published it: nothing about its values is known
 
 
-def read_json(path: Path, limit: int = JSON_LIMIT) -> dict[str, Any]:
+def read_json(path: Path, limit: int = JSON_LIMIT) -> JsonObject:
     """The JSON object in a file. InputError if it is missing, larger than limit bytes, not UTF-8, or not an
     object.
     """
@@ -62,8 +63,8 @@ def read_json(path: Path, limit: int = JSON_LIMIT) -> dict[str, Any]:
         raise InputError(f"{path} cannot be read: {error.strerror}") from None
 
 
-def _object(data: bytes, where: str) -> dict[str, Any]:
-    def pairs(items: list[tuple[str, Any]]) -> dict[str, Any]:
+def _object(data: bytes, where: str) -> JsonObject:
+    def pairs(items: list[tuple[str, Any]]) -> JsonObject:
         found = dict(items)
         if len(found) != len(items):
             raise InputError(f"{where} holds a key twice; get the file again")
@@ -171,7 +172,7 @@ def read_header(path: Path) -> tuple[dict[str, LazyTensor], dict[str, str], byte
     return tensors, other, raw
 
 
-def _entry(path: Path, name: str, entry: Any) -> tuple[str, tuple[int, ...], int, int]:
+def _entry(path: Path, name: str, entry: object) -> tuple[str, tuple[int, ...], int, int]:
     """A header entry's (dtype, shape, begin, end), its size checked."""
     wrong = InputError(f"{path}: the header's entry for {name!r:.100} is malformed; download it again")
     if not isinstance(entry, dict):
@@ -189,7 +190,7 @@ def _entry(path: Path, name: str, entry: Any) -> tuple[str, tuple[int, ...], int
     return dtype, tuple(shape), offsets[0], offsets[1]
 
 
-def _naturals(value: Any) -> TypeGuard[list[int]]:
+def _naturals(value: object) -> TypeGuard[list[int]]:
     return isinstance(value, list) and all(type(v) is int and 0 <= v < 1 << 63 for v in value)
 
 

@@ -15,6 +15,7 @@ import numpy as np
 
 from tenth.core.errors import InputError
 from tenth.core.ggml import BY_NUMBER
+from tenth.models.formats.hf import JsonObject
 
 HEADER_LIMIT = 64 << 20  # bytes; the largest published vocabularies take 20 MB
 KEYS, TENSORS = 4096, 65_536
@@ -59,7 +60,7 @@ class Stored:
 class Header:
     """What a GGUF says of itself. keys: arrays of numbers are numpy arrays, those of strings lists."""
 
-    keys: dict[str, Any]
+    keys: JsonObject
     tensors: dict[str, Stored]
     size: int  # of the file
 
@@ -156,8 +157,8 @@ class _Cursor:
             return raw.decode("utf-8", "backslashreplace")
 
 
-def _keys(cursor: _Cursor, count: int) -> dict[str, Any]:
-    found: dict[str, Any] = {}
+def _keys(cursor: _Cursor, count: int) -> JsonObject:
+    found: JsonObject = {}
     for _ in range(count):
         key = cursor.string(256)
         if key in found:

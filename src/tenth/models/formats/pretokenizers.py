@@ -12,9 +12,9 @@ import difflib
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from tenth.core.errors import InputError
+from tenth.models.formats.hf import JsonObject
 from tenth.models.formats.vocabulary import Deviation
 
 CONTRACTION = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)"
@@ -89,7 +89,7 @@ def canonical(regex: str) -> str:
     return regex
 
 
-def steps_of(definition: Any) -> tuple[str, ...]:
+def steps_of(definition: object) -> tuple[str, ...]:
     """tokenizer.json's pre_tokenizer of a byte-level BPE as a sequence of canonical regexes. InputError if it
     is none.
     """
@@ -120,16 +120,17 @@ def steps_of(definition: Any) -> tuple[str, ...]:
     return tuple(steps)
 
 
-def _flat(definition: Any) -> Sequence[dict[str, Any]]:
+def _flat(definition: object) -> Sequence[JsonObject]:
     if isinstance(definition, dict) and definition.get("type") == "Sequence":
         definition = definition.get("pretokenizers")
-    parts = definition if isinstance(definition, list) else [definition]
-    if not all(isinstance(part, dict) for part in parts):
+    given = definition if isinstance(definition, list) else [definition]
+    parts = [part for part in given if isinstance(part, dict)]
+    if len(parts) != len(given):
         raise InputError("tokenizer.json: its pre_tokenizer is malformed or missing")
     return parts
 
 
-def _split(part: dict[str, Any]) -> str:
+def _split(part: JsonObject) -> str:
     """A Split's regex. Removing what lies between matches is the same as isolating matches: ours leave
     nothing between.
     """

@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 from tenth.core.errors import InputError
 from tenth.models.formats import added
 from tenth.models.formats.bpe import SPACE
+from tenth.models.formats.hf import JsonObject
 from tenth.models.formats.vocabulary import (
     BYTE,
     CONTROL,
@@ -40,7 +41,7 @@ BPE = 2
 
 
 def from_model(
-    path: Path, settings: dict[str, Any]
+    path: Path, settings: JsonObject
 ) -> tuple[TokenizerInfo, Vocabulary, tuple[str | None, str | None]]:
     """(keys so far, vocabulary, tokens put in front and behind). InputError for a model that is not BPE."""
     model, raw = processor(path, settings)
@@ -192,7 +193,7 @@ def _trainer(spec: bytes, new: dict[int, int]) -> bytes:
     )
 
 
-def _piece(value: Any) -> Piece:
+def _piece(value: object) -> Piece:
     found: dict[int, Any] = {number: inner for number, inner, _ in _fields(_message(value))}
     text, score, kind = found.get(1, b""), found.get(2, b"\0\0\0\0"), found.get(3, NORMAL)
     if (
@@ -251,13 +252,13 @@ def _varint(value: int) -> bytes:
     return bytes([*out, value])
 
 
-def _signed(value: Any) -> int:
+def _signed(value: object) -> int:
     if type(value) is not int:
         raise _broken()
     return value - (1 << 64) if value >> 63 else value
 
 
-def _message(value: Any) -> bytes:
+def _message(value: object) -> bytes:
     if not isinstance(value, bytes):
         raise _broken()
     return value

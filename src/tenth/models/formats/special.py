@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 from tenth.core.errors import InputError
-from tenth.models.formats.hf import read_json
+from tenth.models.formats.hf import JsonObject, read_json
 from tenth.models.formats.vocabulary import CONTROL, UNUSED, Vocabulary
 
 # Ends of a turn, by the names under which chat models publish them, most specific first.
@@ -23,12 +22,12 @@ DEFAULT_END = {"gpt2": 11, "llama": 2}  # the end of text that llama.cpp takes w
 
 
 def add_ids(
-    keys: dict[str, Any],
+    keys: JsonObject,
     vocabulary: Vocabulary,
     added: tuple[str | None, str | None],
     folder: Path,
-    settings: dict[str, Any],
-    config: dict[str, Any],
+    settings: JsonObject,
+    config: JsonObject,
 ) -> list[str]:
     """Put the special tokens' ids among the GGUF keys, and whether text begins and ends with one.
 
@@ -113,23 +112,23 @@ def _any_end(model: str, vocabulary: Vocabulary) -> tuple[int, str]:
     )
 
 
-def text_of(value: Any, key: str = "content") -> str | None:
+def text_of(value: object, key: str = "content") -> str | None:
     """A token's text, given as such or as an object that has it under key."""
     value = value.get(key) if isinstance(value, dict) else value
     return value if isinstance(value, str) else None
 
 
-def _optional(path: Path) -> dict[str, Any]:
+def _optional(path: Path) -> JsonObject:
     return read_json(path) if path.is_file() else {}
 
 
-def _ids(value: Any, vocabulary: Vocabulary) -> list[int]:
+def _ids(value: object, vocabulary: Vocabulary) -> list[int]:
     """Token ids, given as one or as a list; what is no id of this vocabulary is left out."""
     values = value if isinstance(value, list) else [value]
     return [v for v in values if type(v) is int and v in vocabulary.texts]
 
 
-def chat_template(folder: Path, settings: dict[str, Any]) -> str | None:
+def chat_template(folder: Path, settings: JsonObject) -> str | None:
     """The chat template (Jinja), from chat_template.jinja or tokenizer_config.json; of several, the default
     one.
     """

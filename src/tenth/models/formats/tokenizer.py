@@ -12,12 +12,11 @@ from __future__ import annotations
 import unicodedata
 from collections.abc import Container
 from pathlib import Path
-from typing import Any
 
 from tenth.core.errors import InputError
 from tenth.models.formats import added, pretokenizers, special
 from tenth.models.formats.bpe import SPACE, added_tokens, bpe, merges_of, parts_of
-from tenth.models.formats.hf import read_json
+from tenth.models.formats.hf import JsonObject, read_json
 from tenth.models.formats.sentencepiece import from_model
 from tenth.models.formats.vocabulary import (
     BYTE,
@@ -40,7 +39,7 @@ COMPOSED = Deviation(
 )
 
 
-def tokenizer_metadata(folder: Path, config: dict[str, Any]) -> TokenizerInfo:
+def tokenizer_metadata(folder: Path, config: JsonObject) -> TokenizerInfo:
     """The tokenizer's GGUF keys. InputError for one that llama.cpp cannot reproduce, naming what stands in
     the way.
     """
@@ -68,7 +67,7 @@ def tokenizer_metadata(folder: Path, config: dict[str, Any]) -> TokenizerInfo:
 # -- tokenizer.json ------------------------------------------------------------------------------------------
 
 
-def _from_json(data: dict[str, Any]) -> tuple[TokenizerInfo, Vocabulary, tuple[str | None, str | None]]:
+def _from_json(data: JsonObject) -> tuple[TokenizerInfo, Vocabulary, tuple[str | None, str | None]]:
     """(keys so far, vocabulary, tokens that its template puts in front and behind)."""
     model, ids = bpe(data)
     vocabulary = Vocabulary({}, {}, {})
@@ -97,7 +96,7 @@ def _from_json(data: dict[str, Any]) -> tuple[TokenizerInfo, Vocabulary, tuple[s
 
 
 def _byte_level(
-    data: dict[str, Any], model: dict[str, Any], merges: list[tuple[str, str]], vocabulary: Vocabulary
+    data: JsonObject, model: JsonObject, merges: list[tuple[str, str]], vocabulary: Vocabulary
 ) -> TokenizerInfo:
     """GPT-2's scheme: bytes as printable letters, words cut by regexes."""
     ignore = bool(model.get("ignore_merges"))
@@ -126,7 +125,7 @@ def _byte_level(
 
 
 def _sentencepiece(
-    data: dict[str, Any], model: dict[str, Any], merges: list[tuple[str, str]], vocabulary: Vocabulary
+    data: JsonObject, model: JsonObject, merges: list[tuple[str, str]], vocabulary: Vocabulary
 ) -> TokenizerInfo:
     """SentencePiece's BPE: spaces made visible, bytes as <0xNN>, merging by score."""
     if model.get("ignore_merges"):
@@ -185,7 +184,7 @@ def _not_sentencepiece(text: str) -> InputError:
     )
 
 
-def _space_prefix(data: dict[str, Any]) -> bool:
+def _space_prefix(data: JsonObject) -> bool:
     """Whether a space is put in front of text, from the normalizer and the pre-tokenizer."""
     prefix, visible = False, False
     for part in parts_of(data.get("normalizer"), "normalizers"):
@@ -217,7 +216,7 @@ def _space_prefix(data: dict[str, Any]) -> bool:
     return prefix
 
 
-def _of_spaces(data: dict[str, Any], entries: list[dict[str, Any]]) -> list[Deviation]:
+def _of_spaces(data: JsonObject, entries: list[JsonObject]) -> list[Deviation]:
     """Where a SentencePiece's tokenizer.json puts spaces in front of text that llama.cpp does not, or the
     other way round.
     """
@@ -259,7 +258,7 @@ def _of_spaces(data: dict[str, Any], entries: list[dict[str, Any]]) -> list[Devi
     return found
 
 
-def _contradiction(settings: dict[str, Any], keys: Keys) -> list[str]:
+def _contradiction(settings: JsonObject, keys: Keys) -> list[str]:
     """A remark where tokenizer_config.json says otherwise than tokenizer.json whether text begins with a
     space.
     """
@@ -272,7 +271,7 @@ def _contradiction(settings: dict[str, Any], keys: Keys) -> list[str]:
     ]
 
 
-def _template(processor: Any) -> tuple[str | None, str | None]:
+def _template(processor: object) -> tuple[str | None, str | None]:
     """(token that the post-processor puts in front, behind), None where it puts none."""
     for part in parts_of(processor, "processors"):
         if (
@@ -292,7 +291,7 @@ def _template(processor: Any) -> tuple[str | None, str | None]:
 # -- keys of both kinds --------------------------------------------------------------------------------------
 
 
-def _tokens(keys: Keys, vocabulary: Vocabulary, config: dict[str, Any]) -> list[str]:
+def _tokens(keys: Keys, vocabulary: Vocabulary, config: JsonObject) -> list[str]:
     """The lists, padded with unused tokens to the size of the embedding; remarks."""
     size = config.get("vocab_size")
     size = size if type(size) is int else max(vocabulary.texts) + 1

@@ -17,7 +17,7 @@ from typing import Any
 
 from tenth.core.errors import InputError
 from tenth.models.formats.bpe import SPACE, added_tokens, bpe, merges_of, parts_of
-from tenth.models.formats.hf import read_json
+from tenth.models.formats.hf import JsonObject, read_json
 from tenth.models.formats.sentencepiece import Piece, pieces, read_model, without
 from tenth.models.formats.vocabulary import NORMAL, UNUSED
 
@@ -72,7 +72,7 @@ def tokens_of(folder: Path) -> Tokens:
     )
 
 
-def _from_json(data: dict[str, Any], named: set[int]) -> Tokens:
+def _from_json(data: JsonObject, named: set[int]) -> Tokens:
     model, ids = bpe(data)
     merges = {pair: rank for rank, pair in reversed(list(enumerate(merges_of(model))))}
     added = {entry["id"]: entry["content"] for entry in added_tokens(data)}
@@ -96,7 +96,7 @@ def _from_json(data: dict[str, Any], named: set[int]) -> Tokens:
     return _tokens(texts, ids, fixed, merges, byte_level=byte_level, whole=whole)
 
 
-def _from_model(found: Sequence[Piece], settings: dict[str, Any], named: set[int]) -> Tokens:
+def _from_model(found: Sequence[Piece], settings: JsonObject, named: set[int]) -> Tokens:
     texts = {token: piece.text for token, piece in enumerate(found)}
     ids = {piece.text: token for token, piece in enumerate(found) if piece.kind == NORMAL}
     merges = {
@@ -194,7 +194,7 @@ def trimmed(folder: Path, kept: Sequence[int]) -> dict[str, bytes]:
     return files
 
 
-def renumbered(values: Mapping[str, Any], new: Mapping[int, int]) -> dict[str, Any]:
+def renumbered(values: Mapping[str, Any], new: Mapping[int, int]) -> JsonObject:
     """Settings with new token ids: keys that end in _token_id, lists of ids, added_tokens_decoder. An id that
     is gone becomes None, and leaves a list.
     """
@@ -207,7 +207,7 @@ def renumbered(values: Mapping[str, Any], new: Mapping[int, int]) -> dict[str, A
     return out
 
 
-def _ids(value: Any, new: Mapping[int, int]) -> Any:
+def _ids(value: object, new: Mapping[int, int]) -> Any:
     """An id, a list of ids, or a list of such lists."""
     if not isinstance(value, list):
         return new.get(value) if type(value) is int else value
@@ -217,7 +217,7 @@ def _ids(value: Any, new: Mapping[int, int]) -> Any:
     return [new[token] for token in value if type(token) is int and token in new]
 
 
-def _trimmed_json(data: dict[str, Any], new: Mapping[int, int]) -> dict[str, Any]:
+def _trimmed_json(data: JsonObject, new: Mapping[int, int]) -> JsonObject:
     model, ids = bpe(data)
     merges_of(model)  # checks them
     vocabulary = {text: new[token] for text, token in sorted(ids.items(), key=lambda e: e[1]) if token in new}
@@ -236,11 +236,11 @@ def _trimmed_json(data: dict[str, Any], new: Mapping[int, int]) -> dict[str, Any
     return out
 
 
-def _pair(merge: Any) -> list[str]:
+def _pair(merge: str | list[str]) -> list[str]:
     return merge.split(" ") if isinstance(merge, str) else list(merge)
 
 
-def _processor(step: dict[str, Any], new: Mapping[int, int]) -> dict[str, Any]:
+def _processor(step: JsonObject, new: Mapping[int, int]) -> JsonObject:
     """A step of a post-processor with new ids: those of a template's tokens, or of [text, id] pairs."""
     if lost := [token for token in _processor_ids(step) if token not in new]:
         raise InputError(f"tokenizer.json: its post_processor adds token {lost[0]}, which is not there")
@@ -253,14 +253,14 @@ def _processor(step: dict[str, Any], new: Mapping[int, int]) -> dict[str, Any]:
     return out
 
 
-def _processor_ids(step: dict[str, Any]) -> Iterator[int]:
+def _processor_ids(step: JsonObject) -> Iterator[int]:
     """Every id that a step of a post-processor names."""
     yield from (value[1] for value in step.values() if _is_pair(value))
     for entry in _special(step).values():
         yield from entry["ids"]
 
 
-def _special(step: dict[str, Any]) -> dict[str, dict[str, Any]]:
+def _special(step: JsonObject) -> dict[str, JsonObject]:
     """A template's special tokens by name, their "ids" checked."""
     entries = step.get("special_tokens") or {}
     wrong = InputError("tokenizer.json: malformed special_tokens in its post_processor")
@@ -273,7 +273,7 @@ def _special(step: dict[str, Any]) -> dict[str, dict[str, Any]]:
     return entries
 
 
-def _is_pair(value: Any) -> bool:
+def _is_pair(value: object) -> bool:
     return isinstance(value, list) and len(value) == 2 and isinstance(value[0], str) and type(value[1]) is int
 
 
@@ -291,7 +291,7 @@ def _config_ids(folder: Path) -> Iterator[int]:
                         )
 
 
-def _decoder(entries: Any) -> dict[int, dict[str, Any]]:
+def _decoder(entries: object) -> dict[int, JsonObject]:
     """tokenizer_config.json's added_tokens_decoder by id; what is malformed is left out."""
     return {
         int(token): entry
@@ -300,7 +300,7 @@ def _decoder(entries: Any) -> dict[int, dict[str, Any]]:
     }
 
 
-def _dump(value: dict[str, Any]) -> bytes:
+def _dump(value: JsonObject) -> bytes:
     try:
         return (json.dumps(value, ensure_ascii=False) + "\n").encode()
     except (RecursionError, UnicodeEncodeError) as error:

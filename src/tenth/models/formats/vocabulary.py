@@ -10,7 +10,7 @@ from typing import Any
 NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = 1, 2, 3, 4, 5, 6  # llama.h, llama_token_type
 
 
-Keys = dict[str, Any]
+Keys = dict[str, Any]  # of GGUF: what the gguf library writes as their values
 
 
 @dataclass(frozen=True)
