@@ -108,6 +108,7 @@ def make_config(model_type: str, variant: str | None = None, **changes: Any) -> 
     """transformers' config object of a tiny model."""
     from transformers import CONFIG_MAPPING
 
+    mapping: Any = CONFIG_MAPPING
     variants = VARIANTS[model_type]
     settings = {**COMMON, **variants[variant or next(iter(variants))], **changes}
     if model_type == "gemma3":
@@ -118,10 +119,10 @@ def make_config(model_type: str, variant: str | None = None, **changes: Any) -> 
             "num_attention_heads": 2,
             "image_size": 28,
         }
-        return CONFIG_MAPPING["gemma3"](
+        return mapping["gemma3"](
             text_config=settings, vision_config={**vision, "patch_size": 14}, mm_tokens_per_image=4
         )
-    return CONFIG_MAPPING[model_type](**settings)
+    return mapping[model_type](**settings)
 
 
 def make_model(
@@ -141,7 +142,7 @@ def make_model(
     from transformers import AutoModelForCausalLM, AutoModelForImageTextToText
 
     config = make_config(model_type, variant, **changes)
-    auto = AutoModelForImageTextToText if model_type == "gemma3" else AutoModelForCausalLM
+    auto: Any = AutoModelForImageTextToText if model_type == "gemma3" else AutoModelForCausalLM
     model = auto.from_config(config, attn_implementation="eager").eval()
     randomise(model, seed)
     kind = getattr(torch, dtype)
