@@ -10,11 +10,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 from tenth.core.errors import InputError
 from tenth.models.formats.added import elsewhere
-from tenth.models.formats.hf import read_json
+from tenth.models.formats.hf import JsonObject, read_json
 from tenth.models.formats.sentencepiece import processor
 from tenth.runtime.tokens import Tokenizer
 
@@ -108,7 +107,7 @@ def _reference(model: Path) -> tuple[Callable[[str], list[int]], str]:
         raise InputError(f"{model}: its {name} cannot be opened: {reason:.200}") from None
 
 
-def _from_json(model: Path, settings: dict[str, Any]) -> Callable[[str], list[int]]:
+def _from_json(model: Path, settings: JsonObject) -> Callable[[str], list[int]]:
     from tokenizers import AddedToken
     from tokenizers import Tokenizer as Reference
 

@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import re
 import tempfile
+import weakref
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -73,6 +74,7 @@ class Tokenizer:
 
     def __init__(self, vocabulary: LlamaVocabulary, info: TokenizerInfo) -> None:
         self._vocabulary, self.info, keys = vocabulary, info, info.keys
+        weakref.finalize(self, vocabulary.close).atexit = False
         self.begin = vocabulary.begin
         self.end: int | None = vocabulary.end if vocabulary.end >= 0 else None
         self.start = self.begin[0] if self.begin else self.end
@@ -89,7 +91,7 @@ class Tokenizer:
         self._together = set(BESIDE_WHITE_SPACE.findall(joined.replace(" ", SPACE)))
         if not self._prefix:
             self._seams = [Seam(WORD_END), Seam(BEHIND_NEWLINE)]
-        elif SPACE + "\n" in self._together:
+        elif SPACE + "\n" in self._together or SPACE not in tokens:
             self._seams = [Seam(WORD_END, skip=1)]
         else:
             self._seams = [Seam(WORD_END, skip=1), Seam(BEFORE_NEWLINE, drop=1)]

@@ -15,7 +15,6 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from tenth.core.errors import InputError
 from tenth.models.formats.hf import JsonObject, read_json
@@ -31,7 +30,7 @@ def completed(
     found: Sequence[Token],
     vocabulary: Mapping[str, int],
     folder: Path,
-    settings: Mapping[str, Any],
+    settings: JsonObject,
     renames: bool = False,
 ) -> list[Token]:
     """The tokens found in the tokenizer's own file and those of the folder's other files, each with its id.
@@ -66,7 +65,7 @@ def completed(
     return tokens
 
 
-def elsewhere(folder: Path, settings: Mapping[str, Any]) -> Iterator[tuple[Token, int | None]]:
+def elsewhere(folder: Path, settings: JsonObject) -> Iterator[tuple[Token, int | None]]:
     """(token, the id that its file gives it) in the order in which transformers adds them."""
     held, roles = settings.get("added_tokens_decoder"), dict(settings)
     listed: list[tuple[Token, int | None]] = []
@@ -93,7 +92,7 @@ def elsewhere(folder: Path, settings: Mapping[str, Any]) -> Iterator[tuple[Token
         yield _token(value, True), None
 
 
-def _with_role(settings: Mapping[str, Any]) -> list[Any]:
+def _with_role(settings: JsonObject) -> list[object]:
     """Values of special tokens: the usual roles, a model's own, and further ones."""
     values = [settings.get(f"{role}_token") for role in ROLES]
     values += [v for k, v in settings.items() if k.endswith("_token") and k[:-6] not in ROLES]
@@ -112,13 +111,13 @@ def _token(value: object, special: bool) -> Token:
     return {"content": _text(given), "special": special, **flags, "normalized": bool(given.get("normalized"))}
 
 
-def _numbered(held: Mapping[str, Any]) -> list[tuple[int, Any]]:
+def _numbered(held: JsonObject) -> list[tuple[int, object]]:
     if bad := [key for key in held if not (key.isascii() and key.isdigit() and len(key) < 9)]:
         raise InputError(f"tokenizer_config.json: added_tokens_decoder has {bad[0]!r:.40}, which is no id")
     return [(int(key), entry) for key, entry in held.items()]
 
 
-def _first(entry: tuple[int, Any]) -> int:
+def _first(entry: tuple[int, object]) -> int:
     return entry[0]
 
 

@@ -12,7 +12,7 @@ It is a protobuf message (sentencepiece_model.proto), of which the fields named 
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -80,7 +80,7 @@ def from_model(
     return TokenizerInfo(keys, deviations), vocabulary, (bos, eos)
 
 
-def processor(path: Path, settings: Mapping[str, Any]) -> tuple[Any, bytes]:
+def processor(path: Path, settings: JsonObject) -> tuple[Any, bytes]:
     """(sentencepiece's processor of a tokenizer.model, the file's bytes), under the folder's settings.
 
     transformers and llama.cpp's own converter follow add_prefix_space of tokenizer_config.json. InputError
