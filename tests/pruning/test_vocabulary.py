@@ -18,13 +18,13 @@ from tiny import CORPUS, make_model, write_tokenizer
 from tenth.core import jobs
 from tenth.core.errors import InputError
 from tenth.core.records import Runtime
-from tenth.core.stage import TextFile
 from tenth.distillation.budget import TrainingBudget
 from tenth.distillation.settings import TrainingResult, TrainingSettings
 from tenth.models.checkpoint import open_checkpoint
 from tenth.models.formats.folder import write_folder
 from tenth.models.formats.gguf import write_gguf
 from tenth.models.formats.trim import Tokens, tokens_of, trimmed
+from tenth.pipeline.stage import TextFile
 from tenth.pipeline.stages import TrimVocabulary
 from tenth.pruning.scripts import KNOWN, foreign, scripts
 from tenth.pruning.vocabulary import KEPT, chosen, counted, retokenize, trim

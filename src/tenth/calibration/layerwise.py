@@ -21,6 +21,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from tenth.core import digests
 from tenth.core.errors import InputError
 from tenth.core.store import atomic
 from tenth.models.checkpoint import HEAD, Checkpoint
@@ -262,12 +263,12 @@ class Hidden:
 
     def drop(self, key: int | str) -> None:
         """Remove one key's file."""
-        self._path(key).unlink(missing_ok=True)
+        digests.forget(self._path(key))
 
     def clear(self) -> None:
         """Remove every file."""
         for path in self.folder.glob("hidden-*.f32"):
-            path.unlink()
+            digests.forget(path)
 
     def _path(self, key: int | str) -> Path:
         return self.folder / f"hidden-{key}.f32"

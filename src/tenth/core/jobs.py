@@ -164,8 +164,8 @@ def run(job: Job[Result], on_event: Emit | None = None, around: Surroundings | N
 def _run_packed(
     packed: Packed, modules: Sequence[str], on_event: Emit | None, around: Surroundings
 ) -> JsonValue:
-    with _log_file(around.log) as (sink, log_path):
-        begin = sink.tell()
+    with _log_file(around.log) as sink:
+        begin = sink.seek(0, os.SEEK_END)
         environment = _environment(packed.threads, around.env)
         server = forkserver.server(modules, packed.threads, environment)
         child = server.fork(sink) if server else _started(around.wrapper, environment, sink)
@@ -176,7 +176,7 @@ def _run_packed(
             status = child.wait()
         if answer is None:
             timeout = around.timeout if alarm.rang else None
-            raise ChildDied(packed.kind, status, _last_line(log_path, begin), timeout)
+            raise ChildDied(packed.kind, status, _last_line(sink, begin), timeout)
     if "error" in answer:
         raise _revive(answer)
     result: JsonValue = answer["result"]
@@ -232,15 +232,9 @@ def _end(child: Child) -> None:
         os.killpg(child.pid, signal.SIGKILL)
 
 
-@contextlib.contextmanager
-def _log_file(log: Path | None) -> Iterator[tuple[IO[bytes], Path]]:
-    """The log opened for appending; a temporary one, removed afterwards, where none is wanted."""
-    if log is not None:
-        with log.open("ab") as sink:
-            yield sink, log
-        return
-    with tempfile.NamedTemporaryFile(prefix="tenth-", suffix=".log") as sink:
-        yield sink.file, Path(sink.name)
+def _log_file(log: Path | None) -> IO[bytes]:
+    """The log opened for appending; where none is wanted one without a name, which a kill leaves nowhere."""
+    return log.open("a+b") if log is not None else tempfile.TemporaryFile()
 
 
 def _environment(threads: int, extra: Mapping[str, str]) -> dict[str, str]:
@@ -274,12 +268,11 @@ def _converse(child: Child, request: str, on_event: Emit | None) -> Event | None
     return answer
 
 
-def _last_line(log: Path, begin: int) -> str:
+def _last_line(log: IO[bytes], begin: int) -> str:
     """The last line that this child left in its log, of its last 4 KiB."""
-    with log.open("rb") as file:
-        end = file.seek(0, os.SEEK_END)
-        file.seek(max(begin, end - 4096))
-        lines = [line.strip() for line in file.read().decode("utf-8", "replace").splitlines()]
+    end = log.seek(0, os.SEEK_END)
+    log.seek(max(begin, end - 4096))
+    lines = [line.strip() for line in log.read().decode("utf-8", "replace").splitlines()]
     return next((line for line in reversed(lines) if line.strip(".")), "")
 
 

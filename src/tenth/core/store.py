@@ -1,4 +1,8 @@
-"""The work folder: every stage's result, named after what it was made from, so that a killed run resumes."""
+"""The work folder: every stage's result, named after what it was made from, so that a killed run resumes.
+
+Every folder in it has a list of its files and their digests (core/digests.py). It is checked once a run, when
+the folder is first used; what is damaged is removed and made again.
+"""
 
 from __future__ import annotations
 
@@ -8,32 +12,93 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import platformdirs
 
+from tenth.core import digests
 from tenth.core.errors import OutputError
+
+_UNWRITABLE = {errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS, errno.EPERM, errno.ENAMETOOLONG}
 
 
 @contextmanager
 def atomic(path: Path) -> Iterator[Path]:
     """A partial path that becomes `path` if the body succeeds and is removed if it does not.
 
-    Raises OutputError for a full disk or a folder that cannot be written.
+    In a folder that has a list of its files (core/digests.py) it is listed. Raises OutputError for a full
+    disk or a folder that cannot be written.
     """
     partial = path.with_name(path.name + ".partial")
     try:
-        yield partial
-        partial.replace(path)
+        with _turn(partial):
+            try:
+                yield partial
+                partial.replace(path)
+            except BaseException:
+                partial.unlink(missing_ok=True)
+                raise
+        digests.note(path)
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS, errno.EPERM):
+        if error.errno in _UNWRITABLE:
             raise OutputError(
                 f"cannot write {path}: {error.strerror}; free space there or choose another folder"
             ) from error
         raise
+
+
+@contextmanager
+def claimed(folder: Path, taken: str) -> Iterator[None]:
+    """No other process claims that folder for the length of the with statement; a killed one lets go.
+
+    OutputError with the words of `taken`, at once, where another one has. Where the system or the file system
+    has no locks, nobody is kept out.
+    """
+    held = _open(folder)
+    if held is None:
+        yield
+        return
+    import fcntl
+
+    try:
+        with suppress(OSError):
+            try:
+                fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise OutputError(taken) from None
+        yield
     finally:
-        partial.unlink(missing_ok=True)
+        os.close(held)
+
+
+@contextmanager
+def _turn(partial: Path) -> Iterator[None]:
+    """Another process that writes the same file waits until this one has, where the system has locks."""
+    try:
+        import fcntl
+    except ImportError:
+        yield
+        return
+    while True:
+        held = os.open(partial, os.O_RDWR | os.O_CREAT, 0o666)
+        try:
+            with suppress(OSError):  # a file system without locks
+                fcntl.flock(held, fcntl.LOCK_EX)
+            if not _is(held, partial):  # it has become the file of the one before
+                continue
+            yield
+            return
+        finally:
+            os.close(held)
+
+
+def _is(held: int, path: Path) -> bool:
+    """Whether an open file is still the one of that name."""
+    try:
+        return os.path.samestat(os.fstat(held), path.stat())
+    except OSError:
+        return False
 
 
 class Store:
@@ -43,6 +108,7 @@ class Store:
 
     def __init__(self, root: Path, say: Callable[[str], None] = lambda _: None) -> None:
         self.root, self._say = root, say
+        self._whole: set[Path] = set()  # folders that were checked, or made, by this run
         try:
             root.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -59,23 +125,63 @@ class Store:
         """The folder of the stage `name` for these inputs (JSON values): built now, or found finished.
 
         An unfinished one is kept when `build` raises or the process dies, and handed to `build` again, which
-        resumes in it.
+        resumes in it: with the files that were written whole, and no others. A damaged one is made again.
         """
         final = self.place(name, inputs)
         partial = final.with_name(final.name + ".partial")
-        while not final.exists():
-            partial.mkdir(exist_ok=True)
+        while not self._usable(final):
+            digests.begin(partial)
             with self.alone(partial):
-                if partial.exists():  # another run may have finished it
-                    build(partial)
-                    partial.replace(final)
+                if not partial.exists():  # another run has finished it
+                    continue
+                if final.exists():  # and this one came a moment too late
+                    self.remove(partial)
+                    continue
+                self._resume(partial, final.name)
+                build(partial)
+                digests.finish(partial)
+                partial.replace(final)
+                self._whole.add(final)
         return final
 
     def shelf(self, name: str, inputs: Mapping[str, object]) -> Path:
-        """A folder that is never finished: what is in it stays right, and more may be added."""
+        """A folder that is never finished: what is in it stays right, and more may be added.
+
+        Its files must not need each other, since those that are damaged are removed, one by one.
+        """
         folder = self.place(name, inputs)
-        folder.mkdir(exist_ok=True)
+        digests.begin(folder)
+        if folder not in self._whole:
+            with self.alone(folder):
+                if damaged := digests.repair(folder):
+                    others = f" and {len(damaged) - 1} more" if damaged[1:] else ""
+                    self._say(f"{folder.name} was damaged ({damaged[0]}{others}): that is made again")
+            self._whole.add(folder)
         return folder
+
+    def _usable(self, final: Path) -> bool:
+        """Whether a finished folder is there, as it was made; a damaged one is removed, which is said."""
+        if final in self._whole:
+            return True
+        if not final.exists():
+            return False
+        try:
+            digests.check(final)
+        except digests.Damage as damage:
+            self._say(f"{final.name} was damaged ({damage}): it is made again")
+            self.remove(final)
+            return False
+        self._whole.add(final)
+        return True
+
+    def _resume(self, partial: Path, name: str) -> None:
+        """Leave in an unfinished folder what was written whole; nothing where any of that was damaged."""
+        try:
+            digests.resume(partial)
+        except digests.Damage as damage:
+            self._say(f"what a stopped run left of {name} was damaged ({damage}): it is made again")
+            digests.empty(partial)
+            digests.begin(partial)
 
     @contextmanager
     def alone(self, folder: Path) -> Iterator[None]:
@@ -102,7 +208,12 @@ class Store:
 
     def remove(self, stage: Path) -> None:
         """Forget a finished stage and free its space."""
-        shutil.rmtree(stage, ignore_errors=True)
+        self._whole.discard(stage)
+        gone = stage.with_name(f"{stage.name}.gone")  # at once, so that nobody finds half of it
+        with suppress(OSError):
+            shutil.rmtree(gone, ignore_errors=True)
+            stage.replace(gone)
+        shutil.rmtree(gone, ignore_errors=True)
 
 
 def _open(folder: Path) -> int | None:

@@ -12,7 +12,6 @@ from tenth.calibration.windows import Texts, Wanted, cut
 from tenth.core.ggml import WEIGHT_TYPES
 from tenth.core.jobs import Compute, Emit, Job
 from tenth.core.records import Shape
-from tenth.core.stage import Stage, TextFile
 from tenth.distillation.budget import TrainingBudget
 from tenth.distillation.settings import (
     CorpusSettings,
@@ -21,6 +20,7 @@ from tenth.distillation.settings import (
     TrainingResult,
     TrainingSettings,
 )
+from tenth.pipeline.stage import Stage, TextFile
 from tenth.pruning.settings import RefitSettings, RemovalSettings, TrimResult, TrimSettings
 from tenth.pruning.shape import PruningCosts
 from tenth.quantization.settings import ScaleTraining, Trained

@@ -20,6 +20,7 @@ import torch
 
 from tenth.calibration.layerwise import Hidden, LayerwiseModel
 from tenth.calibration.stats import Stats
+from tenth.core import digests
 from tenth.core.jobs import Emit
 from tenth.core.store import write_text
 from tenth.models.checkpoint import open_checkpoint
@@ -70,7 +71,7 @@ def removal_costs(settings: RemovalSettings, emit: Emit) -> PruningCosts:
     write_text(folder / "pruning-costs.json", pruning_costs.model_dump_json())
     state.clear()
     for index in range(blocks):
-        _file(folder, index).unlink()
+        digests.forget(_file(folder, index))
     return pruning_costs
 
 

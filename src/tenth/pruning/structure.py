@@ -28,6 +28,7 @@ import torch
 
 from tenth.calibration.layerwise import Hidden, LayerwiseModel
 from tenth.calibration.stats import Stats
+from tenth.core import digests
 from tenth.core.jobs import Emit
 from tenth.core.records import Shape
 from tenth.core.store import atomic, write_text
@@ -96,9 +97,9 @@ def refitted(settings: RefitSettings, emit: Emit) -> int:
     smaller = assembled(checkpoint, shape, folder)
     write_folder(smaller, folder)
     for index in kept:
-        _edit_file(folder, index).unlink()
+        digests.forget(_edit_file(folder, index))
         for source in _matrices(checkpoint, index):
-            (folder / f"{source}.npy").unlink()
+            digests.forget(folder / f"{source}.npy")
     return sum(spec.count for spec in smaller.specs())
 
 

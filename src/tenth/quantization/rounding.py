@@ -18,6 +18,7 @@ import torch
 
 from tenth.calibration.layerwise import Hidden, LayerwiseModel
 from tenth.calibration.stats import Stats
+from tenth.core import digests
 from tenth.core.jobs import Compute, Emit
 from tenth.core.records import TensorSpec
 from tenth.models.checkpoint import HEAD, Checkpoint, open_checkpoint
@@ -51,7 +52,7 @@ def round_plan(
     rounder = Rounder(checkpoint, types, folder, stats, rounds, compute.threads, emit)
     if not rounder.missing:
         for left in folder.glob("hidden-*"):  # by a run that was killed at its very end
-            left.unlink()
+            digests.forget(left)
         return 0
     layerwise = LayerwiseModel(checkpoint, compute.threads, compute.device)
     state = Hidden(folder, len(windows), windows.shape[1], layerwise.width, layerwise.device)

@@ -20,6 +20,7 @@ import numpy as np
 import torch
 
 from tenth.calibration.layerwise import LayerwiseModel
+from tenth.core import digests
 from tenth.core.jobs import Compute, Emit
 from tenth.core.records import TensorSpec
 from tenth.core.store import atomic
@@ -73,7 +74,7 @@ def train_scales(
                 emit({"done": state.step, "total": steps})
         for tensor, theta in zip(tensors, state.best, strict=True):
             keep(folder, tensor.name, tensor.kind, tensor.with_theta(theta))
-    state.path.unlink(missing_ok=True)
+    digests.forget(state.path)
     return Trained(before=state.first, after=state.least)
 
 

@@ -18,6 +18,7 @@ from pathlib import Path
 import numpy as np
 
 from tenth.calibration.stats import SiteStats, Stats
+from tenth.core import digests
 from tenth.core.ggml import storage_type
 from tenth.core.jobs import Emit
 from tenth.core.records import TensorSpec
@@ -99,9 +100,11 @@ def measure_sensitivities(
         return spec, sensitivity(weight, rows, stands, site, types)
 
     with ThreadPoolExecutor(threads or cores()) as pool, path.open("a", encoding="utf-8") as file:
+        listed = digests.Growing(path)
         for spec, sensitivities in pool.map(one, [spec for spec in specs if spec.name not in finished]):
             file.write(json.dumps({"name": spec.name, "sensitivities": sensitivities}) + "\n")
             file.flush()
+            listed.note()
             done += spec.count
             emit({"done": done, "total": total})
 

@@ -15,7 +15,7 @@ from tenth.core.store import write_text
 
 Result = TypeVar("Result")
 Settings = TypeVar("Settings", bound=Record)
-VERSION = 5  # raised whenever a stage's meaning changes, so that old results are not used
+VERSION = 6  # raised whenever a stage's meaning changes, so that old results are not used
 TORCH = ("torch", "transformers.models.llama.modeling_llama")  # the second has what all families share
 RESULT = "result.json"  # in a stage's folder: what its `make` returned
 
