@@ -7,6 +7,7 @@ Exit status: 0 done, 1 stdout was closed, 2 an error that is explained in one li
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import sys
@@ -23,6 +24,8 @@ from tenth.cli import commands
 from tenth.core.errors import BudgetError, InputError, TenthError
 
 SECTION = Box(" ── \n" + "    \n" * 7)  # a rule with the title, and nothing around the rest
+
+UNUSABLE = {errno.ENAMETOOLONG, errno.ELOOP, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EISDIR}  # paths
 
 app = App(
     name="tenth",
@@ -83,6 +86,11 @@ def guarded(run: Callable[[], int], as_json: bool) -> int:
     except BrokenPipeError:  # the reader left; what is still buffered goes nowhere
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
+    except OSError as error:  # of a path: too long, in a loop of links, not ours to read
+        if error.errno not in UNUSABLE or error.filename is None:
+            raise
+        _tell(InputError(f"cannot use {str(error.filename)!r:.200}: {error.strerror}; give another"), as_json)
+        return 2
 
 
 def _tell(error: TenthError, as_json: bool) -> None:

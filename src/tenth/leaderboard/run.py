@@ -21,7 +21,7 @@ from pathlib import Path
 from tenth.core import jobs
 from tenth.core.errors import InputError, OutputError, TenthError
 from tenth.core.progress import Reporter
-from tenth.core.store import Store, default_work, write_text
+from tenth.core.store import Store, claimed, default_work, write_text
 from tenth.devices import catalogue
 from tenth.evaluation import evaluate, hidden
 from tenth.evaluation.settings import EvalSettings
@@ -107,6 +107,12 @@ def judge_all(settings: JudgeSettings, reporter: Reporter) -> Judged:
         raise OutputError(f"cannot make {settings.results}: {error.strerror}; choose another -o") from error
     if not os.access(settings.results, os.W_OK):
         raise OutputError(f"{settings.results} cannot be written; choose another -o")
+    with claimed(settings.results, f"{settings.results} is written by another tenth judge; wait for it"):
+        return _judge_into(settings, folders, reporter)
+
+
+def _judge_into(settings: JudgeSettings, folders: list[Path], reporter: Reporter) -> Judged:
+    """Judge those of the folders that have no verdict among the results."""
     budget = _budget(settings)
     with reporter.step("look at the submissions", len(folders)) as advance:
         submissions = []

@@ -24,7 +24,7 @@ from tenth.core.format import megabytes
 from tenth.core.metrics import reading, repeated
 from tenth.core.progress import Reporter
 from tenth.core.records import Depth, Machine, Measurement, Offline, Plan, Reading, Sample, Scorecard
-from tenth.core.store import write_text
+from tenth.core.store import claimed, write_text
 from tenth.devices import machine
 from tenth.measurement import check, counters, depth, energy, offline
 from tenth.models import text
@@ -57,6 +57,12 @@ def measure(folder: Path, settings: MeasureSettings, reporter: Reporter) -> Meas
     InputError (no bundle, a changed file, a depth beyond its context, a counter asked for that cannot be
     used), NativeError (llama.cpp fails, or its answers differ), OutputError.
     """
+    with claimed(folder, f"{folder} is being made or measured by another run of tenth; wait for it"):
+        return _measured(folder, settings, reporter)
+
+
+def _measured(folder: Path, settings: MeasureSettings, reporter: Reporter) -> Measurement:
+    """See `measure`."""
     bundle = open_bundle(folder)
     card = read_bundle(folder)[1]
     depths = _depths(settings.depths, bundle.plan.runtime.n_ctx)
@@ -230,7 +236,7 @@ def _readings(figures: depth.DepthFigures, plan: Plan) -> list[Reading]:
     cold = "after dropping the file from the page cache, where the system allows that"
     held = figures.held
     above = f"above the {megabytes(held.interpreter)} MB of the measuring interpreter"
-    deepest = f"{plan.runtime.n_ctx} tokens of context; {above}; {megabytes(plan.memory.total)} MB predicted"
+    deepest = f"{plan.runtime.n_ctx} tokens of context; {above}; {megabytes(plan.memory.held)} MB predicted"
     anonymous = "all else: KV cache, buffers, vocabulary"
     state = f"n_ubatch {plan.runtime.n_ubatch}, KV {plan.runtime.type_k}/{plan.runtime.type_v}"
     faults = f"after the cold first answer ({figures.cold_faults}); pages read from storage while running"

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable, Collection, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Collection, Iterable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
 from pydantic import TypeAdapter
 
+from tenth.core.digests import empty
 from tenth.core.errors import InputError, OutputError
 from tenth.core.records import Bench, Measurement, Plan, Scorecard, read_record
-from tenth.core.store import write_text
+from tenth.core.store import claimed, write_text
 
 BUNDLE_FILES = {"model.gguf", "plan.json", "scorecard.json", "report.html"}
 LOG = "log.txt"
@@ -27,18 +28,23 @@ STEMS = {Path(name).stem for name in (*BUNDLE_FILES, LOG)} | {"baseline", "bits"
 
 def held_in(out: Path) -> set[str]:
     """Names in OUT, none where it does not exist yet; OutputError for a file and a link to nothing."""
-    if not out.exists():
+    try:
+        out.stat()
+        return {entry.name for entry in out.iterdir()}
+    except NotADirectoryError:
+        raise OutputError(f"{out} is a file; give -o a folder that does not exist yet") from None
+    except FileNotFoundError:
         if out.is_symlink():
-            raise OutputError(f"{out} is a link to nothing; give -o a folder that does not exist yet")
+            raise OutputError(f"{out} is a link to nothing; give -o another folder") from None
         return set()
-    if not out.is_dir():
-        raise OutputError(f"{out} is a file; give -o a folder that does not exist yet")
-    return {entry.name for entry in out.iterdir()}
+    except OSError as error:
+        raise OutputError(f"cannot use {str(out)!r:.200} as -o: {error.strerror}; give another -o") from None
 
 
 def check_destination(out: Path, overwrite: bool) -> None:
     """OutputError when OUT is taken: not a folder, not empty, or a finished bundle without overwrite."""
     held = {name for name in held_in(out) if not name.startswith(REMOTE)} - {LOG, MEASUREMENT, FOLDER}
+    held -= {f"{name}.partial" for name in (MEASUREMENT, "report.html")}  # of a run that was killed
     if held == BUNDLE_FILES:
         if not overwrite:
             raise OutputError(f"{out} holds a finished result; give another -o, or --overwrite to replace it")
@@ -46,12 +52,36 @@ def check_destination(out: Path, overwrite: bool) -> None:
         raise OutputError(f"{out} is not empty and not a finished result; give -o an empty or new folder")
 
 
+def check_apart(out: Path, work: Path, inputs: Iterable[Path] = ()) -> None:
+    """OutputError where OUT and the work folder lie in each other, or an input lies in OUT."""
+    try:
+        place, shelf = out.resolve(), work.resolve()
+        inside = [path for path in inputs if path.resolve().is_relative_to(place)]
+    except (OSError, RuntimeError) as error:
+        raise OutputError(f"cannot use {str(out)!r:.200} as -o: {error}; give another -o") from None
+    if shelf.is_relative_to(place):
+        raise OutputError(f"the work folder {work} lies in {out}; give another --work")
+    if place.is_relative_to(shelf):
+        raise OutputError(f"{out} lies in the work folder {work}; give another -o")
+    if inside:
+        raise OutputError(f"{inside[0]} lies in {out}, which would be replaced; give another -o")
+
+
+def check_unclaimed(out: Path) -> None:
+    """OutputError where another run is making OUT, or works in it."""
+    partial, message = _partial_of(out.resolve()), _taken(out)
+    for folder in (partial, out):
+        if folder.is_dir():
+            with claimed(folder, message):
+                pass
+
+
 @contextmanager
 def new(destination: Path, overwrite: bool = False) -> Iterator[Path]:
     """A folder beside the destination that takes its name at the end, and is removed where anything fails.
 
     What a killed run left there is removed first. OutputError when the destination is taken, at the start or
-    by the end, or cannot be written.
+    by the end, is being made by another run, or cannot be written.
     """
     with whole(destination, lambda out: check_destination(out, overwrite), STEMS) as partial:
         yield partial
@@ -64,34 +94,65 @@ def whole(destination: Path, check: Callable[[Path], None], stems: Collection[st
     """
     check(destination)
     destination = destination.resolve()
-    partial = destination.with_name(destination.name + ".partial")
+    partial, taken = _partial_of(destination), _taken(destination)
     missing = [parent for parent in partial.parents if not parent.exists()]
-    _clear(partial, stems)
-    try:
-        partial.mkdir(parents=True)
-        yield partial
-        check(destination)
-        if destination.exists():
-            shutil.rmtree(destination)
-        partial.replace(destination)
-    except OSError as error:
-        what = f"{error.filename or destination}: {error.strerror or error}"
-        raise OutputError(f"cannot write {what}; choose another folder") from error
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
-        for parent in missing:  # made above, and still empty
-            with suppress(OSError):
-                parent.rmdir()
+    with ExitStack() as stack:
+        for parent in reversed(missing):  # made below; removed at the end where it is still empty
+            stack.callback(_remove_empty, parent)
+        try:
+            made = stack.enter_context(_made(partial, taken, stems))
+            if destination.exists():
+                stack.enter_context(claimed(destination, taken))
+            yield made
+            check(destination)
+            if destination.exists():
+                shutil.rmtree(destination)
+            partial.replace(destination)
+        except OSError as error:
+            what = f"{error.filename or destination}: {error.strerror or error}"
+            raise OutputError(f"cannot write {what}; choose another folder") from error
 
 
-def _clear(partial: Path, stems: Collection[str]) -> None:
-    """Remove what a killed run left; OutputError for a folder that is no such thing."""
-    if not os.path.lexists(partial):
-        return
+@contextmanager
+def _made(partial: Path, taken: str, stems: Collection[str]) -> Iterator[Path]:
+    """The folder, new or emptied of what a killed run left, claimed for this process, and removed at the end
+    where it has no other name then.
+    """
+    partial.parent.mkdir(parents=True, exist_ok=True)
+    while True:
+        if not os.path.lexists(partial):
+            partial.mkdir(exist_ok=True)
+        _check_ours(partial, stems)
+        with claimed(partial, taken):
+            if not partial.is_dir():  # it took its name while we looked
+                continue
+            try:
+                empty(partial)
+                yield partial
+            finally:
+                shutil.rmtree(partial, ignore_errors=True)
+            return
+
+
+def _partial_of(destination: Path) -> Path:
+    """The folder in which a folder is made."""
+    return destination.with_name(destination.name + ".partial")
+
+
+def _taken(out: Path) -> str:
+    return f"{out} is being made or measured by another run of tenth; wait for it, or give another -o"
+
+
+def _remove_empty(folder: Path) -> None:
+    with suppress(OSError):
+        folder.rmdir()
+
+
+def _check_ours(partial: Path, stems: Collection[str]) -> None:
+    """OutputError for a folder that no killed run has left."""
     ours = partial.is_dir() and not partial.is_symlink()
     if not ours or any(entry.name.split(".")[0] not in stems for entry in partial.iterdir()):
         raise OutputError(f"{partial} is in the way; rename it, or give another -o")
-    shutil.rmtree(partial, ignore_errors=True)
 
 
 def write(folder: Path, plan: Plan, card: Scorecard) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Annotated
 
@@ -31,6 +32,7 @@ def eval(  # noqa: A001
     """
     from tenth.cli.console import ConsoleReporter
     from tenth.cli.screens import show_evaluation
+    from tenth.core.store import claimed
     from tenth.evaluation import evaluate, results
     from tenth.evaluation.settings import EvalSettings
 
@@ -39,11 +41,13 @@ def eval(  # noqa: A001
     settings = EvalSettings(tasks=names(tasks), limit=items.limit, data=items.data, threads=threads)
     original = None if against is None else evaluate.original(against)
     folder = evaluate.place(output or subject.bundle)
-    evaluation, outcomes = evaluate.evaluate(subject, settings, reporter)
-    files = results.write(folder, evaluation, outcomes) if folder else []
-    if original is not None:
-        evaluation = evaluate.against((evaluation, outcomes), original, settings, reporter)
+    taken = f"{folder} is being measured by another run of tenth; wait for it, or give another -o"
+    with claimed(folder, taken) if folder else nullcontext():
+        evaluation, outcomes = evaluate.evaluate(subject, settings, reporter)
         files = results.write(folder, evaluation, outcomes) if folder else []
+        if original is not None:
+            evaluation = evaluate.against((evaluation, outcomes), original, settings, reporter)
+            files = results.write(folder, evaluation, outcomes) if folder else []
     if as_json:
         print(evaluation.model_dump_json())
         return

@@ -99,9 +99,10 @@ def fit(
     Each of several models is fitted; the one with the fewest bits per byte of held-out text is kept.
     """
     from tenth.models.source import is_remote, resolve
-    from tenth.runtime.bundle import BUNDLE_FILES, check_destination, read_bundle
+    from tenth.runtime.bundle import BUNDLE_FILES, check_destination, check_unclaimed, read_bundle
 
     check_destination(output.out, output.overwrite)
+    check_unclaimed(output.out)
     for file in (making.text, making.eval_text):
         if file is not None and not file.is_file():
             raise InputError(f"no text file {str(file)!r}; give a UTF-8 text")
