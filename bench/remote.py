@@ -41,7 +41,7 @@ def main() -> None:
         home, bundle = Path(scratch) / "sshd", Path(scratch) / "bundle"
         home.mkdir()
         shutil.copytree(given.bundle, bundle)
-        predicted = open_bundle(bundle).plan.memory.total
+        predicted = open_bundle(bundle).plan.memory.held
         device = sshd.start(home, memory=limit)
         os.environ["PATH"] = device.path
         try:

@@ -433,9 +433,9 @@ def test_memory_decides(tied: Case, tmp_path: Path) -> None:
     assert tied.run(tmp_path / "tight", "24tok", memory=tight + 1).lora == 0
     adapted = tied.run(tmp_path / "less", "24tok", memory=tight)
     assert adapted.lora == students.RANK
-    with pytest.raises(InputError, match=r"needs .* MB of memory; .* MB are free"):
+    with pytest.raises(InputError, match=r"needs .* MB of memory; here are .* MB"):
         tied.run(tmp_path / "asked", "24tok", memory=tight, lora=0)
-    with pytest.raises(InputError, match=r"needs .* with adapters of rank 16; .* MB are free"):
+    with pytest.raises(InputError, match=r"needs .* with adapters of rank 16; here are .* MB"):
         tied.run(tmp_path / "none", "24tok", memory=tight - 12 * weights)
 
 

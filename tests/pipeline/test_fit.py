@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import signal
 import socket
 import subprocess
@@ -223,6 +224,68 @@ def test_a_killed_run_resumes_to_the_same_bytes(ample: Fitted, tmp_path: Path) -
     assert (tmp_path / "out" / "model.gguf").read_bytes() == (ample.out / "model.gguf").read_bytes()
     assert without_base(tmp_path / "out" / "plan.json") == without_base(ample.out / "plan.json")
     assert sorted(file.name for file in tmp_path.iterdir()) == ["out", "work"]
+
+
+def flip(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+# A folder of the work folder, the file of it that is damaged, and how.
+DAMAGED: list[tuple[str, str, Callable[[Path], object]]] = [
+    ("texts-*", "held-out.npy", flip),
+    ("calibration-*", "stats-0000.npz", lambda path: path.write_bytes(path.read_bytes()[:-100])),
+    ("reference-*", "logprobs.npy", flip),
+    ("sensitivities-*", "sensitivities.jsonl", lambda path: path.write_text("{")),
+    ("kv-*", "result.json", lambda path: path.write_text("[" * 100_000)),
+    ("rounded-*", "*.npy", flip),
+]
+
+
+def test_damaged_work_is_made_again_and_named(ample: Fitted, tmp_path: Path) -> None:
+    work = tmp_path / "work"
+    shutil.copytree(ample.work, work)
+    for name, file, damage in DAMAGED:
+        for folder in work.glob(name):
+            damage(sorted(folder.glob(file))[0])
+    (corrections,) = work.glob("model-*.json")
+    corrections.write_text("null")
+    done = ample.shell.run(*ample.words(tmp_path / "out", work))
+    assert done.returncode == 0, done.stderr
+    said = [line for line in done.stderr.splitlines() if "was damaged" in line]
+    for name in [*(name for name, _, _ in DAMAGED), "model-*.json"]:
+        assert len([line for line in said if line.startswith(name.split("*")[0])]) == 1, said
+    assert (tmp_path / "out" / "model.gguf").read_bytes() == (ample.out / "model.gguf").read_bytes()
+    again = ample.shell.run(*ample.words(tmp_path / "out", work), "--overwrite")
+    assert again.returncode == 0, again.stderr
+    assert "damaged" not in again.stderr
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="looks for processes in /proc")
+def test_a_second_fit_into_the_same_folder_is_refused_at_once(ample: Fitted, tmp_path: Path) -> None:
+    words = ample.words(tmp_path / "out", tmp_path / "work")
+    first = ample.shell.start(*words)
+    until(first, "calibrate")
+    second = ample.shell.run(*words)
+    assert second.returncode == 2
+    (line,) = second.stderr.splitlines()
+    assert "is being made or measured by another run" in line
+    assert (tmp_path / "out.partial").is_dir()
+    first.kill()
+    first.communicate()
+    soon(lambda: not ample.shell.running(), "a child outlived its parent", 10)
+
+
+@pytest.mark.parametrize(("out", "work"), [("out", "out/work"), ("out", "out"), ("work/out", "work")])
+def test_a_work_folder_inside_out_is_refused_before_any_step(
+    odd: Fitted, tmp_path: Path, out: str, work: str
+) -> None:
+    done = odd.shell.run(*odd.words(tmp_path / out, tmp_path / work))
+    assert done.returncode == 2
+    (line,) = done.stderr.splitlines()
+    assert "work folder" in line
+    assert not list(tmp_path.iterdir())
 
 
 def test_best_trains_scales_and_proves_the_file_again(

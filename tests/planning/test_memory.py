@@ -92,11 +92,11 @@ def test_total_is_what_a_process_holds(tmp_path: Path) -> None:
     model, specs = _model(*shape)
     runtime = Runtime(n_ctx=512, n_ubatch=64, threads=1)
     predicted = memory.memory(model, specs, {}, runtime)
-    proof = prove(path, runtime, 300_000_000, predicted.total)
+    proof = prove(path, runtime, 300_000_000, predicted.held)
     assert abs(proof.error) < 0.05
     learnt = memory.corrected(memory.Constants(), predicted, proof.parts)
     again = memory.memory(model, specs, {}, runtime, learnt)
-    assert abs(again.total - proof.peak) < 10
+    assert abs(again.held - proof.peak) < 10
     assert memory.Constants.model_validate_json(learnt.model_dump_json()) == learnt
 
 

@@ -173,6 +173,7 @@ MEMORY = {
     "compute": "compute buffers",
     "output": "output",
     "base": "base (code, vocabulary)",
+    "margin": "margin",
 }
 
 

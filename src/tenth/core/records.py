@@ -106,6 +106,12 @@ class MemoryParts(Record):
     compute: int = Field(ge=0)  # graph buffer and the CPU backend's work buffer
     output: int = Field(ge=0)  # logits handed to the caller
     base: int = Field(ge=0)  # code, vocabulary, graph metadata, allocator slack
+    margin: int = Field(default=0, ge=0)  # kept free for what a prediction and two proofs of a file differ by
+
+    @property
+    def held(self) -> int:
+        """What the process is predicted to hold."""
+        return self.weights + self.repacked + self.kv + self.compute + self.output + self.base
 
     @property
     def file_backed(self) -> int:
@@ -114,13 +120,13 @@ class MemoryParts(Record):
 
     @property
     def anonymous(self) -> int:
-        """Pages that only a swap could free."""
+        """Pages that only a swap could free, and the margin."""
         return self.total - self.weights
 
     @property
     def total(self) -> int:
-        """All of it: what the budget is compared with."""
-        return self.weights + self.repacked + self.kv + self.compute + self.output + self.base
+        """All of it, the margin too: what the budget is compared with."""
+        return self.held + self.margin
 
 
 class Budget(Record):

@@ -40,7 +40,7 @@ def this_machine() -> Device:
         name=THIS_MACHINE,
         title="This machine",
         kind="computer",
-        dram=fact(_installed_memory(), "what the kernel reports in all"),
+        dram=fact(installed_memory(), "what the kernel reports in all"),
         memory=MemoryRule(rule="macos" if mac else "linux"),
         bandwidth=Bandwidth(spec=fact(speed, f"read with numpy on {cores()} threads"), measured=True),
         backends={"cpu": Backend(kernels=kernels)},
@@ -53,7 +53,7 @@ def this_machine() -> Device:
 def reading_speed() -> float:
     """B/s of reading memory with numpy on all cores; the best pass of half a second."""
     threads = cores()
-    size = min(_READ, _installed_memory() // 16)
+    size = min(_READ, installed_memory() // 16)
     parts = np.array_split(np.ones(size // 8, np.float64), threads)
     best, begin = 0.0, time.perf_counter()
     with ThreadPoolExecutor(threads) as pool:
@@ -76,7 +76,7 @@ def _instruction_sets() -> list[str]:
     return sorted(names)
 
 
-def _installed_memory() -> int:
+def installed_memory() -> int:
     """Bytes. Raises InputError where the system does not say."""
     try:
         return int(psutil.virtual_memory().total)

@@ -31,6 +31,7 @@ import numpy as np
 import torch
 
 from tenth.calibration.layerwise import LayerwiseModel, moved
+from tenth.core import digests
 from tenth.core.errors import InputError
 from tenth.core.jobs import Emit
 from tenth.distillation.settings import TrainingResult, TrainingSettings
@@ -38,6 +39,7 @@ from tenth.distillation.student import (
     BATCH,
     FUSED,
     JUDGEMENTS,
+    USABLE,
     Means,
     Trainable,
     even,
@@ -164,7 +166,7 @@ def distil_vocabulary(settings: TrainingSettings, emit: Emit) -> TrainingResult:
     windows, pieces = _inputs(student, original, settings.tokens)
     length, micro_batch = windows.shape[1], 1
     if settings.device == "cuda":
-        memory = torch.cuda.mem_get_info()[0]
+        memory = round(USABLE * torch.cuda.mem_get_info()[1])
         micro_batch = Means.within(memory, student, original, length, 0).micro_batch
     schedule = _schedule(settings, length, micro_batch)
     judging, learning = split(windows, settings.seed)
@@ -189,7 +191,7 @@ def distil_vocabulary(settings: TrainingSettings, emit: Emit) -> TrainingResult:
         )
         write_folder(replaced(student.checkpoint, trainable.values()), settings.folder)
     shutil.copyfile(settings.model / KEPT, settings.folder / KEPT)
-    shutil.rmtree(folder)
+    digests.forget(folder)
     return TrainingResult(**asdict(trained), tokens=trained.steps * schedule.batch * length)
 
 

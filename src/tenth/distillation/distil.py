@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import json
 import math
-import shutil
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -28,6 +27,7 @@ import torch
 from pydantic import TypeAdapter
 
 from tenth.calibration.layerwise import LayerwiseModel
+from tenth.core import digests
 from tenth.core.errors import InputError
 from tenth.core.jobs import Emit
 from tenth.core.store import write_text
@@ -37,6 +37,7 @@ from tenth.distillation.student import (
     BATCH,
     FUSED,
     JUDGEMENTS,
+    USABLE,
     Means,
     Trainable,
     even,
@@ -114,7 +115,7 @@ def distil(settings: DistilSettings, emit: Emit) -> DistilResult:
     student, original = opened(settings)
     windows, kept = _inputs(student.checkpoint, original.checkpoint, settings.tokens, settings.kept)
     length, vocabulary = windows.shape[1], student.checkpoint.shape.vocab
-    memory = torch.cuda.mem_get_info()[0] if settings.device == "cuda" else settings.memory
+    memory = round(USABLE * torch.cuda.mem_get_info()[1]) if settings.device == "cuda" else settings.memory
     means = _once(
         folder / "means.json", Means, lambda: Means.within(memory, student, original, length, settings.lora)
     )
@@ -140,7 +141,7 @@ def distil(settings: DistilSettings, emit: Emit) -> DistilResult:
             note = f"healing did not help (KL {before:.4f}, then {trained.after:.4f}) and is left out"
             trained = replace(trained, after=before, notes=(*trained.notes, note))
         write_folder(replaced(student.checkpoint, values), settings.folder)
-    shutil.rmtree(folder)
+    digests.forget(folder)
     return DistilResult(
         **asdict(trained),
         tokens=(plan.local + trained.steps * plan.schedule.batch) * length,

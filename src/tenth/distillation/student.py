@@ -16,6 +16,7 @@ from tenth.distillation.targets import chosen, translated
 from tenth.distillation.training import Forward
 from tenth.models.checkpoint import open_checkpoint
 
+USABLE = 0.9  # of a GPU's memory: all of it, not what is free now, which differs from run to run
 RANK = 16  # of adapters, where none is given
 BATCH = 64  # windows of a step at most
 HELD_BACK, HELD_SHARE = 16, 16  # windows to judge on: at most so many, and one in so many of those given
@@ -55,7 +56,7 @@ class Means(NamedTuple):
             adapted = f" with adapters of rank {rank}" if rank else ""
             raise InputError(
                 f"healing {student.checkpoint.path.name} needs {megabytes(needed + memory - room)} MB"
-                f" of memory{adapted}; {megabytes(memory)} MB are free"
+                f" of memory{adapted}; here are {megabytes(memory)} MB"
             )
         beside = needed + 4 * others <= room
         left = room - needed - 4 * others * beside

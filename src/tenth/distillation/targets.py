@@ -17,6 +17,7 @@ import numpy as np
 import torch
 
 from tenth.calibration.layerwise import LayerwiseModel, moved
+from tenth.core.digests import Growing
 from tenth.distillation.training import Forward
 
 SAMPLES = 64  # a position
@@ -85,9 +86,11 @@ class Sampled:
         if first < upto:
             with self._path.open("ab") as file:
                 os.truncate(file.fileno(), first * self.record.itemsize)
+        listed = Growing(self._path)
         for start in range(first, upto, group):
             numbers = range(start, min(start + group, upto))
             self._fill(original, kept, seed, numbers)
+            listed.note()
             if emit is not None:
                 emit(numbers[-1] + 1)
 

@@ -101,7 +101,7 @@ def store(making: Making, analysis: Analysis, gguf: Path, name: str, first: Solv
     BudgetError where nothing fits.
     """
     stages, effort = analysis.stages, making.tried
-    corrections = MemoryCorrections(stages.store.root, stages.model_hash)
+    corrections = MemoryCorrections(stages.store.root, stages.model_hash, stages.reporter.say)
 
     def write(decision: Decision, training: bool = False) -> None:
         rounded = stages.rounded(analysis.texts, analysis.calibration, decision.types, effort)

@@ -49,8 +49,11 @@ def fit(options: FitOptions, reporter: Reporter) -> Scorecard:
     held-out text is kept. Raises InputError, BudgetError (nothing fits), OutputError (cannot be written) or
     NativeError (the runtime failed).
     """
+    work, texts = options.work or default_work(), [options.making.text, options.making.eval_text]
+    inputs = [*options.models, *(path for path in texts if path is not None)]
+    bundle.check_apart(options.destination, work, inputs)
     with bundle.new(options.destination, options.overwrite) as folder:
-        work, log, gguf = options.work or default_work(), folder / bundle.LOG, folder / "model.gguf"
+        log, gguf = folder / bundle.LOG, folder / "model.gguf"
         workshop = Workshop(work, reporter, log, options.making.compute)
         best, of, beside = _best(options, workshop, folder, gguf)
         problem = replace(of.problem, constants=best.problem.constants)  # as the proof corrected them

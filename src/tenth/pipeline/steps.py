@@ -18,8 +18,8 @@ from tenth.core.ggml import WEIGHT_TYPES
 from tenth.core.jobs import Compute, Event, Job
 from tenth.core.progress import Reporter
 from tenth.core.records import MB, Proof, Reading, Runtime, Shape
-from tenth.core.stage import Stage, TextFile
 from tenth.core.store import Store
+from tenth.devices import probe
 from tenth.distillation.budget import TrainingBudget
 from tenth.distillation.settings import DistilResult, TrainingResult
 from tenth.measurement.memory import ProofSettings, prove
@@ -28,6 +28,7 @@ from tenth.measurement.speed import speed
 from tenth.models.checkpoint import Checkpoint
 from tenth.models.formats.gguf import storage, tensor_bytes
 from tenth.pipeline.effort import BATCH, Effort
+from tenth.pipeline.stage import Stage, TextFile
 from tenth.pipeline.stages import (
     Calibrate,
     CutTexts,
@@ -53,6 +54,7 @@ from tenth.quantization.settings import BYTES_PER_WEIGHT, ScaleTraining
 JUDGE_WINDOWS, LEAST_WINDOWS = 48, 12  # of held-out text
 JUDGE_WORK = 15_000 * MB  # weights x windows: large models are judged on fewer
 SPEED_REPEATS = 3
+USABLE = 0.8  # of the machine's memory, by training
 REFIT = 256  # windows at the least that a smaller model is refitted on, if the text has as many
 HEAL_RATE = {
     "cpu": 20_000,
@@ -169,7 +171,7 @@ class Stages:
             tokens=self._place(corpus) / "windows.npy",
             training_budget=training_budget,
             seed=seed,
-            memory=_free_memory(),
+            memory=_memory(),
         )
         return self._made(stage, corpus)
 
@@ -211,12 +213,19 @@ class Stages:
     ) -> list[Path]:
         """The folders of `rounded` after one with trained scales, if there is memory to train them."""
         weights = sum(spec.count for spec in self.checkpoint.specs())
-        needed, free = BYTES_PER_WEIGHT * weights, _free_memory()
-        if self._common["device"] == "cpu" and needed > free:
-            self.reporter.say(
-                f"scales are not trained: that needs {megabytes(needed)} MB, {megabytes(free)} MB are free"
-            )
-            return list(rounded)
+        needed, memory = BYTES_PER_WEIGHT * weights, _memory()
+        if self._common["device"] == "cpu":
+            free = int(psutil.virtual_memory().available)
+            if needed > memory:
+                self.reporter.say(
+                    f"scales are not trained: that needs {megabytes(needed)} of {megabytes(memory)} MB"
+                )
+                return list(rounded)
+            if needed > free:
+                self.reporter.say(
+                    f"training scales needs {megabytes(needed)} MB of memory, {megabytes(free)} MB are free:"
+                    " close other programs"
+                )
         stage = TrainScales(
             **self._common,
             tokens=texts.calibration,
@@ -251,7 +260,7 @@ class Stages:
     def prove(self, gguf: Path, decision: Decision, budget: int) -> Proof:
         """Run the file under the limit and see what it held."""
         with self.reporter.step("prove that it fits", 1.0) as advance:
-            settings, predicted = ProofSettings(log=self.workshop.log), decision.memory.total
+            settings, predicted = ProofSettings(log=self.workshop.log), decision.memory.held
             return prove(gguf, decision.runtime, budget, predicted, settings, advance)
 
     def measure(self, gguf: Path, name: str, reference: Path, runtime: Runtime) -> list[Reading]:
@@ -307,9 +316,15 @@ class Stages:
             def on_event(event: Event) -> None:
                 advance(event["done"] * (total / event["total"] if "total" in event else 1.0))
 
-            return jobs.run(job, on_event, jobs.Surroundings(self.workshop.log))
+            # Training imports what makes this folder, by default in the system's temporary one.
+            environment = (
+                {"TORCHINDUCTOR_CACHE_DIR": str(job.folder / "torch")} if isinstance(job, Stage) else {}
+            )
+            return jobs.run(job, on_event, jobs.Surroundings(self.workshop.log, environment))
 
 
-def _free_memory() -> int:
-    """Bytes of memory that could be had."""
-    return int(psutil.virtual_memory().available)
+def _memory() -> int:
+    """Bytes that training may plan with: a share of the machine's, whatever is free at the moment, since what
+    is free differs from run to run, and so would the file.
+    """
+    return round(USABLE * probe.installed_memory())

@@ -12,6 +12,7 @@ Read from llama.cpp b11549 and checked against its log and against the resident 
               + work buffer: activations converted for the widest product, scratch of each thread
     output    rows of logits handed out, 4 bytes * vocabulary each
     base      code, graph metadata, vocabulary
+    margin    kept free: what the prediction and two proofs of one file differ by
 
 One row of logits is asked for at a time, as llama-server does (n_outputs_max). A host that leaves that
 setting at its default reserves n_ubatch rows, but does not touch those pages while it generates.
@@ -60,6 +61,10 @@ class Constants(Record):
     kv_factor: float = Field(default=1, gt=0)
     compute_factor: float = Field(default=1, gt=0)
     base_extra: int = 0  # added to base, may be negative
+    # Twenty proofs of one file differ by 0.13 MB (in pages of the library that the kernel maps beside those
+    # that are read), and the prediction is off by 0.2 MB more, by 0.5 MB with 262k tokens (docs/log.md).
+    margin: int = Field(default=300_000, ge=0)  # bytes kept free
+    margin_token: float = Field(default=1, ge=0)  # and per entry of the vocabulary
 
 
 def _pad(value: int, to: int) -> int:
@@ -99,6 +104,7 @@ def memory(
         compute=compute,
         output=output,
         base=max(0, round(base)),
+        margin=round(constants.margin + constants.margin_token * shape.vocab),
     )
 
 
@@ -225,7 +231,7 @@ def corrected(constants: Constants, predicted: MemoryParts, parts: Mapping[str, 
     llama.cpp reports become factors; what is left of the peak goes to the base.
     """
     changes: dict[str, float] = {}
-    total = predicted.total
+    total = predicted.held
     for field, key, value in (
         ("weights_factor", "mapped", predicted.weights),
         ("repacked_factor", "repack", predicted.repacked),

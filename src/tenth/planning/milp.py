@@ -15,8 +15,10 @@ import numpy as np
 from scipy import sparse as sp
 from scipy.optimize import Bounds, LinearConstraint, milp
 
+from tenth.core.errors import NativeError
 from tenth.core.records import MB, Runtime, TensorSpec
 
+NODES, SECONDS = 20_000, 1800.0  # at which the solver stops; the second is an error
 GAP = 1e-4  # relative, at which the solver may stop
 
 
@@ -105,15 +107,19 @@ def _milp(
     bounds: Bounds,
     gap: float,
 ) -> np.ndarray | None:
-    """HiGHS, for a minute at most."""
+    """HiGHS. It stops at a number of nodes (most plans need one) and not at a time, since then the plan would
+    depend on what else the machine was doing. NativeError where half an hour passes.
+    """
     with _silent():  # it has remarks of its own, which help nobody
         result = milp(
             objective,
             constraints=constraints,
             integrality=integral,
             bounds=bounds,
-            options={"mip_rel_gap": gap, "time_limit": 60.0},
+            options={"mip_rel_gap": gap, "node_limit": NODES, "time_limit": SECONDS},
         )
+    if result.status == 1:  # time, and nothing else
+        raise NativeError(f"the solver of the plan did not end in {SECONDS / 60:.0f} minutes")
     return None if result.x is None else np.asarray(result.x, float)
 
 

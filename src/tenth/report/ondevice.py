@@ -78,7 +78,7 @@ def _conditions(measured: Measurement, plan: Plan) -> list[tuple[str, str]]:
     """What only tenth itself sees."""
     machine, offline = measured.machine, measured.offline
     peak = measured.reading("peak")
-    off = f"{peak.value / plan.memory.total - 1:+.2%} against the prediction" if peak else ""
+    off = f"{peak.value / plan.memory.held - 1:+.2%} against the prediction" if peak else ""
     load = [f"{value:.2f}" for value in (machine.load_before, machine.load_after) if value is not None]
     heat = [
         f"{value:.0f} °C" for value in (machine.celsius_before, machine.celsius_after) if value is not None
