@@ -6,7 +6,9 @@ import contextlib
 import errno
 import json
 import os
+import subprocess
 import sys
+import tempfile
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -16,7 +18,7 @@ from commands import Killed
 
 from tenth.core import digests
 from tenth.core.errors import OutputError
-from tenth.core.store import Store, atomic, default_work, write_text
+from tenth.core.store import Store, atomic, default_work, temporary_folder, write_text
 from tenth.devices.catalogue import own_folder
 
 
@@ -355,3 +357,45 @@ def test_the_cache_is_where_linux_keeps_caches(tmp_path: Path, monkeypatch: pyte
     assert default_work() == tmp_path / ".cache" / "tenth"
     monkeypatch.delenv("XDG_CONFIG_HOME", raising=False)
     assert own_folder() == tmp_path / ".config" / "tenth" / "devices"
+
+
+HOLDER = """
+import subprocess
+import sys
+import tempfile
+from tenth.core.store import temporary_folder
+with temporary_folder() as folder:
+    (folder / "half").write_text("of a file")
+    print(folder.name, flush=True)
+    sys.stdin.read()
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="there are no such locks")
+def test_temporary_folders_of_killed_runs_are_removed_and_no_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    (tmp_path / "tenth-notes.txt").write_text("a person's")
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "tenth-link").symlink_to(tmp_path / "elsewhere")
+    holders = [
+        subprocess.Popen(
+            [sys.executable, "-c", HOLDER],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env={**os.environ, "TMPDIR": str(tmp_path)},
+        )
+        for _ in range(2)
+    ]
+    lines = [holder.stdout.readline().strip() for holder in holders if holder.stdout is not None]
+    holders[0].kill()
+    holders[0].wait()
+    with temporary_folder() as own:
+        left = {path.name for path in tmp_path.iterdir()}
+        assert left == {lines[1], own.name, "tenth-notes.txt", "tenth-link", "elsewhere"}
+    for holder in holders:
+        holder.communicate("")
+    left = {path.name for path in tmp_path.iterdir()}
+    assert left == {"tenth-notes.txt", "tenth-link", "elsewhere"}

@@ -15,9 +15,11 @@ from typing import Any
 
 import pytest
 from bundles import SETTINGS, write_bundle
+from commands import Shell
 from hypothesis import given
 from hypothesis import strategies as st
 from test_counters import package
+from waiting import soon
 
 from tenth.cli import app
 from tenth.cli.console import ConsoleReporter
@@ -252,3 +254,31 @@ def test_usual_depths_leave_room(n_ctx: int) -> None:
 @pytest.mark.parametrize("n_ctx", [1024, 2048, 4096])
 def test_usual_depths_reach_the_end(n_ctx: int) -> None:
     assert usual_depths(n_ctx)[-1] == n_ctx - sum(depth.sizes(n_ctx))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="looks for processes in /proc")
+def test_a_killed_measurement_leaves_nothing_and_a_second_one_is_refused(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shell, temporary = Shell(folder.parent), folder.parent / "tmp"
+    temporary.mkdir()
+    monkeypatch.setenv("TMPDIR", str(temporary))
+    words = ["measure", folder, "--repeats", 1, "--depths", "0", "--counter", "none"]
+    before = {path.name for path in folder.iterdir()}
+    for steps in (1, 3):
+        process = shell.start(*words)
+        assert process.stderr is not None
+        for _ in range(steps):
+            assert process.stderr.readline()
+        second = shell.run(*words)
+        assert second.returncode == 2
+        assert "being made or measured by another run" in second.stderr
+        process.kill()
+        process.communicate()
+        soon(lambda: not shell.running(), "a child outlived its parent", 10)
+        assert {path.name for path in folder.iterdir()} - {"log.txt"} == before - {"log.txt"}
+    done = shell.run(*words)
+    assert done.returncode == 0, done.stderr
+    made = {"measure.json", "report.html", "log.txt"}
+    assert {path.name for path in folder.iterdir()} | made == before | made
+    assert not list(temporary.iterdir())

@@ -70,3 +70,25 @@ def test_wheels_that_cannot_be_fetched_leave_nothing(tmp_path: Path, monkeypatch
     ):
         package.files(package.Platform("aarch64", (3, 19), 31), tmp_path)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_wheels_that_were_damaged_are_fetched_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """pip itself is stood in for: the tests have no index."""
+    fetched: list[str] = []
+
+    def fetch(device: package.Platform, requirements: list[str], target: Path) -> None:
+        fetched.append(str(device))
+        target.mkdir(parents=True)
+        (target / "jinja2.py").write_text("x = 1\n" * 100)
+
+    monkeypatch.setattr(package, "_requirements", lambda: ["jinja2"])
+    monkeypatch.setattr(package, "_pip", fetch)
+    device = package.Platform("aarch64", (3, 19), 31)
+    first = package.files(device, tmp_path)["jinja2.py"]
+    assert package.files(device, tmp_path)["jinja2.py"] == first
+    assert len(fetched) == 1
+    first.write_text("import os\n")
+    assert package.files(device, tmp_path)["jinja2.py"].read_text() == "x = 1\n" * 100
+    (first.parent / "numpy.py").write_text("a stranger's")
+    assert "numpy.py" not in package.files(device, tmp_path)
+    assert len(fetched) == 3

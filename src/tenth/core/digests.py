@@ -28,8 +28,8 @@ _BLOCK = 1 << 22  # bytes that are read at a time
 _THREADS = 4
 
 
-class Entry(Record):
-    """A line of the list."""
+class Listed(Record):
+    """A file, as a line of the list has it."""
 
     file: str = Field(pattern=r"^[^/\x00]+(/[^/\x00]+)*$")  # below the folder
     size: int = Field(ge=REMOVED)  # bytes; REMOVED: it is no longer there
@@ -70,7 +70,7 @@ class Growing:
                 self._digest.update(block)
                 self._size += len(block)
         name, digest = _name(self._folder, self._path), self._digest.hexdigest()
-        _append(self._folder, Entry(file=name, size=self._size, sha256=digest))
+        _append(self._folder, Listed(file=name, size=self._size, sha256=digest))
 
 
 def forget(path: Path) -> None:
@@ -79,7 +79,7 @@ def forget(path: Path) -> None:
     gone = _files(path) if path.is_dir() else [path] if path.exists() else []
     if folder is not None:
         for file in gone:
-            _append(folder, Entry(file=_name(folder, file), size=REMOVED, sha256=""))
+            _append(folder, Listed(file=_name(folder, file), size=REMOVED, sha256=""))
     remove(path)
 
 
@@ -186,19 +186,19 @@ def _listed(path: Path) -> Path | None:
     return next((folder for folder in path.parents[:_DEEPEST] if (folder / LIST).is_file()), None)
 
 
-def _write(folder: Path, entries: Sequence[Entry]) -> None:
+def _write(folder: Path, entries: Sequence[Listed]) -> None:
     """Replace the list, whole or not at all."""
     partial = folder.with_name(f"{folder.name}.list")
     partial.write_text("".join(f"{entry.model_dump_json()}\n" for entry in entries), encoding="utf-8")
     partial.replace(folder / LIST)
 
 
-def _append(folder: Path, entry: Entry) -> None:
+def _append(folder: Path, entry: Listed) -> None:
     with (folder / LIST).open("a", encoding="utf-8") as file:
         file.write(entry.model_dump_json() + "\n")
 
 
-def _entries(folder: Path, cut: bool = False) -> dict[str, Entry]:
+def _entries(folder: Path, cut: bool = False) -> dict[str, Listed]:
     """The list, by file; Damage where it cannot be read. cut: its last line may have been cut short."""
     if (folder / LIST).is_symlink() or not (folder / LIST).is_file():
         raise Damage(f"{LIST} is missing")
@@ -206,7 +206,7 @@ def _entries(folder: Path, cut: bool = False) -> dict[str, Entry]:
         lines = (folder / LIST).read_bytes().split(b"\n")
         if lines[-1] and not cut:
             raise Damage(f"{LIST} is cut short")
-        entries = [Entry.model_validate_json(line) for line in lines[:-1]]
+        entries = [Listed.model_validate_json(line) for line in lines[:-1]]
     except (OSError, ValidationError) as error:
         raise Damage(f"{LIST} cannot be read") from error
     if any(".." in entry.file.split("/") for entry in entries):
@@ -227,15 +227,15 @@ def _name(folder: Path, path: Path) -> str:
     return path.relative_to(folder).as_posix()
 
 
-def _entry(folder: Path, path: Path) -> Entry:
+def _entry(folder: Path, path: Path) -> Listed:
     size = path.stat().st_size
-    return Entry(file=_name(folder, path), size=size, sha256=_digest(path, size))
+    return Listed(file=_name(folder, path), size=size, sha256=_digest(path, size))
 
 
-def _compare(folder: Path, known: dict[str, Entry]) -> None:
+def _compare(folder: Path, known: dict[str, Listed]) -> None:
     """Damage for the first file that does not begin with the bytes that were listed."""
 
-    def differs(entry: Entry) -> bool:
+    def differs(entry: Listed) -> bool:
         path = folder / entry.file
         return not path.is_file() or _digest(path, entry.size) != entry.sha256
 

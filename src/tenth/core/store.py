@@ -11,6 +11,8 @@ import hashlib
 import json
 import os
 import shutil
+import tempfile
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -20,6 +22,8 @@ import platformdirs
 from tenth.core import digests
 from tenth.core.errors import OutputError
 
+_SCRATCH = "tenth-"  # begins the names of temporary folders
+_PATIENCE = 10.0  # seconds for what was killed to let go of its files
 _UNWRITABLE = {errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS, errno.EPERM, errno.ENAMETOOLONG}
 
 
@@ -70,6 +74,34 @@ def claimed(folder: Path, taken: str) -> Iterator[None]:
         yield
     finally:
         os.close(held)
+
+
+@contextmanager
+def temporary_folder() -> Iterator[Path]:
+    """A folder in the system's temporary one for the length of the with statement.
+
+    Those of killed runs are removed first: they are told from others by their names, and by nobody's holding
+    them.
+    """
+    root = Path(tempfile.gettempdir())
+    for left in root.glob(f"{_SCRATCH}*"):
+        with suppress(OSError, OutputError):
+            ours = not left.is_symlink() and left.is_dir() and left.stat().st_uid == os.getuid()
+            if ours:
+                with claimed(left, "in use"):
+                    shutil.rmtree(left, ignore_errors=True)
+    # It takes the name by which it is found only when it is held.
+    folder = Path(tempfile.mkdtemp(prefix=f"new-{_SCRATCH}"))
+    try:
+        with claimed(folder, "in use"):
+            folder = folder.rename(folder.with_name(folder.name.removeprefix("new-")))
+            yield folder
+    finally:
+        end = time.monotonic() + _PATIENCE
+        shutil.rmtree(folder, ignore_errors=True)
+        while folder.exists() and time.monotonic() < end:  # what was started there may write to the last
+            time.sleep(0.01)
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 @contextmanager

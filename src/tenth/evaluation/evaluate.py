@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import os
-import tempfile
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -14,6 +13,7 @@ from tenth import __version__
 from tenth.core import jobs, statistics
 from tenth.core.errors import InputError, OutputError
 from tenth.core.progress import Reporter
+from tenth.core.store import temporary_folder
 from tenth.evaluation import catalogue, results
 from tenth.evaluation.results import Asked, Evaluation, Outcome, TaskResult, TaskRun
 from tenth.evaluation.settings import EvalSettings, Subject
@@ -61,10 +61,13 @@ def evaluate(
     """Ask a model. Raises InputError (unknown tasks, no data, no lm-eval), NativeError (the model fails)."""
     check(settings)
     steps = _Steps(reporter)
-    with tempfile.TemporaryDirectory(prefix="tenth-eval-") as scratch, steps:
-        environment = {"TOKENIZERS_PARALLELISM": "false", "TMPDIR": scratch}  # gone however the child ends
+    with temporary_folder() as folder, steps:
+        environment = {
+            "TOKENIZERS_PARALLELISM": "false",
+            "TMPDIR": str(folder),
+        }  # gone however the child ends
         if settings.data:
-            environment |= {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1", "HF_HOME": scratch}
+            environment |= {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1", "HF_HOME": str(folder)}
         job = AskTasks(subject=of, settings=settings)
         asked = jobs.run(job, steps.on_event, jobs.Surroundings(log, environment))
     evaluation = Evaluation(

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import tempfile
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -25,6 +24,7 @@ from lm_eval.tasks import TaskManager
 from tenth.core import jobs
 from tenth.core.errors import InputError
 from tenth.core.records import Runtime
+from tenth.core.store import temporary_folder
 from tenth.evaluation import catalogue, hidden, scoring, textual
 from tenth.evaluation.catalogue import PREFIX, Definition
 from tenth.evaluation.results import Asked, Outcome, TaskRun
@@ -102,13 +102,13 @@ class Child(LM):  # type: ignore[misc]
 
 def ask_tasks(subject: Subject, settings: EvalSettings, emit: jobs.Emit) -> Asked:
     """Ask everything. Raises InputError for items that cannot be read, NativeError where the model fails."""
-    with tempfile.TemporaryDirectory(prefix="tenth-tasks-") as scratch:
+    with temporary_folder() as folder:
         definitions = {name: catalogue.load(name) for name in settings.tasks}
         labels_of = {
-            name: catalogue.write(name, task, settings.data, Path(scratch), SHELF)
+            name: catalogue.write(name, task, settings.data, folder, SHELF)
             for name, task in definitions.items()
         }
-        manager = TaskManager(include_path=scratch, include_defaults=False)
+        manager = TaskManager(include_path=str(folder), include_defaults=False)
         labels = [label for names in labels_of.values() for label in names]
         loaded = _loaded(manager, labels)
         seed = bytes.fromhex(settings.seed)

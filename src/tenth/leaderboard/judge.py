@@ -10,9 +10,7 @@ import contextlib
 import datetime
 import math
 import os
-import shutil
 import statistics
-import tempfile
 import time
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
@@ -25,7 +23,7 @@ from tenth.core.errors import InputError, NativeError, TenthError
 from tenth.core.format import megabytes
 from tenth.core.metrics import reading, repeated
 from tenth.core.records import Reading, Record, Runtime
-from tenth.core.store import atomic, write_text
+from tenth.core.store import atomic, temporary_folder, write_text
 from tenth.devices import catalogue, machine
 from tenth.evaluation.settings import EvalSettings
 from tenth.leaderboard import division, estimates, exam, probes, text_chunk
@@ -39,7 +37,6 @@ from tenth.runtime import llama, sandbox
 PREFILL, DECODE = 256, 32  # tokens on the clock
 _ALLOWANCE = 96 << 20  # bytes that a child of Python needs beside the artifact and its logits
 _CONTROL = bytes({*range(32), 127} - {9, 10})  # of terminals; a file's own strings are in the log
-_PATIENCE = 10.0  # seconds for what was killed to let go of its files
 _SLOWEST = 20e6  # bytes/s that the slowest machine reads
 
 
@@ -81,24 +78,18 @@ class JudgeSubmission(jobs.Job[Verdict]):
 
 def judge_apart(job: JudgeSubmission, on_event: jobs.Emit | None = None) -> Verdict:
     """`judge` in a child process; whatever ends that, nothing of it stays in the temporary folder."""
-    scratch = Path(tempfile.mkdtemp(prefix="tenth-judge-"))
-    try:
+    with temporary_folder() as folder:
         if printable(job.submission.name) != job.submission.name:  # no JSON could tell a child of it
             return judge(job)
-        return jobs.run(job, on_event, jobs.Surroundings(env={"TMPDIR": str(scratch)}))
-    finally:
-        end = time.monotonic() + _PATIENCE
-        while scratch.exists() and time.monotonic() < end:  # what the child had started may write to the last
-            shutil.rmtree(scratch, ignore_errors=True)
-            time.sleep(0.01)
+        return jobs.run(job, on_event, jobs.Surroundings(env={"TMPDIR": str(folder)}))
 
 
 def judge(job: JudgeSubmission) -> Verdict:
     """Judge and write RESULTS/<id>.json and .log. Raises JudgeError, OutputError where the judge fails."""
     begin = time.monotonic()
     conditions, threads = job.round.conditions, job.round.threads
-    with tempfile.TemporaryDirectory(prefix="tenth-judge-") as folder:
-        copies, scratch = Path(folder) / "submission", Path(folder) / "scratch"
+    with temporary_folder() as folder:
+        copies, scratch = folder / "submission", folder / "scratch"
         copies.mkdir()
         scratch.mkdir()
         submission = open_submission(job.submission, conditions.budget, copies)

@@ -18,7 +18,6 @@ import shutil
 import subprocess
 import sys
 import sysconfig
-import tempfile
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -26,6 +25,7 @@ from pydantic import JsonValue
 
 from tenth.core import jobs
 from tenth.core.records import Offline, Record
+from tenth.core.store import temporary_folder
 from tenth.runtime import limits
 
 _MARK = "/tenth-offline/"  # opened in vain: where in the trace our part begins and ends
@@ -67,8 +67,8 @@ def enclose(job: jobs.Job[jobs.Result], folder: Path, log: Path | None = None) -
     folder: files in it are the bundle's own. Raises what `jobs.run` raises.
     """
     inner = job.pack()
-    with tempfile.TemporaryDirectory(prefix="tenth-") as scratch:
-        trace = Path(scratch) / "trace"
+    with temporary_folder() as temporary:
+        trace = temporary / "trace"
         tracer = _strace(trace)
         around = jobs.Surroundings(log, _ENVIRONMENT, wrapper=tracer)
         child = jobs.run(_Traced(job=inner, threads=inner.threads), around=around)

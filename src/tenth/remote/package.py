@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import tenth
+from tenth.core import digests
 from tenth.core.errors import DeviceError, InputError
 from tenth.core.store import default_work
 from tenth.devices import foreign
@@ -164,19 +165,35 @@ def _runs(wheel: str, device: Platform) -> bool:
 
 
 def _fetched(device: Platform, cache: Path) -> dict[str, Path]:
-    """The wheels' files, fetched by pip into a folder of the cache that is named after what is in it."""
+    """The wheels' files, fetched by pip into a folder of the cache that is named after what is in it; fetched
+    again where they are not as they were.
+    """
     requirements = _requirements()
     key = hashlib.sha256("\n".join([str(device), *requirements]).encode()).hexdigest()[:16]
     final = cache / f"{device.machine}-{device.python[0]}.{device.python[1]}-{key}"
-    if not final.is_dir():
+    if not _whole(final):
         partial = final.with_name(final.name + ".partial")
         shutil.rmtree(partial, ignore_errors=True)
         try:
             _pip(device, requirements, partial)
+            digests.begin(partial)
+            digests.finish(partial)
             partial.replace(final)
         finally:
             shutil.rmtree(partial, ignore_errors=True)
-    return dict(_tree(final))
+    return {name: path for name, path in _tree(final) if name != digests.LIST}
+
+
+def _whole(folder: Path) -> bool:
+    """Whether a fetched folder is there and undamaged; a damaged one is removed."""
+    if not folder.exists():
+        return False
+    try:
+        digests.check(folder)
+    except digests.Damage:
+        digests.remove(folder)
+        return False
+    return True
 
 
 def _pip(device: Platform, requirements: list[str], target: Path) -> None:

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import re
 import shlex
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +20,7 @@ from tenth.core.errors import DeviceError, InputError
 from tenth.core.format import megabytes
 from tenth.core.progress import Reporter
 from tenth.core.records import MB, Bench, Measurement
-from tenth.core.store import atomic
+from tenth.core.store import atomic, temporary_folder
 from tenth.devices import foreign
 from tenth.measurement.measure import usual_depths
 from tenth.remote import Address, Folder, connect, llama, package, parse
@@ -250,12 +249,9 @@ def _send(there: Folder, files: Mapping[str, Path], python: str, facts: Facts, r
             f"{name} has {megabytes(facts.space)} MB free in {Path(there.path).parent}, and"
             f" {megabytes(size + SLACK)} MB are needed; free some, or name another folder: {name}:FOLDER"
         )
-    with (
-        reporter.step(f"push to {there.device.name}", size, "B") as advance,
-        tempfile.TemporaryDirectory() as scratch,
-    ):
+    with reporter.step(f"push to {there.device.name}", size, "B") as advance, temporary_folder() as folder:
         if python:
-            launcher = Path(scratch) / "tenth"
+            launcher = folder / "tenth"
             launcher.write_text(_LAUNCHER.format(python=python))
             launcher.chmod(0o755)
             files = {**files, "tenth": launcher}

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import IO
 
 from tenth.core.errors import DeviceError, InputError
+from tenth.core.store import temporary_folder
 from tenth.remote._base import Transport
 
 _HOST = re.compile(r"(?:[^@:/\s-][^@:/\s]*@)?(?:\[[0-9A-Fa-f:.%\w]+\]|[^@:/\s\[\]-][^@:/\s\[\]]*)")
@@ -67,8 +68,8 @@ def connect(address: str, port: int | None) -> Iterator[Ssh]:
     for program in ("ssh", "tar"):
         if shutil.which(program) is None:
             raise InputError(f"{program} is not installed here (Debian: apt-get install openssh-client tar)")
-    with tempfile.TemporaryDirectory(prefix="tenth-") as scratch:
-        yield Ssh(address, port, Path(scratch) / "c")
+    with temporary_folder() as folder:
+        yield Ssh(address, port, folder / "c")
 
 
 class Ssh(Transport):
