@@ -156,7 +156,7 @@ def left_behind(runner: Runner, case: Case) -> list[str]:
     left += [path.name for path in run.iterdir() if path.name not in {*case.names, "tmp", "cache", "log"}]
     left += [f"tmp/{path.name}" for path in (run / "tmp").iterdir()]
     left += [str(path.relative_to(run)) for path in (run / "cache").rglob("*") if path.is_file()]
-    unfinished = (".partial", ".gone", ".list")
+    unfinished = (".partial", ".gone")
     for folder in (run / "work", run / "out"):
         if folder.is_dir():
             left += [str(path.relative_to(run)) for path in folder.rglob("*") if path.suffix in unfinished]

@@ -188,7 +188,7 @@ def _listed(path: Path) -> Path | None:
 
 def _write(folder: Path, entries: Sequence[Listed]) -> None:
     """Replace the list, whole or not at all."""
-    partial = folder.with_name(f"{folder.name}.list")
+    partial = folder / f"{LIST}.partial"
     partial.write_text("".join(f"{entry.model_dump_json()}\n" for entry in entries), encoding="utf-8")
     partial.replace(folder / LIST)
 

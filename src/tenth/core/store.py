@@ -147,6 +147,8 @@ class Store:
             raise OutputError(
                 f"cannot make the work folder {root}: {error.strerror}; choose another with --work"
             ) from error
+        for gone in root.glob("*.gone"):  # what a killed run was removing
+            shutil.rmtree(gone, ignore_errors=True)
 
     def place(self, name: str, inputs: Mapping[str, object]) -> Path:
         """Where the finished folder of a stage is, or will be; inputs: JSON values."""

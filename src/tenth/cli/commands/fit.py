@@ -98,11 +98,13 @@ def fit(
 
     Each of several models is fitted; the one with the fewest bits per byte of held-out text is kept.
     """
+    from tenth.core.store import default_work
     from tenth.models.source import is_remote, resolve
-    from tenth.runtime.bundle import BUNDLE_FILES, check_destination, check_unclaimed, read_bundle
+    from tenth.runtime import bundle
 
-    check_destination(output.out, output.overwrite)
-    check_unclaimed(output.out)
+    bundle.check_destination(output.out, output.overwrite)
+    bundle.check_unclaimed(output.out)
+    bundle.check_apart(output.out, output.work or default_work())
     for file in (making.text, making.eval_text):
         if file is not None and not file.is_file():
             raise InputError(f"no text file {str(file)!r}; give a UTF-8 text")
@@ -121,8 +123,8 @@ def fit(
     card = flow.fit(chosen, reporter)
     if as_json:
         print(card.model_dump_json())
-    words = verdict(read_bundle(output.out)[0], card)
-    show_fit(reporter, card, words, [str(output.out / name) for name in sorted(BUNDLE_FILES)])
+    words = verdict(bundle.read_bundle(output.out)[0], card)
+    show_fit(reporter, card, words, [str(output.out / name) for name in sorted(bundle.BUNDLE_FILES)])
 
 
 def fit_options(
