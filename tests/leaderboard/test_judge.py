@@ -239,7 +239,7 @@ def test_what_is_published_has_no_path_of_this_machine(judged: dict[str, Verdict
             text = text.replace(judged["same"].command.split()[2].rsplit("/", 1)[0], "")
             text = "\n".join(line for line in text.splitlines() if '"command"' not in line)
         assert str(place / "submissions") not in text
-        assert "tenth-judge-" not in text
+        assert ".tenth-scratch-" not in text
     assert len(read_results(place / "results")) == len(judged)
 
 

@@ -239,7 +239,7 @@ DAMAGED: list[tuple[str, str, Callable[[Path], object]]] = [
     ("reference-*", "logprobs.npy", flip),
     ("sensitivities-*", "sensitivities.jsonl", lambda path: path.write_text("{")),
     ("kv-*", "result.json", lambda path: path.write_text("[" * 100_000)),
-    ("rounded-*", "*.npy", flip),
+    ("rounded-*", "result.json", lambda path: path.write_text("1e999")),
 ]
 
 

@@ -22,7 +22,7 @@ import platformdirs
 from tenth.core import digests
 from tenth.core.errors import OutputError
 
-_SCRATCH = "tenth-"  # begins the names of temporary folders
+_SCRATCH = ".tenth-scratch-"  # begins the names of temporary folders: no person calls one so
 _PATIENCE = 10.0  # seconds for what was killed to let go of its files
 _UNWRITABLE = {errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS, errno.EPERM, errno.ENAMETOOLONG}
 
@@ -91,10 +91,10 @@ def temporary_folder() -> Iterator[Path]:
                 with claimed(left, "in use"):
                     shutil.rmtree(left, ignore_errors=True)
     # It takes the name by which it is found only when it is held.
-    folder = Path(tempfile.mkdtemp(prefix=f"new-{_SCRATCH}"))
+    folder = Path(tempfile.mkdtemp(prefix=f".new{_SCRATCH}"))
     try:
         with claimed(folder, "in use"):
-            folder = folder.rename(folder.with_name(folder.name.removeprefix("new-")))
+            folder = folder.rename(folder.with_name(folder.name.removeprefix(".new")))
             yield folder
     finally:
         end = time.monotonic() + _PATIENCE

@@ -62,10 +62,8 @@ def evaluate(
     check(settings)
     steps = _Steps(reporter)
     with temporary_folder() as folder, steps:
-        environment = {
-            "TOKENIZERS_PARALLELISM": "false",
-            "TMPDIR": str(folder),
-        }  # gone however the child ends
+        # Of what the child leaves in its temporary folder nothing stays, however it ends.
+        environment = {"TOKENIZERS_PARALLELISM": "false", "TMPDIR": str(folder)}
         if settings.data:
             environment |= {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1", "HF_HOME": str(folder)}
         job = AskTasks(subject=of, settings=settings)
