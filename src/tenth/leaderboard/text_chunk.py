@@ -54,8 +54,7 @@ def cut(text: str, count: int = PASSAGES) -> list[str]:
 
 def pieces(session: Session, n_ctx: int, text_chunks: Sequence[str]) -> tuple[list[TokenPiece], str]:
     """(pieces of all passages, the first passage's beginning that its tokens do not spell; else "")."""
-    begin = session.tokenize("")[:1]
-    start = int(begin[0]) if len(begin) else max(session.end, 0)
+    start = session.begin[0] if session.begin else max(session.end, 0)
     every: list[TokenPiece] = []
     misspelt = ""
     for index, text_chunk in enumerate(text_chunks):

@@ -331,6 +331,6 @@ def _without_rows(vocabulary: Vocabulary, size: int, merged_by_score: bool) -> l
         vocabulary.remove(token)
     names = ", ".join(f"{vocabulary.remove(token)!r:.60}" for token in beyond[:3])
     return [
-        f"{len(beyond)} tokens of the tokenizer are left out, since the model has {size} rows for them:"
+        f"left out are tokens that the model has no row for ({len(beyond)} from {size} on):"
         f" {names}{', ...' if len(beyond) > 3 else ''}"
     ]
