@@ -36,6 +36,7 @@ def spm(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("spm")
     make_model(folder, vocab_size=420, num_hidden_layers=1, bos_token_id=1, eos_token_id=2)
     (folder / "tokenizer.json").unlink()
+    (folder / "tokenizer_config.json").write_text('{"bos_token": "<s>", "eos_token": "</s>"}')
     (folder / "corpus.txt").write_text("\n".join(CORPUS * 20))
     sentencepiece.SentencePieceTrainer.train(
         input=str(folder / "corpus.txt"),
@@ -190,3 +191,17 @@ def test_user_defined_pieces_behind_a_prefix_are_noted(tmp_path: Path) -> None:
     pieces = {theirs.piece_to_id("<h1>"), theirs.piece_to_id("</h1>")}
     assert pieces <= set(ours.encode("<h1>title</h1>").tolist())
     assert any("user-defined pieces such as '<h1>'" in note for note in ours.info.notes)
+
+
+def test_a_role_without_a_row_is_no_hindrance_to_trimming(spm: Path, tmp_path: Path) -> None:
+    """A pad token that transformers adds behind the pieces, for which the embedding has no row."""
+    for file in spm.iterdir():
+        if file.name.startswith("tokenizer"):
+            (tmp_path / file.name).write_bytes(file.read_bytes())
+    (tmp_path / "config.json").write_text('{"model_type": "llama", "vocab_size": 400}')
+    settings = {"bos_token": "<s>", "eos_token": "</s>", "pad_token": "[PAD]"}
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(settings))
+    assert any("'[PAD]'" in note for note in tokenizer(tmp_path).info.notes)
+    kept = chosen(tmp_path, np.zeros(400, np.int64), 300)
+    assert kept[-1] < 400
+    assert trimmed(tmp_path, kept)

@@ -7,6 +7,7 @@ import unicodedata
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import tokenizers
 from hypothesis import given, settings
@@ -14,12 +15,16 @@ from hypothesis import strategies as st
 from tiny import byte_level, make_model, regexes, sentencepiece_style, write_tokenizer
 from transformers import AutoTokenizer
 
+from tenth.calibration.same_tokens import check_tokens
 from tenth.core.errors import InputError
 from tenth.core.records import Runtime
 from tenth.models.checkpoint import open_checkpoint
 from tenth.models.formats.gguf import model_metadata, write_gguf
 from tenth.models.formats.tokenizer import tokenizer_metadata
+from tenth.models.formats.trim import trimmed
+from tenth.pruning.vocabulary import chosen
 from tenth.runtime.llama import LlamaVocabulary, Session
+from tenth.runtime.tokens import tokenizer
 
 NASTY = [
     "",
@@ -460,3 +465,27 @@ def test_tokens_without_a_row_are_left_out(kind: str, tmp_path: Path) -> None:
     assert len(info.keys["tokenizer.ggml.tokens"]) == count + 1
     assert info.keys["tokenizer.ggml.tokens"][-1] == "<image_soft_token>"
     assert any(f"no row for (3 from {count + 1} on)" in n and "'<video>'" in n for n in info.notes)
+
+
+@pytest.mark.parametrize("where", [name for name in ELSEWHERE if name != "a word of the vocabulary"])
+def test_added_tokens_of_other_files_stay_when_tokens_are_trimmed(where: str, tmp_path: Path) -> None:
+    """Also beside one that the model has no row for."""
+    old, new = tmp_path / "old", tmp_path / "new"
+    size = write_tokenizer(old, "gpt-2").get_vocab_size()
+    (old / "config.json").write_text(json.dumps({"model_type": "llama", "vocab_size": size + 1}))
+    file, value = ELSEWHERE[where]
+    if where == "extra":
+        value = {**value, "extra_special_tokens": ["<|extra|>", "<image>"]}
+    path = old / file
+    path.write_text(json.dumps({**(json.loads(path.read_text()) if path.is_file() else {}), **value}))
+    kept = chosen(old, np.zeros(size, np.int64), 300)
+    assert kept[-1] == size
+    new.mkdir()
+    for name, content in trimmed(old, kept).items():
+        (new / name).write_bytes(content)
+    if file == "special_tokens_map.json":
+        (new / file).write_bytes((old / file).read_bytes())
+    (new / "config.json").write_text(json.dumps({"model_type": "llama", "vocab_size": len(kept)}))
+    opened = tokenizer(new)
+    check_tokens(new, opened)
+    assert opened.encode("a<|extra|>b").tolist()[1:-1] == [len(kept) - 1]

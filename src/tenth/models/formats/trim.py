@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from tenth.core.errors import InputError
+from tenth.models.formats.added import completed
 from tenth.models.formats.bpe import SPACE, added_tokens, bpe, merges_of, parts_of
 from tenth.models.formats.hf import JsonObject, read_json
 from tenth.models.formats.sentencepiece import Piece, pieces, read_model, without
@@ -62,14 +63,38 @@ def tokens_of(folder: Path) -> Tokens:
     """
     named = set(_config_ids(folder))
     if (folder / "tokenizer.json").is_file():
-        return _from_json(read_json(folder / "tokenizer.json"), named)
+        return _from_json(_completed(folder), named)
     if (folder / "tokenizer.model").is_file():
-        file = folder / "tokenizer_config.json"
-        settings = read_json(file) if file.is_file() else {}
-        return _from_model(pieces(read_model(folder / "tokenizer.model")), settings, named)
+        found = pieces(read_model(folder / "tokenizer.model"))
+        ids = {piece.text: token for token, piece in enumerate(found)}
+        added = completed([], ids, folder, _optional(folder / "tokenizer_config.json"), renames=True)
+        rows = _rows(folder)
+        return _from_model(found, {e["id"]: e["content"] for e in added if e["id"] < rows}, named)
     raise InputError(
         f"{folder} holds neither tokenizer.json nor tokenizer.model; give a complete model folder"
     )
+
+
+def _completed(folder: Path) -> JsonObject:
+    """tokenizer.json with the added tokens of the folder's other files, and without tokens that the model has
+    no row for.
+    """
+    data, rows = read_json(folder / "tokenizer.json"), _rows(folder)
+    model, ids = bpe(data)
+    added = completed(added_tokens(data), ids, folder, _optional(folder / "tokenizer_config.json"))
+    return {
+        **data,
+        "model": {**model, "vocab": {text: token for text, token in ids.items() if token < rows}},
+        "added_tokens": [entry for entry in added if entry["id"] < rows],
+    }
+
+
+def _rows(folder: Path) -> int:
+    """Of the embedding; a number that no vocabulary has where nothing says."""
+    config = _optional(folder / "config.json")
+    inner = config.get("text_config")
+    rows = {**config, **(inner if isinstance(inner, dict) else {})}.get("vocab_size")
+    return rows if type(rows) is int else 1 << 24
 
 
 def _from_json(data: JsonObject, named: set[int]) -> Tokens:
@@ -96,7 +121,7 @@ def _from_json(data: JsonObject, named: set[int]) -> Tokens:
     return _tokens(texts, ids, fixed, merges, byte_level=byte_level, whole=whole)
 
 
-def _from_model(found: Sequence[Piece], settings: JsonObject, named: set[int]) -> Tokens:
+def _from_model(found: Sequence[Piece], added: Mapping[int, str], named: set[int]) -> Tokens:
     texts = {token: piece.text for token, piece in enumerate(found)}
     ids = {piece.text: token for token, piece in enumerate(found) if piece.kind == NORMAL}
     merges = {
@@ -109,9 +134,6 @@ def _from_model(found: Sequence[Piece], settings: JsonObject, named: set[int]) -
     bytes_there = {piece.text for piece in found}
     if not bytes_there.issuperset(BYTES):
         raise InputError("tokenizer.model has no byte fallback: what is trimmed could not be written")
-    added = {
-        token: entry["content"] for token, entry in _decoder(settings.get("added_tokens_decoder")).items()
-    }
     texts |= added
     fixed |= set(added)
     fixed |= ({ids[SPACE]} if SPACE in ids else set()) | (named & set(texts))
@@ -178,7 +200,7 @@ def trimmed(folder: Path, kept: Sequence[int]) -> dict[str, bytes]:
         )
     files: dict[str, bytes] = {}
     if (folder / "tokenizer.json").is_file():
-        files["tokenizer.json"] = _dump(_trimmed_json(read_json(folder / "tokenizer.json"), new))
+        files["tokenizer.json"] = _dump(_trimmed_json(_completed(folder), new))
     if (folder / "tokenizer.model").is_file():
         model = read_model(folder / "tokenizer.model")
         count = len(pieces(model))
@@ -298,6 +320,10 @@ def _decoder(entries: object) -> dict[int, JsonObject]:
         for token, entry in (entries.items() if isinstance(entries, dict) else ())
         if token.isdecimal() and isinstance(entry, dict) and isinstance(entry.get("content"), str)
     }
+
+
+def _optional(path: Path) -> JsonObject:
+    return read_json(path) if path.is_file() else {}
 
 
 def _dump(value: JsonObject) -> bytes:
