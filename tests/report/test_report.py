@@ -593,3 +593,65 @@ def test_the_device_section_has_every_figure_with_its_range_and_the_curves() -> 
     assert charts.tradeoff(planned, 800, 380).count("<circle") == 1 + sum(map(len, found.curves))
     assert charts.tradeoff(make_plan(), 800, 380) == ""
     assert "On galaxy" not in report.render(make_plan(), make_card(0.0121))
+
+
+# ---- fewer tokens: only bits per byte compares with the model that was given
+
+
+def bits(value: float) -> Reading:
+    return Reading(name="bits_per_byte", value=value, unit="bits/byte", spread=0.01, count=47)
+
+
+def trimmed_card(ours: float, whole: float | None, whole_fits: bool = True) -> Scorecard:
+    """Ours and a stock recipe without most tokens, near each other, and a recipe with all of them."""
+    card = make_card(0.0058, 0.0218, vocabulary=(262_144, 32_000), original=[bits(1.0)])
+    made = [
+        each.model_copy(update={"readings": [*each.readings, bits(value)]})
+        for each, value in zip(card.candidates, (ours, ours + 0.1), strict=True)
+    ]
+    if whole is not None:
+        kept = {"name": "Q2_K, all tokens", "fits": whole_fits, "all_tokens": True}
+        made.append(made[1].model_copy(update={**kept, "readings": [bits(whole)]}))
+    return card.model_copy(update={"candidates": made})
+
+
+@pytest.mark.parametrize(
+    ("card", "said", "tone"),
+    [
+        (
+            trimmed_card(1.61, 1.2),
+            "fits too, takes 1.2, so Q2_K, all tokens is the better choice here.",
+            "bad",
+        ),
+        (trimmed_card(1.61, 1.615), "so Q2_K, all tokens is the better choice here.", "bad"),
+        (trimmed_card(1.61, 3.22), "fits too, takes 3.22: 50% less than that.", "good"),
+        (trimmed_card(1.61, 1.2, False), "none fits this budget (Q2_K, all tokens).", "bad"),
+        (trimmed_card(1.61, None), "no file that keeps all tokens was measured beside it.", "bad"),
+        (trimmed_card(1.02, None), "2.0% more than the original's 1", "even"),
+    ],
+)
+def test_with_fewer_tokens_the_verdict_is_against_the_given_model(
+    card: Scorecard, said: str, tone: str
+) -> None:
+    found = verdict.quality_verdict(card)
+    assert said in found.text
+    assert found.tone == tone
+    assert found.text.startswith("With 32,000 of 262,144 tokens it takes 1.")
+    assert "than the original's 1" in found.text
+    assert "Q4_K_S, the best stock recipe with the same tokens" in found.text
+    assert "KL" not in found.text
+    assert "0.0058" not in found.text
+
+
+def test_with_fewer_tokens_the_page_shows_bits_per_byte_where_it_showed_kl() -> None:
+    structure = Structure(parameters=50_000_000, vocabulary=(262_144, 32_000), original_bits=1.0)
+    page = report.render(make_plan(structure=structure), trimmed_card(1.61, 1.2))
+    top = page.split("<section>")[0]
+    assert "61.0% more than the original" in top
+    assert "bits per byte" in top
+    assert "KL" not in top
+    beside = page.split("Side by side")[1].split("</table>")[0]
+    assert "bits per byte" in beside
+    assert "KL" not in beside
+    assert "bits per byte of held-out text; lower is better" in page
+    assert "KL to the original, nats per token; lower is better" not in page

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from tenth.evaluation.results import Evaluation
 
 COMPARED = ("kl", "top1", "perplexity")  # columns of the table after a fit
+COMPARED_OTHERWISE = ("bits_per_byte",)  # where tokens were removed: nothing else compares with the original
 
 
 def show_plan(reporter: ConsoleReporter, plan: Plan) -> None:
@@ -76,12 +77,13 @@ def show_fit(reporter: ConsoleReporter, card: Scorecard, verdict: str, files: It
         ("peak, measured", proof.peak, error),
     )
     reporter.table([(name, f"{megabytes(size)} MB", note) for name, size, note in sizes], left=(0, 2))
-    rows = [("original", "", "", *_compared(card.original))]
+    compared = COMPARED_OTHERWISE if card.vocabulary else COMPARED
+    rows = [("original", "", "", *_compared(card.original, compared))]
     for candidate in card.candidates:
         fits = "yes" if candidate.fits else "no"
         size = megabytes(candidate.file_bytes)
-        rows.append((candidate.name, size, fits, *_compared(candidate.readings)))
-    reporter.table(rows, ("", "file, MB", "fits", *map(_column, COMPARED)), left=(0, 2))
+        rows.append((candidate.name, size, fits, *_compared(candidate.readings, compared)))
+    reporter.table(rows, ("", "file, MB", "fits", *map(_column, compared)), left=(0, 2))
     for file in files:
         reporter.say(file)
 
@@ -170,9 +172,9 @@ def _percent(value: ScoreInterval) -> str:
     return f"{100 * value.value:.1f} [{100 * value.low:.1f}, {100 * value.high:.1f}]"
 
 
-def _compared(readings: Sequence[Reading]) -> list[str]:
-    """The cells of `COMPARED`."""
-    found = [reading_of(readings, name) for name in COMPARED]
+def _compared(readings: Sequence[Reading], names: Sequence[str]) -> list[str]:
+    """The cells of readings of those names."""
+    found = [reading_of(readings, name) for name in names]
     return [written(reading).with_spread if reading else "" for reading in found]
 
 

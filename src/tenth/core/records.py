@@ -280,6 +280,7 @@ class Candidate(Record):
     fits: bool
     memory: MemoryParts
     readings: list[Reading]
+    all_tokens: bool = False  # it keeps those that were removed from the others
 
     def reading(self, name: str) -> Reading | None:
         """The reading of that name, or None."""
@@ -410,7 +411,9 @@ class Scorecard(Record):
     model: str
     sha256: str  # of model.gguf
     proof: Proof
-    original: list[Reading]  # perplexity and bits per byte of the original
+    original: list[Reading]  # of the model that was given: what compares of perplexity and bits per byte
     candidates: list[Candidate]  # ours first
     notes: list[str] = Field(default_factory=list)
     sample: Sample | None = None  # None in bundles made before it was recorded
+    vocabulary: tuple[int, int] | None = None  # tokens before and after, where some were removed: then only
+    # bits per byte compare with the model that was given, and KL is to the model with those tokens

@@ -254,7 +254,7 @@ class FilePoint:
 
     name: str
     file_bytes: int
-    kl: float
+    distance: float  # to the original: KL, or bits per byte
     spread: float | None = None
     kind: Literal["ours", "rival", "other"] = "other"
     fits: bool = True
@@ -262,7 +262,7 @@ class FilePoint:
     @property
     def drawable(self) -> bool:
         """Whether a logarithmic axis has a place for it."""
-        return 0 < self.kl < math.inf
+        return 0 < self.distance < math.inf
 
 
 MARKS: dict[str, tuple[svg.MarkShape, float]] = {
@@ -272,9 +272,16 @@ MARKS: dict[str, tuple[svg.MarkShape, float]] = {
 }  # from back to front
 
 
-def quality(points: Sequence[FilePoint], width: int, height: int) -> Markup:
-    """KL on a logarithmic axis over the file's megabytes, of the points that have a place there.
+AXES = {
+    "kl": ("KL", "KL to the original, nats per token; lower is better"),
+    "bits_per_byte": ("bits per byte", "bits per byte of held-out text; lower is better"),
+}  # of the distance to the original: in a tooltip, and along the axis
 
+
+def quality(points: Sequence[FilePoint], width: int, height: int, measure: str = "kl") -> Markup:
+    """Distance on a logarithmic axis over the file's megabytes, of the points that have a place there.
+
+    measure: which of `AXES` the points' distances are.
     A label of an "other" point that finds no free place is left to its tooltip; ours and the rivals' show.
     """
     shown = sorted(
@@ -286,23 +293,20 @@ def quality(points: Sequence[FilePoint], width: int, height: int) -> Markup:
         (width, height),
         "Quality against size",
         Axis(svg.linear([point.file_bytes / MB for point in shown]), "file, MB; smaller is better"),
-        Axis(
-            svg.logarithmic([point.kl for point in shown]),
-            "KL to the original, nats per token; lower is better",
-        ),
+        Axis(svg.logarithmic([point.distance for point in shown]), AXES[measure][1]),
     )
     for point in shown:
         size = point.file_bytes / MB
         if point.spread:
-            plot.errors(size, point.kl, point.spread, point.kind)
-        title = f"{point.name}: {megabytes(point.file_bytes)} MB, KL {point.kl:.4g}"
+            plot.errors(size, point.distance, point.spread, point.kind)
+        title = f"{point.name}: {megabytes(point.file_bytes)} MB, {AXES[measure][0]} {point.distance:.4g}"
         title += "" if point.fits else ", does not fit"
         css = f"mark {point.kind}" + ("" if point.fits else " hollow")
         shape, radius = MARKS[point.kind]
-        plot.mark(shape, plot.x_of(size), plot.y_of(point.kl), radius, css, title)
-        plot.keep_clear(size, point.kl)
+        plot.mark(shape, plot.x_of(size), plot.y_of(point.distance), radius, css, title)
+        plot.keep_clear(size, point.distance)
     for point in reversed(shown):
-        plot.label(point.file_bytes / MB, point.kl, _label(point))
+        plot.label(point.file_bytes / MB, point.distance, _label(point))
     return plot.markup()
 
 
@@ -310,7 +314,7 @@ def _label(point: FilePoint) -> Label:
     if point.kind == "other":
         return Label(point.name, size=10.5, css="soft")
     css = "strong" if point.kind == "ours" else ""
-    return Label(point.name, f" {point.kl:.3g}", 13.0, css, (13.0, 24.0, 40.0, 60.0, 84.0), must=True)
+    return Label(point.name, f" {point.distance:.3g}", 13.0, css, (13.0, 24.0, 40.0, 60.0, 84.0), must=True)
 
 
 def tradeoff(plan: Plan, width: int, height: int) -> Markup:

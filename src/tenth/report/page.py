@@ -18,14 +18,14 @@ from markupsafe import Markup
 from tenth.core.errors import OutputError
 from tenth.core.format import megabytes, written
 from tenth.core.metrics import MEMORY, METRICS
-from tenth.core.records import Forecast, Plan, Reading, Scorecard
+from tenth.core.records import Forecast, Plan, Reading, Scorecard, reading_of
 from tenth.core.store import write_text
 from tenth.report import charts, svg
 from tenth.report.charts import FilePoint
 from tenth.report.html import Templates
 from tenth.report.ondevice import DeviceRun
 from tenth.report.tables import comparison, reading_groups
-from tenth.report.verdict import fit_sentence, quality_verdict
+from tenth.report.verdict import fit_sentence, measure, quality_verdict
 from tenth.runtime.bundle import Measured, read_bundle, read_measurements
 
 WIDE, NARROW = 880, 350  # widths of the drawings
@@ -84,13 +84,17 @@ def render(
             charts.bits(plan.types, NARROW, layers_down=True),
         ],
         runs=[DeviceRun.of(device, one, plan) for device, one in (measured or {}).items()],
-        files=[charts.quality(points, WIDE, 380), charts.quality(points, NARROW, 330)],
+        files=[
+            charts.quality(points, WIDE, 380, measure(card)),
+            charts.quality(points, NARROW, 330, measure(card)),
+        ],
         remarks=remarks,
         tradeoff=[charts.tradeoff(plan, WIDE, 380), charts.tradeoff(plan, NARROW, 330)],
         curves=_curves(forecast) if forecast else [],
         comparison=comparison(card),
         readings=reading_groups(card),
         kl=_ours(card, "kl"),
+        removed=card.vocabulary,
     )
 
 
@@ -112,13 +116,16 @@ def _ours(card: Scorecard, name: str) -> Reading | None:
 
 
 def _tiles(plan: Plan, card: Scorecard) -> list[Tile]:
-    proof, kl, decode = card.proof, _ours(card, "kl"), _ours(card, "decode")
+    proof, decode = card.proof, _ours(card, "decode")
+    quality, original = _ours(card, measure(card)), reading_of(card.original, measure(card))
     allowed = f"of {megabytes(proof.budget)} MB allowed"
     tiles = [Tile(f"{METRICS['peak'].title}, measured", megabytes(proof.peak), "MB", allowed)]
-    if kl:
-        text = written(kl)
-        than = f"{text.spread} over {kl.count:,} windows of text" if kl.count > 1 else text.spread
-        tiles.append(Tile(METRICS["kl"].title, text.value, text.unit, than.strip()))
+    if quality:
+        text = written(quality)
+        than = f"{text.spread} over {quality.count:,} windows of text" if quality.count > 1 else text.spread
+        if original:
+            than = f"the original's: {written(original).value}"
+        tiles.append(Tile(METRICS[quality.name].title, text.value, text.unit, than.strip()))
     size = card.candidates[0].file_bytes if card.candidates else plan.file_bytes
     tiles.append(Tile("file", megabytes(size), "MB", f"{plan.bits_per_weight:.2f} bits per weight"))
     if decode:
@@ -149,22 +156,28 @@ def _types(plan: Plan) -> list[StoredType]:
 
 def _files(card: Scorecard, extra: Sequence[FilePoint]) -> tuple[list[FilePoint], list[str]]:
     """The points of quality against size, and what there is to say of them."""
-    points = [point for point in extra if point.name not in {c.name for c in card.candidates}]
+    name = measure(card)
+    # Points from elsewhere have a KL, which says nothing beside files of other tokens.
+    given = () if card.vocabulary else extra
+    points = [point for point in given if point.name not in {c.name for c in card.candidates}]
     remarks = []
     for candidate in card.candidates:
-        kl = candidate.reading("kl")
-        if kl is None:
+        found = candidate.reading(name)
+        if found is None:
             continue
-        point = FilePoint(candidate.name, candidate.file_bytes, kl.value, kl.spread, "rival", candidate.fits)
+        point = FilePoint(
+            candidate.name, candidate.file_bytes, found.value, found.spread, "rival", candidate.fits
+        )
         points.append(point if candidate is not card.candidates[0] else replace(point, kind="ours"))
         if not point.drawable:
             remarks.append(
-                f"{point.name} is not in the picture: its KL is not a number above zero, which a logarithmic"
-                " axis needs."
+                f"{point.name} is not in the picture: its {METRICS[name].title} is not a number above zero,"
+                " which a logarithmic axis needs."
             )
     if not all(point.fits for point in points):
         remarks.append("A hollow mark does not fit the budget.")
-    remarks += [f"{c.name} has no measured KL." for c in card.candidates if c.reading("kl") is None]
+    title = METRICS[name].title
+    remarks += [f"{c.name} has no measured {title}." for c in card.candidates if c.reading(name) is None]
     return points, remarks
 
 

@@ -9,6 +9,9 @@ from tenth.core.format import megabytes, written
 from tenth.core.metrics import MEMORY, metric
 from tenth.core.records import Kind, Reading, Scorecard, reading_of
 
+# Readings that do not compare with the original where tokens were removed.
+OF_FEWER_TOKENS = ("kl", "kl_median", "kl_p99", "top1", "perplexity")
+
 
 class Cell(NamedTuple):
     """One figure of one file, as text."""
@@ -40,6 +43,8 @@ def comparison(card: Scorecard) -> SideBySide:
     made = card.candidates
     columns = [card.original, *(candidate.readings for candidate in made)]
     names = dict.fromkeys(reading.name for readings in columns for reading in readings)
+    if card.vocabulary:  # those are told to be to another model, further below
+        names = {name: None for name in names if name not in OF_FEWER_TOKENS}
     parts = [candidate.memory.model_dump() for candidate in made]
     rows = [
         _fixed("fits the budget", "", ["yes" if candidate.fits else "no" for candidate in made]),

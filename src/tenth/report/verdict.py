@@ -1,13 +1,23 @@
-"""The verdict in words: whether the file fits, and how it stands against the stock recipes."""
+"""The verdict in words: whether the file fits, and how it stands against the stock recipes.
+
+It is always against the model that the person gave, in the measure that still compares: KL, or bits per byte
+of text where tokens were removed, since KL is then to a model that nobody asked for.
+"""
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 from tenth.core.format import figure, megabytes
-from tenth.core.records import Candidate, Plan, Scorecard
+from tenth.core.records import Candidate, Plan, Reading, Scorecard, reading_of
 from tenth.quantization.recipes import BASES
+
+Tone = Literal["good", "even", "bad"]
+SERIOUS = 0.1  # of the original's bits per byte
+NOT_MEASURED = "no file that keeps all tokens was measured beside it"
 
 
 @dataclass(frozen=True)
@@ -15,7 +25,7 @@ class QualityVerdict:
     """The quality sentence, and whether it is good news."""
 
     text: str
-    tone: Literal["good", "even", "bad"]
+    tone: Tone
 
 
 def verdict(plan: Plan, card: Scorecard) -> str:
@@ -33,20 +43,31 @@ def fit_sentence(plan: Plan, card: Scorecard) -> str:
     return f"{card.model} does NOT fit into {budget}: it was seen to peak at {peak} with {context}."
 
 
+def measure(card: Scorecard) -> str:
+    """The name of the reading by which files are held against the model that was given."""
+    return "bits_per_byte" if card.vocabulary else "kl"
+
+
 def best_rival(card: Scorecard) -> Candidate | None:
-    """The stock recipe that fits and has the lowest KL, or None."""
-    rivals = [c for c in _beside(card, stock=True) if c.fits and c.value("kl") is not None]
-    return min(rivals, key=lambda c: c.value("kl") or 0.0, default=None)
+    """The stock recipe that fits and is nearest the model that was given, or None."""
+    return _best(card, _beside(card, stock=True))
+
+
+def _best(card: Scorecard, candidates: Sequence[Candidate]) -> Candidate | None:
+    """Of the candidates that fit and were measured, the one with the least of `measure`; None for none."""
+    name = measure(card)
+    fitting = [c for c in candidates if c.fits and c.value(name) is not None]
+    return min(fitting, key=lambda c: c.value(name) or 0.0, default=None)
 
 
 def _beside(card: Scorecard, stock: bool) -> list[Candidate]:
     """The stock recipes that were measured, or what else tenth made and did not keep."""
-    return [c for c in card.candidates[1:] if (c.name in BASES) == stock]
+    return [c for c in card.candidates[1:] if not c.all_tokens and (c.name in BASES) == stock]
 
 
 def quality_verdict(card: Scorecard) -> QualityVerdict:
     """How far ours is from the original, against the best stock recipe that fits and tenth's other files."""
-    found = _against_stock(card)
+    found = _against_all_tokens(card) if card.vocabulary else _against_stock(card)
     return QualityVerdict(found.text + _kept(card), found.tone)
 
 
@@ -58,6 +79,46 @@ def _kept(card: Scorecard) -> str:
     if ours is None:
         return ""
     return f" It was kept for its {figure(ours)} bits per byte of held-out text, against {said}."
+
+
+def _against_all_tokens(card: Scorecard) -> QualityVerdict:
+    """Of a file that lost tokens: bits per byte against those of the original, and of a file that keeps all.
+
+    It is bad news where the one that keeps all fits and is as good, or where a tenth is lost at least.
+    """
+    ours = card.candidates[0].reading("bits_per_byte") if card.candidates else None
+    original = reading_of(card.original, "bits_per_byte")
+    if ours is None or original is None or card.vocabulary is None:
+        return QualityVerdict("Its distance to the original was not measured.", "even")
+    before, after = card.vocabulary
+    rise = ours.value / original.value - 1
+    text = (
+        f"With {after:,} of {before:,} tokens it takes {figure(ours.value)} bits per byte of held-out text,"
+        f" {abs(rise):.1%} {'more' if rise >= 0 else 'less'} than the original's {figure(original.value)}."
+    )
+    if same := best_rival(card):
+        text += f" {same.name}, the best stock recipe with the same tokens, takes {_bits(same)}."
+    keeping = [c for c in card.candidates[1:] if c.all_tokens]
+    whole = _best(card, keeping)
+    theirs = whole.reading("bits_per_byte") if whole else None
+    tone: Tone = "bad" if rise >= SERIOUS else "even"
+    if whole is None or theirs is None:
+        tried = ", ".join(c.name for c in keeping)
+        said = f"of the files that keep all tokens none fits this budget ({tried})" if tried else NOT_MEASURED
+        return QualityVerdict(f"{text[:-1]}; {said}.", tone)
+    against = f"{text} {whole.name}, which fits too, takes {figure(theirs.value)}"
+    if theirs.value <= ours.value or abs(theirs.value - ours.value) <= _noise(ours, theirs):
+        return QualityVerdict(f"{against}, so {whole.name} is the better choice here.", "bad")
+    return QualityVerdict(f"{against}: {1 - ours.value / theirs.value:.0%} less than that.", "good")
+
+
+def _bits(candidate: Candidate) -> str:
+    return figure(candidate.value("bits_per_byte") or 0.0)
+
+
+def _noise(one: Reading, other: Reading) -> float:
+    """Twice the root of the summed squared standard errors: less is no clear difference."""
+    return 2 * math.hypot(one.spread or 0.0, other.spread or 0.0)
 
 
 def _against_stock(card: Scorecard) -> QualityVerdict:
@@ -82,8 +143,7 @@ def _against_stock(card: Scorecard) -> QualityVerdict:
             f"{start}; no stock recipe was measured beside it, so nothing is compared with one.", "even"
         )
     against = f"{start}, against {figure(theirs.value)} for {rival.name}, the best stock recipe that fits"
-    noise = 2 * ((ours.spread or 0.0) ** 2 + (theirs.spread or 0.0) ** 2) ** 0.5
-    if abs(ours.value - theirs.value) <= noise or theirs.value == ours.value:
+    if abs(ours.value - theirs.value) <= _noise(ours, theirs) or theirs.value == ours.value:
         return QualityVerdict(
             f"{against}: no clear difference, it is within the error of the measurement.", "even"
         )
