@@ -51,6 +51,13 @@ class Letters:
         return np.array([[row.gauss(0, 2) for _ in range(len(LETTERS) + 1)] for row in rows], np.float32)
 
 
+class Begun(Letters):
+    """Its tokenizer puts a token before every text."""
+
+    def encode(self, text: str) -> list[int]:
+        return [0, *super().encode(text)]
+
+
 words = st.text(LETTERS, max_size=7)
 pairs_of_words = st.lists(st.tuples(words, st.text(LETTERS, min_size=1, max_size=7)), max_size=12)
 
@@ -82,6 +89,28 @@ def test_whole_texts(texts: list[str], n_ctx: int) -> None:
     for text, nats in zip(texts, found, strict=True):
         ids = [0, *Letters(n_ctx).encode(text)]
         assert nats == pytest.approx(naive_scoring.rolling(Letters.logits, ids, n_ctx), abs=1e-3)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    context=st.text(LETTERS.strip(), min_size=1, max_size=30),
+    continuation=st.text(LETTERS.strip(), min_size=1, max_size=3),
+    n_ctx=st.integers(4, 20),
+)
+def test_what_does_not_fit_keeps_the_token_that_begins_a_text(
+    context: str, continuation: str, n_ctx: int
+) -> None:
+    ids = Begun(n_ctx).encode(context + continuation)
+    found = scoring.loglikelihoods(Begun(n_ctx), [(context, continuation)])[0]
+    expected = naive_scoring.loglikelihood(Letters.logits, ids, len(context) + 1, n_ctx, begun=True)
+    assert found[0] == pytest.approx(expected[0], abs=1e-4)
+    assert found[1] == expected[1]
+    whole = scoring.rolling(Begun(n_ctx), [context])[0]
+    ids = Begun(n_ctx).encode(context)
+    assert whole == pytest.approx(naive_scoring.rolling(Letters.logits, ids, n_ctx, begun=True), abs=1e-3)
+    tape = Begun(n_ctx)
+    scoring.generate(tape, [(context, [], 1)])
+    assert tape.ids[0] == 0
 
 
 def test_what_is_shared_is_evaluated_once() -> None:

@@ -16,9 +16,13 @@ def log_probability(row: np.ndarray, token: int) -> float:
     return values[token] - top - math.log(math.fsum(math.exp(v - top) for v in values))
 
 
-def loglikelihood(logits: Logits, ids: Sequence[int], first: int, n_ctx: int) -> tuple[float, bool]:
-    """Of ids[first:], each token from at most n_ctx before the last one."""
+def loglikelihood(
+    logits: Logits, ids: Sequence[int], first: int, n_ctx: int, begun: bool = False
+) -> tuple[float, bool]:
+    """Of ids[first:], each token from at most n_ctx before the last one; begun: the first stays in front."""
     window = list(ids)[max(0, len(ids) - 1 - n_ctx) :]
+    if begun:
+        window[0] = ids[0]
     first -= len(ids) - len(window)
     rows = logits(window[:-1])
     total, greedy = 0.0, True
@@ -28,13 +32,16 @@ def loglikelihood(logits: Logits, ids: Sequence[int], first: int, n_ctx: int) ->
     return total, greedy
 
 
-def rolling(logits: Logits, ids: Sequence[int], n_ctx: int) -> float:
-    """Of ids[1:]: windows of n_ctx side by side; the last is pulled back to be full."""
+def rolling(logits: Logits, ids: Sequence[int], n_ctx: int, begun: bool = False) -> float:
+    """Of ids[1:]: windows of n_ctx side by side; the last is pulled back to be full; begun: as above."""
     total, place = 0.0, 1
     while place < len(ids):
         end = min(place + n_ctx, len(ids))
         start = max(0, end - 1 - n_ctx)
-        rows = logits(ids[start : end - 1])
+        window = list(ids[start : end - 1])
+        if begun:
+            window[0] = ids[0]
+        rows = logits(window)
         for target in range(place, end):
             total += log_probability(rows[target - 1 - start], ids[target])
         place = end

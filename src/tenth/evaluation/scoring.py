@@ -44,6 +44,16 @@ def split(model: TextModel, context: str, continuation: str) -> tuple[list[int],
     return ids, max(1, min(shared(before, ids), len(ids) - 1))
 
 
+def latest(model: TextModel, ids: Sequence[int], most: int) -> list[int]:
+    """The last `most` of ids; the token that the model's tokenizer puts before a text stays in front."""
+    if len(ids) <= most:
+        return list(ids)
+    begin = model.encode("")[:1]
+    if most < 2 or not begin or ids[0] != begin[0]:
+        return list(ids[len(ids) - most :])
+    return [*begin, *ids[len(ids) - most + 1 :]]
+
+
 def shared(one: Sequence[int], other: Sequence[int]) -> int:
     """How many tokens two sequences have in common at their beginnings."""
     count = 0
@@ -69,7 +79,7 @@ def loglikelihoods(
     for number, (context, continuation) in enumerate(pairs):
         ids, count = split(model, context, continuation)
         drop = max(0, len(ids) - 1 - model.n_ctx)
-        requests.append((tuple(ids[drop:]), max(1, count - drop), number))
+        requests.append((tuple(latest(model, ids, model.n_ctx + 1)), max(1, count - drop), number))
     answers: list[tuple[float, bool]] = [(0.0, False)] * len(pairs)
     requests.sort()
     held: tuple[int, ...] = ()
@@ -126,7 +136,8 @@ def _sum(rows: np.ndarray, targets: Sequence[int]) -> tuple[float, bool]:
 def rolling(model: TextModel, texts: Sequence[str], progress: Progress = lambda _: None) -> list[float]:
     """Nats of whole texts, every token predicted once with as much before it as fits.
 
-    Windows are those of lm-eval: full ones side by side, the last one pulled back to be full as well.
+    Windows are those of lm-eval: full ones side by side, the last one pulled back to be full as well. But the
+    token that the model's tokenizer puts before a text begins them all.
     """
     totals = []
     for number, text in enumerate(texts):
@@ -136,7 +147,7 @@ def rolling(model: TextModel, texts: Sequence[str], progress: Progress = lambda 
         while done < len(ids):
             end = min(done + model.n_ctx, len(ids))
             begin = max(0, end - 1 - model.n_ctx)
-            window = ids[begin : end - 1]
+            window = latest(model, ids[: end - 1], end - 1 - begin)
             for at in range(0, len(window), _PIECE):
                 rows = model.extend(at, window[at : at + _PIECE], every=True)
                 skip = max(0, done - 1 - begin - at)
@@ -164,7 +175,7 @@ def generate(
     for done, (whole, number) in enumerate(order):
         _, stops, limit = prompts[number]
         limit = min(limit, max(1, model.n_ctx // 2))
-        context = whole[-(model.n_ctx - limit) :]
+        context = latest(model, whole, model.n_ctx - limit)
         kept = min(shared(held, context), len(context) - 1)
         row = model.extend(kept, context[kept:], every=False)
         made: list[int] = []
