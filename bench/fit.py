@@ -82,7 +82,7 @@ def main() -> None:
         checkpoint.shape,
         specs,
         stages.sensitivities(calibration),
-        stages.kv_sensitivities(texts),
+        stages.kv_sensitivities(texts, given.context),
         given.context,
         cost.Constants(),
     )

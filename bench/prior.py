@@ -24,7 +24,7 @@ def main() -> None:
     texts = stages.texts(text, None, 512, EFFORTS["fast"], 0)
     calibration = stages.calibration(texts, 0)
     sensitivities = stages.sensitivities(calibration)
-    kv = stages.kv_sensitivities(texts)
+    kv = stages.kv_sensitivities(texts, texts.length)
     print(
         default_sensitivity.dump(
             default_sensitivity.derive(checkpoint.name, checkpoint.specs(), sensitivities, kv)

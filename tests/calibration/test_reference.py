@@ -19,7 +19,7 @@ from tenth.core.jobs import Compute
 
 def collect(model: Path, folder: Path, emit: Any = lambda event: None) -> None:
     folder.mkdir(exist_ok=True)
-    run_original(model, model / "tokens.npy", 77, folder, Compute(threads=1), emit)
+    run_original(model, model / "tokens.npy", 77, 2, folder, Compute(threads=1), emit)
 
 
 @pytest.mark.parametrize("family", ["llama", "gemma2"])
@@ -37,7 +37,7 @@ def test_is_the_original_and_survives_a_kill(family: str, tmp_path: Path) -> Non
     np.testing.assert_allclose(found, logits[:, :-1].log_softmax(-1).numpy(), rtol=2**-10, atol=2e-4)
     np.testing.assert_array_equal(np.load(tmp_path / "whole" / "tokens.npy"), windows)
     kept = json.loads((tmp_path / "whole" / "reference.json").read_text())
-    assert kept == {"bytes": 77, "windows": 3, "context": 20}
+    assert kept == {"bytes": 77, "windows": 3, "context": 20, "plain": 2}
     assert events[-1]["done"] == events[-1]["total"]
 
     for death in range(len(events)):

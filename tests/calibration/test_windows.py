@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 from tiny import write_tokenizer
 
-from tenth.calibration.windows import HELD_OUT, Wanted, cut
+from tenth.calibration.windows import CHAT_EVERY, HELD_OUT, Cutter, Wanted, cut, seen
 from tenth.core.errors import InputError
+from tenth.models.chat_template import frame
 from tenth.runtime.tokens import tokenizer
 
 WORDS = ["the", "quick", "brown", "fox", "doesn't", "jump", "it'll", "naïve", "café", "½", "42", "print"]
@@ -123,3 +124,142 @@ def test_judging_on_the_calibration_text_is_refused(model: Path, tmp_path: Path)
     given, copy = prose(tmp_path / "a.txt", 1000), prose(tmp_path / "copy.txt", 1000)
     with pytest.raises(InputError, match="same text"):
         windows(model, tmp_path / "out", given, copy)
+
+
+# ---- the beginning of a text
+
+
+@pytest.mark.parametrize("kind", ["llama", "gemma"])
+def test_every_window_begins_as_a_text_does_and_no_token_is_lost(kind: str, tmp_path: Path) -> None:
+    model = tmp_path / kind
+    write_tokenizer(model, kind)
+    (model / "config.json").write_text('{"model_type": "llama", "vocab_size": 700}')
+    tokens, given = tokenizer(model), prose(tmp_path / "a.txt", 3000)
+    everything = {"length": 96, "calibrate": 10**6, "judge": 10**6}
+    texts, calibration, held = windows(model, tmp_path / "out", given, **everything)
+    assert texts.begun
+    assert "before a text" in texts.notes()[0]
+    ids = tokens.encode(given.read_text())
+    every = np.vstack([calibration, held])
+    assert len(tokens.begin) == 1
+    assert (every[:, 0] == tokens.begin[0]).all()
+    np.testing.assert_array_equal(every[:, 1:].reshape(-1), ids[: every[:, 1:].size])
+    said = "".join(tokens.decode(window[1:]) for window in held)
+    assert texts.bytes == pytest.approx(len(said.encode()), abs=len(held))  # a space in front may go
+    assert texts.plain == len(held)
+
+
+def test_without_a_first_token_windows_stay_as_they_were(model: Path, tmp_path: Path) -> None:
+    texts, _, held = windows(model, tmp_path / "out", prose(tmp_path / "a.txt", 3000))
+    assert not texts.begun
+    assert not texts.notes()
+    assert (texts.plain, texts.chat, texts.dropped) == (len(held), 0, 0)
+
+
+# ---- text that was seen
+
+
+def copied(path: Path, given: str, how: str) -> Path:
+    """A text to judge on that is the calibration text in disguise."""
+    lines = given.splitlines(keepends=True)
+    text = {
+        "a part": "".join(lines[30:90]),
+        "one newline more": given + "\n",
+        "one word in front": "Chapter " + given,
+        "other order": "".join(lines[60:] + lines[:60]),
+        "twice": "".join(lines[50:]) * 2,
+        "from the middle of a word": given[len(given) // 3 + 7 :],
+    }
+    path.write_text(text[how], encoding="utf-8")
+    return path
+
+
+COPIES = ("a part", "one newline more", "one word in front", "other order", "twice")
+
+
+@pytest.mark.parametrize("how", [*COPIES, "from the middle of a word"])
+def test_copies_of_the_calibration_text_are_refused(how: str, model: Path, tmp_path: Path) -> None:
+    given = prose(tmp_path / "a.txt", 3000)
+    other = copied(tmp_path / "b.txt", given.read_text(), how)
+    with pytest.raises(InputError, match=r"b\.txt.*is calibrated on.*another --eval-text") as caught:
+        windows(model, tmp_path / "out", given, other, judge=12)
+    assert "\n" not in str(caught.value)
+
+
+def test_shared_windows_are_dropped_and_counted(model: Path, tmp_path: Path) -> None:
+    given, fresh = prose(tmp_path / "a.txt", 3000), prose(tmp_path / "b.txt", 600, seed=1)
+    mixed = tmp_path / "mixed.txt"
+    mixed.write_text(given.read_text()[500:1500] + fresh.read_text())
+    texts, _, held = windows(model, tmp_path / "out", given, mixed, judge=6)
+    tokens = tokenizer(model)
+    said = [tokens.decode(window) for window in held]
+    assert len(held) == 6
+    assert all(part in fresh.read_text() for part in said[1:])
+    assert 5 <= texts.dropped <= 30
+    assert f"{texts.dropped} windows" in texts.notes()[0]
+
+
+def test_an_end_that_repeats_the_beginning(model: Path, tmp_path: Path) -> None:
+    once = prose(tmp_path / "a.txt", 2000).read_text()
+    again = tmp_path / "twice.txt"
+    again.write_text(once + once)
+    with pytest.raises(InputError, match=r"the end of the text is.*give an --eval-text"):
+        windows(model, tmp_path / "out", again, judge=12)
+
+
+def test_seen_is_what_a_naive_search_finds() -> None:
+    random = np.random.default_rng(0)
+    ids = random.integers(0, 50, 4000).astype(np.int32)
+    given = random.integers(0, 50, (20, 64)).astype(np.int32)
+    for number, share in enumerate((0, 31, 32, 39, 40, 41, 64)):
+        given[number, :share] = ids[100 * number + 7 :][:share]
+    known = {tuple(ids[i : i + 32]) for i in range(len(ids) - 31)}
+    counted = [sum(tuple(row[i : i + 32]) in known for i in range(33)) / 33 for row in given]
+    np.testing.assert_array_equal(seen(given, ids), np.array(counted) > 0.25)
+    assert seen(given, ids).sum() == 3
+
+
+# ---- chat templates
+
+CHATML = "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
+
+
+def test_one_window_in_four_is_in_the_chat_template(model: Path, tmp_path: Path) -> None:
+    given, around = prose(tmp_path / "a.txt", 6000), frame(CHATML, {})
+    long = {"length": 64, "calibrate": 20, "judge": 9}
+    before, calibrated, judged = windows(model, tmp_path / "plain", given, **long)
+    texts, calibration, held = windows(model, tmp_path / "chat", given, **long, frame=around)
+    tokens = tokenizer(model)
+    start = int(tokens.encode("<|im_start|>")[0])
+    assert calibration.shape == calibrated.shape
+    assert (calibration[:, 0] == start).sum() == 20 // CHAT_EVERY
+    assert (texts.plain, texts.chat) == (7, 2)
+    assert (held[:, 0] == start).tolist() == [False] * 7 + [True] * 2
+    assert rows(held[:7]) < rows(judged)
+    assert texts.bytes < before.bytes
+    spoken = tokens.decode(held[-1])
+    assert "<|im_end|>\n<|im_start|>assistant\n" in spoken
+    first = spoken.removeprefix("<|im_start|>user\n").split("<|im_end|>")[0]
+    assert len(first) > 40
+    assert first in tokens.decode(judged[7])
+    assert "chat template" in " ".join(texts.notes())
+
+
+def test_windows_in_the_template_begin_once(tmp_path: Path) -> None:
+    """Gemma's template writes the first token itself; llama.cpp's server and transformers keep it single."""
+    write_tokenizer(tmp_path / "m", "gemma")
+    (tmp_path / "m" / "config.json").write_text('{"model_type": "llama", "vocab_size": 700}')
+    tokens = tokenizer(tmp_path / "m")
+    around = frame(
+        "{{ bos_token }}{% for m in messages %}<start_of_turn>{{ m.role }}\n{{ m.content | trim }}"
+        "<end_of_turn>\n{% endfor %}",
+        {"bos_token": "<bos>"},
+    )
+    cutter = Cutter(tokens, 64, around)
+    given = cutter.rows(tokens.encode(prose(tmp_path / "a.txt", 2000).read_text()))
+    mixed, plain = cutter.mixed(given[:8])
+    assert (plain, mixed.shape) == (6, (8, 64))
+    begin, turn = tokens.begin[0], int(tokens.encode("<start_of_turn>")[0])
+    assert (mixed[:, 0] == begin).all()
+    assert (mixed[:, 1:] != begin).all()
+    assert (mixed[6:, 1] == turn).all()

@@ -6,14 +6,20 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tiny
 import tiny_gguf
 from reference import naive_quality
 
+from tenth.calibration.reference import run_original
 from tenth.core import divergence
 from tenth.core.errors import InputError, NativeError
+from tenth.core.jobs import Compute
 from tenth.core.records import Runtime
 from tenth.measurement import quality
 from tenth.measurement.speed import speed
+from tenth.models.checkpoint import open_checkpoint
+from tenth.quantization.kv import measure_kv
+from tenth.quantization.write import write_model
 from tenth.runtime import llama
 
 EXACT = Runtime(n_ctx=64, n_ubatch=16, type_k="f32", type_v="f32", flash_attention=False, threads=1)
@@ -137,3 +143,61 @@ def test_speed(files: tuple[Path, Path, Path]) -> None:
         assert reading.spread is not None
     assert found["decode"].unit == "tokens/s"
     assert "32 tokens" in found["decode"].conditions
+
+
+# ---- LongRoPE: llama.cpp chooses the factors by the context's length
+
+
+@pytest.fixture(scope="module")
+def longrope(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, Path]:
+    """(a Phi-3 that was stretched from 256 tokens, its file in float32, transformers' answers)."""
+    folder = tmp_path_factory.mktemp("longrope")
+    model, gguf = folder / "model", folder / "model.gguf"
+    heads = {"num_attention_heads": 2, "num_key_value_heads": 2, "max_position_embeddings": 2048}
+    tiny.make_model(model, "phi3", "plain", **heads, **tiny.longrope(16, original=256))
+    tokens = np.random.default_rng(1).integers(3, 330, (3, 96)).astype(np.int32)
+    np.save(folder / "tokens.npy", tokens)
+    run_original(model, folder / "tokens.npy", 300, 3, folder, Compute(threads=1), lambda event: None)
+    specs = open_checkpoint(model).specs()
+    write_model(model, {spec.name: "F32" for spec in specs if spec.linear}, gguf, threads=1)
+    return model, gguf, folder
+
+
+@pytest.mark.parametrize(
+    ("n_ctx", "long"), [(96, False), (256, False), (257, True), (600, True), (2048, True)]
+)
+def test_a_file_is_judged_in_the_plans_context(
+    longrope: tuple[Path, Path, Path], n_ctx: int, long: bool
+) -> None:
+    _, gguf, reference = longrope
+    runtime = EXACT.model_copy(update={"n_ctx": n_ctx})
+    found = _by_name(quality.quality(gguf, reference, runtime))["kl"]
+    tokens = np.load(reference / "tokens.npy")
+    p = np.exp(np.load(reference / "logprobs.npy").astype(np.float64))
+    with llama.Session.open(gguf, runtime, n_batch=96) as session:
+        rows = []
+        for window in tokens:
+            session.clear()
+            rows.append(session.decode(window)[:-1].astype(np.float64))
+    logits = np.array(rows)
+    q = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
+    p /= p.sum(-1, keepdims=True)
+    assert found.value == pytest.approx((p * (np.log(p) - q)).sum(-1).mean(), abs=1e-5)
+    assert (found.value > 1e-3) == long
+    assert f"context {n_ctx}" in found.conditions
+
+
+def test_cache_types_are_measured_with_the_factors_of_the_plan(
+    longrope: tuple[Path, Path, Path], tmp_path: Path
+) -> None:
+    model, _, reference = longrope
+    given = reference / "tokens.npy", 2, 32
+    found = []
+    for context in (96, 256, 257, 1024):
+        folder = tmp_path / str(context)
+        folder.mkdir()
+        found.append(measure_kv(model, *given, context, folder, 1, lambda event: None))
+    assert len(found[0]) > 4
+    assert found[0] == found[1]
+    assert found[2] == found[3]
+    assert found[0] != found[2]

@@ -152,6 +152,35 @@ def test_of_several_models_the_best_is_kept_with_fewer_tokens(shell: Shell, leas
     assert any("only bits per byte compares" in note for note in card.notes)
 
 
+def test_a_file_with_fewer_tokens_is_held_against_the_given_model(shell: Shell) -> None:
+    out = shell.home / "fewer"
+    asked = words(shell, 30_000_000, "sibling", "--no-structure", "--vocabulary", 300, "-o", out)
+    asked[asked.index("--baselines") + 1] = 1
+    asked.remove("--json")
+    done = shell.run(*asked)
+    assert done.returncode == 0, done.stderr
+    _, card = bundle(out)
+    assert card.vocabulary == (tiny.VOCABULARY, 300)
+    ours, whole, *same = card.candidates
+    assert [reading.name for reading in card.original] == ["bits_per_byte"]
+    assert whole.all_tokens
+    assert whole.fits
+    assert whole.name.endswith(", all tokens")
+    assert {each.all_tokens for each in (ours, *same)} == {False}
+    assert len(same) == 2  # a recipe and Q4_0
+    original = card.original[0].value
+    rise = ours.value("bits_per_byte") / original - 1
+    kl = ours.reading("kl")
+    assert kl is not None
+    assert "of the model with 300 tokens, not of the one that was given" in kl.conditions
+    # Nothing of the given model's file but rounding is lost.
+    assert whole.value("bits_per_byte") == pytest.approx(original, rel=0.02)
+    verdict = " ".join((done.stderr + done.stdout).split())
+    assert f"{abs(rise):.1%} {'more' if rise >= 0 else 'less'} than the original's" in verdict
+    assert "With 300 of 384 tokens it takes" in verdict
+    assert "KL divergence" not in verdict
+
+
 @pytest.mark.parametrize(
     ("more", "message"),
     [

@@ -19,13 +19,13 @@ from tenth.models.checkpoint import open_checkpoint
 
 
 def run_original(
-    model: Path, tokens: Path, text_bytes: int, folder: Path, compute: Compute, emit: Emit
+    model: Path, tokens: Path, text_bytes: int, plain: int, folder: Path, compute: Compute, emit: Emit
 ) -> None:
     """Fill `folder` with tokens.npy, logprobs.npy and reference.json; resumes by block.
 
-    model: a Hugging Face folder. tokens: npy, int32 [windows, T]. text_bytes: UTF-8 bytes of the tokens that
-    are predicted (all but the first of each window), for bits per byte. Emits {"done": blocks, "total":
-    blocks}.
+    model: a Hugging Face folder. tokens: npy, int32 [windows, T]. plain: how many windows, the first ones,
+    are plain text. text_bytes: UTF-8 bytes of the tokens that are predicted in those (all but the first of
+    each window), for bits per byte. Emits {"done": blocks, "total": blocks}.
     """
     windows = np.load(tokens, allow_pickle=False)
     layerwise = LayerwiseModel(open_checkpoint(model), compute.threads, compute.device)
@@ -48,7 +48,7 @@ def run_original(
                 logprobs = layerwise.logits(hidden)[0, :-1].log_softmax(-1)
                 logprobs.to(torch.float16).numpy().tofile(file)
     np.save(folder / "tokens.npy", windows.astype(np.int32), allow_pickle=False)
-    sizes = {"bytes": text_bytes, "windows": count, "context": length}
+    sizes = {"bytes": text_bytes, "windows": count, "context": length, "plain": plain}
     write_text(folder / "reference.json", json.dumps(sizes))
     state.clear()
     emit({"done": depth + 1, "total": depth + 1})

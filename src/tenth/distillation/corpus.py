@@ -12,6 +12,7 @@ from typing import IO, Any
 
 import numpy as np
 
+from tenth.calibration.windows import Cutter, hashes
 from tenth.core.errors import InputError
 from tenth.core.jobs import Emit
 from tenth.core.store import atomic
@@ -21,7 +22,6 @@ from tenth.runtime.tokens import tokenizer
 
 PIECE = 1 << 16  # characters, of whole lines where there are any
 KNOWN = 16  # tokens in a row by which a text that is judged on is known again
-MULTIPLIER = np.uint64(0x9E3779B97F4A7C15)  # of the hash of such a row; odd
 
 
 def write_windows(settings: CorpusSettings, emit: Emit) -> int:
@@ -36,6 +36,7 @@ def write_windows(settings: CorpusSettings, emit: Emit) -> int:
         settings.seed,
         held_out,
         lambda done: emit({"done": min(done, total), "total": total}),
+        settings.frame,
     )
     with atomic(settings.destination) as partial, partial.open("wb") as file:
         np.save(file, corpus, allow_pickle=False)
@@ -50,15 +51,17 @@ def windows(
     seed: int,
     held_out: np.ndarray | None = None,
     progress: Callable[[int], None] = lambda done: None,  # noqa: ARG005
+    frame: tuple[str, ...] = (),
 ) -> np.ndarray:
     """int32 [windows, length] in the ids of the model's tokenizer, mixed: so many `tokens`, or all there are.
 
+    They begin as in calibration/windows.py, and some are in the chat template where its `frame` is given.
     text: a UTF-8 file, also compressed (.zst), or None for the bundled one. held_out: windows in the same ids
     whose text is left out. Peak memory: 8 bytes a token. InputError for a file that cannot be read and
     for fewer than two windows.
     """
-    encode, random = tokenizer(model).encode, np.random.default_rng(seed)
-    held_out_hashes = np.unique(_hashes(held_out)) if held_out is not None else np.empty(0, np.uint64)
+    cutter, random = Cutter(tokenizer(model), length, frame), np.random.default_rng(seed)
+    known = np.unique(hashes(held_out, KNOWN)) if held_out is not None else np.empty(0, np.uint64)
     order = random.permutation(sum(1 for _ in _pieces(text)))
     most, count, tried, parts = math.ceil(tokens / length), 0, 0, [np.empty((0, length), np.int32)]
     while count < most and tried < len(order):
@@ -66,9 +69,8 @@ def windows(
         chosen = set(order[tried : tried + math.ceil((most - count) / max(of_a_piece, 0.01))].tolist())
         for number, piece in enumerate(_pieces(text)):
             if number in chosen:
-                ids = encode(piece)
-                part = ids[: len(ids) // length * length].reshape(-1, length)
-                parts.append(part[~np.isin(_hashes(part), held_out_hashes).any(1)])
+                rows = cutter.rows(cutter.tokens.encode(piece))
+                parts.append(cutter.mixed(rows[~np.isin(hashes(rows, KNOWN), known).any(1)])[0])
                 count += len(parts[-1])
                 progress(count * length)
         tried += len(chosen)
@@ -77,16 +79,6 @@ def windows(
             f"{text or 'the bundled text'} is too short to heal on: it has {count} windows of {length} tokens"
         )
     return np.concatenate(parts)[random.permutation(count)[:most]]
-
-
-def _hashes(rows: np.ndarray) -> np.ndarray:
-    """uint64 [windows, T - KNOWN + 1] of every KNOWN tokens in a row."""
-    places = max(0, rows.shape[1] - KNOWN + 1)
-    total = np.zeros((len(rows), places), np.uint64)
-    for i in range(KNOWN):
-        total *= MULTIPLIER
-        total += rows[:, i : i + places].astype(np.uint64) + np.uint64(1)
-    return total
 
 
 def _pieces(text: Path | None) -> Iterator[str]:

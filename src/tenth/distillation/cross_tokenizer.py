@@ -218,7 +218,7 @@ def begun(windows: np.ndarray, start: int | None) -> np.ndarray:
 def _inputs(
     student: LayerwiseModel, original: LayerwiseModel, tokens: Path
 ) -> tuple[np.ndarray, list[tuple[int, ...]]]:
-    """(windows of the original's ids, half of them as the beginning of a text, what each of those ids
+    """(windows of the original's ids, half of them or all as the beginning of a text, what each of those ids
     becomes), which belong to the two models.
     """
     whole_size, size = original.checkpoint.shape.vocab, student.checkpoint.shape.vocab
@@ -233,7 +233,9 @@ def _inputs(
     windows = np.load(tokens, allow_pickle=False)
     if windows.ndim != 2 or windows.dtype != np.int32 or windows.shape[0] < 2 or windows.shape[1] < 2:
         raise InputError(f"{tokens}: healing needs two windows of tokens or more, as int32 [windows, tokens]")
-    windows = begun(windows, tokenizer(original.checkpoint.path).start)
+    tokens_of_original = tokenizer(original.checkpoint.path)
+    if not tokens_of_original.begin:  # else every window begins as a text does
+        windows = begun(windows, tokens_of_original.start)
     pieces = retokenize(original.checkpoint.path, kept.tolist())
     is_token = np.array([bool(part) for part in pieces])
     if windows.min() < 0 or windows.max() >= len(is_token) or not is_token[windows].all():

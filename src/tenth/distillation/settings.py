@@ -18,6 +18,7 @@ class CorpusSettings(Record):
     tokens: int  # wanted in all
     seed: int
     held_out: Path | None = None  # a file of windows whose text is left out
+    frame: tuple[str, ...] = ()  # what the chat template puts around turns; empty for none
 
 
 class TrainingSettings(Record):

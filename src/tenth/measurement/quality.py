@@ -4,8 +4,10 @@ For a position with the original's distribution p and the file's q, both over th
 
     KL = sum p (log p - log q)      nats      (what `llama-perplexity --kl-divergence` reports)
 
-Means go over all positions of all windows, each window a fresh context. The original's log-probabilities were
-stored as float16 and are renormalised here. With a changed vocabulary only bits per byte compares.
+Means go over all positions of all windows, each window a fresh context of the plan's length: what llama.cpp
+answers may depend on it (LongRoPE). Perplexity and bits per byte are of the windows of plain text alone, not
+of those in a chat template. The original's log-probabilities were stored as float16 and are renormalised
+here. With a changed vocabulary only bits per byte compares.
 """
 
 from __future__ import annotations
@@ -33,12 +35,14 @@ class Reference:
     """The original's answers on a held-out text, memory-mapped.
 
     tokens: int32 [windows, T]. logprobs: float16 [windows, T - 1, vocabulary], of the token after each of the
-    first T - 1. bytes: UTF-8 length of all predicted tokens.
+    first T - 1. plain: how many windows, the first ones, are plain text; the others are in the chat template.
+    bytes: UTF-8 length of all predicted tokens of the plain ones.
     """
 
     tokens: np.ndarray
     logprobs: np.ndarray
     bytes: int
+    plain: int
 
     @classmethod
     def open(cls, folder: Path) -> Reference:
@@ -46,7 +50,8 @@ class Reference:
         try:
             tokens = np.load(folder / "tokens.npy", mmap_mode="r", allow_pickle=False)
             logprobs = np.load(folder / "logprobs.npy", mmap_mode="r", allow_pickle=False)
-            size = int(json.loads((folder / "reference.json").read_text(encoding="utf-8"))["bytes"])
+            sizes = json.loads((folder / "reference.json").read_text(encoding="utf-8"))
+            size, plain = int(sizes["bytes"]), int(sizes.get("plain", len(tokens)))
         except (OSError, ValueError, KeyError, TypeError, EOFError) as error:
             raise InputError(
                 f"the reference in {folder} cannot be read: {error}; remove it, to compute it anew"
@@ -61,12 +66,19 @@ class Reference:
             or not windows
             or length < 2
             or size < 1
+            or not 1 <= plain <= windows
         ):
             raise InputError(
                 f"the reference in {folder} has arrays {tokens.shape} {tokens.dtype} and {logprobs.shape}"
                 f" {logprobs.dtype}; remove it, to compute it anew"
             )
-        return cls(tokens, logprobs, size)
+        return cls(tokens, logprobs, size, plain)
+
+    def about(self, windows: int) -> str:
+        """What the first so many windows are, in words."""
+        chat = max(0, windows - self.plain)
+        of_them = f", {chat} of them in the chat template (for KL and agreement alone)" if chat else ""
+        return f"{windows} windows of {self.tokens.shape[1]} tokens{of_them}"
 
 
 def quality(
@@ -79,18 +91,19 @@ def quality(
 ) -> list[Reading]:
     """Readings kl, kl_median, kl_p99 (nats/token), top1 (share), perplexity, bits_per_byte.
 
-    reference: a folder as `Reference` describes. Cache types, flash attention and repacking are those of
-    `runtime`, the context is the reference's. windows: how many to use, None for all. on_progress receives
-    the number done. spread is the standard error over windows (of quantiles: by resampling windows).
-    Raises InputError for an unusable reference, NativeError where llama.cpp fails or gives NaN.
+    reference: a folder as `Reference` describes. The context, cache types, flash attention and repacking are
+    those of `runtime`. windows: how many to use, None for all. on_progress receives the number done. spread
+    is the standard error over windows (of quantiles: by resampling windows). Raises InputError for an
+    unusable reference, NativeError where llama.cpp fails or gives NaN.
     """
     job = ScoreWindows(gguf=gguf, reference=reference, runtime=runtime, windows=windows)
     on_event = (lambda event: on_progress(event["window"])) if on_progress else None
     figures = jobs.run(job, on_event, jobs.Surroundings(log))
     attention = "on" if runtime.flash_attention else "off"
     conditions = (
-        f"{figures.windows} windows of {figures.context} tokens; KV {runtime.type_k}/{runtime.type_v},"
-        f" flash attention {attention}; spread: standard error over windows"
+        f"{Reference.open(reference).about(figures.windows)}; context {runtime.n_ctx},"
+        f" KV {runtime.type_k}/{runtime.type_v}, flash attention {attention};"
+        " spread: standard error over windows"
     )
     return _readings(figures, conditions)
 
@@ -98,12 +111,12 @@ def quality(
 def original(reference: Path) -> list[Reading]:
     """perplexity and bits_per_byte of the original itself, from its stored log-probabilities."""
     data = Reference.open(reference)
-    windows, length = data.tokens.shape
+    length = data.tokens.shape[1]
     nll = []
-    for window in range(windows):
+    for window in range(data.plain):
         rows = log_softmax(data.logprobs[window])
         nll.append(-rows[np.arange(length - 1), data.tokens[window, 1:]])
-    conditions = f"{windows} windows of {length} tokens; the original; spread: standard error over windows"
+    conditions = f"{data.plain} windows of {length} tokens; the original; spread: standard error over windows"
     return _readings(_nll_figures(np.array(nll), data.bytes), conditions)
 
 
@@ -143,7 +156,8 @@ class ScoreWindows(jobs.Job[QualityFigures]):
             )
         rows = max(1, min(length - 1, _ROWS_BYTES // (4 * vocab)))
         kl, agree, nll = (np.empty((used, length - 1)) for _ in range(3))
-        runtime = self.runtime.model_copy(update={"n_ctx": length, "n_ubatch": min(rows, 512)})
+        n_ctx = max(self.runtime.n_ctx, length)  # a person may ask for less than a window
+        runtime = self.runtime.model_copy(update={"n_ctx": n_ctx, "n_ubatch": min(rows, 512)})
         with llama.Session.open(self.gguf, runtime, n_batch=rows) as session:
             if session.n_vocab != vocab:
                 raise InputError(
@@ -161,7 +175,10 @@ class ScoreWindows(jobs.Job[QualityFigures]):
                     agree[window, piece] = p.argmax(axis=1) == q.argmax(axis=1)
                     nll[window, piece] = -q[np.arange(len(targets)), targets]
                 emit({"window": window + 1})
-        figures = _nll_figures(nll, data.bytes * used / len(data.tokens))
+        plain = min(used, data.plain)
+        figures = _nll_figures(nll[:plain], data.bytes * plain / data.plain).model_copy(
+            update={"windows": used}
+        )
         figures.values["kl"] = _mean(kl)
         figures.values["top1"] = _mean(agree)
         for name, share in (("kl_median", 50), ("kl_p99", 99)):

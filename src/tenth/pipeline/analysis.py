@@ -10,7 +10,7 @@ from pathlib import Path
 
 from tenth.calibration.windows import LENGTH, Texts
 from tenth.core.errors import BudgetError
-from tenth.core.records import Budget, Structure, TensorSpec
+from tenth.core.records import Budget, Runtime, Structure, TensorSpec
 from tenth.models import text
 from tenth.models.checkpoint import Checkpoint
 from tenth.models.formats.tokenizer import tokenizer_metadata
@@ -19,13 +19,30 @@ from tenth.pipeline.effort import expected
 from tenth.pipeline.options import Making, Removal, Target
 from tenth.pipeline.steps import Stages, Workshop
 from tenth.pipeline.verify import MemoryCorrection
-from tenth.planning.memory import Constants
+from tenth.planning.memory import Constants, cells
 from tenth.planning.plan import Problem, decide, smallest_decision
 from tenth.planning.requirements import with_requirements
 from tenth.pruning import shape
 from tenth.quantization import default_sensitivity
 
+CELLS = 256  # tokens: llama.cpp rounds contexts up to multiples
 KQUANT = 256  # weights of a super-block: widths of which K- and I-quants can store
+
+
+@dataclass(frozen=True)
+class Untrimmed:
+    """The model that a person gave, where tokens were removed from it; it keeps them all."""
+
+    checkpoint: Checkpoint
+    stages: Stages
+    reference: Path  # its answers on its own windows of the held-out text
+    bits: float  # per byte of those
+    stretch: float  # tokens that a text takes without the removed ones, over those that it took
+
+    @property
+    def merges(self) -> int:
+        """Of its tokenizer, that llama.cpp holds beside the vocabulary."""
+        return merges(self.checkpoint)
 
 
 @dataclass(frozen=True)
@@ -40,6 +57,7 @@ class Analysis:
     problem: Problem
     question: MemoryCorrection  # what a fit of it is about, before any proof corrected anything
     structure: Structure | None = None  # what was removed from the original
+    given: Untrimmed | None = None  # where tokens were removed: the model with all of them
 
 
 def analyse(
@@ -49,8 +67,9 @@ def analyse(
     workshop: Workshop,
     structure: Structure | None = None,
     original: Analysis | None = None,
+    given: Untrimmed | None = None,
 ) -> Analysis:
-    """Measure a model; original: the one that it was made of, and is judged by."""
+    """Measure a model; original: the one that it was made of, and is judged by; given: see `Analysis`."""
     budget, effort = target.budget, making.tried
     stages = Stages(checkpoint, workshop)
     length, weights = min(LENGTH, budget.context), sum(spec.count for spec in checkpoint.specs())
@@ -59,12 +78,15 @@ def analyse(
     workshop.reporter.say(
         f"{what}, effort {making.effort}: calibrating and rounding will take about {minutes:.0f} min here"
     )
-    texts = stages.texts(making.text, making.eval_text, length, effort, making.seed)
+    stretch = given.stretch if given else 1.0
+    texts = stages.texts(making.text, making.eval_text, length, effort, making.seed, stretch)
+    for note in rotation(checkpoint, budget.context):
+        workshop.reporter.say(note)
     stages.check_weights()
     calibration = stages.calibration(texts, making.seed)
     reference = original.reference if original else stages.reference(texts)
     sensitivities = stages.sensitivities(calibration, making.types)
-    kv = stages.kv_sensitivities(texts)
+    kv = stages.kv_sensitivities(texts, budget.context)
     problem = replace(unmeasured(checkpoint, target, making), sensitivities=sensitivities, kv=kv)
     question = MemoryCorrection(
         memory=budget.memory,
@@ -77,7 +99,23 @@ def analyse(
         requirements=target.limits,
         quantised=making.quantise,
     )
-    return Analysis(checkpoint, stages, texts, calibration, reference, problem, question, structure)
+    return Analysis(checkpoint, stages, texts, calibration, reference, problem, question, structure, given)
+
+
+def rotation(checkpoint: Checkpoint, context: int) -> list[str]:
+    """A line for a model of LongRoPE whose context makes llama.cpp read short texts otherwise than it is
+    meant to; none for others.
+    """
+    short = checkpoint.arch.short_context(checkpoint.config)
+    if short is None or cells(Runtime(n_ctx=context, n_ubatch=1)) <= short:
+        return []
+    whole = short // CELLS * CELLS
+    avoided = f", which --context {whole} or less avoids" if whole else ""
+    return [
+        f"at a context of {context} llama.cpp rotates every text with LongRoPE's long factors, the original"
+        f" (transformers) only texts of more than {short} tokens; KL to the original holds that"
+        f" difference{avoided}"
+    ]
 
 
 def estimated(
@@ -92,12 +130,16 @@ def estimated(
     return Problem(model, specs, sensitivities, kv, budget.context, Constants(), merges, threads)
 
 
+def merges(checkpoint: Checkpoint) -> int:
+    """Merges of the tokenizer, which llama.cpp will hold beside the vocabulary."""
+    keys = tokenizer_metadata(checkpoint.path, checkpoint.config).keys
+    return len(keys.get("tokenizer.ggml.merges", ()))
+
+
 def unmeasured(checkpoint: Checkpoint, target: Target, making: Making) -> Problem:
     """The problem before anything was measured."""
-    keys = tokenizer_metadata(checkpoint.path, checkpoint.config).keys
-    merges = len(keys.get("tokenizer.ggml.merges", ()))  # that llama.cpp will hold beside the vocabulary
     specs, threads = checkpoint.implied_specs(), making.compute.threads
-    problem = estimated(checkpoint.shape, specs, target.budget, merges, threads)
+    problem = estimated(checkpoint.shape, specs, target.budget, merges(checkpoint), threads)
     if not making.quantise:
         kept = {name: {"F16": types["F16"]} for name, types in problem.sensitivities.items()}
         problem = replace(problem, sensitivities=kept)

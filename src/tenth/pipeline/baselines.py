@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 from tenth.core.records import Candidate
 from tenth.pipeline.analysis import Analysis
 from tenth.planning.plan import Decision, Problem
-from tenth.quantization import recipes
+from tenth.quantization import default_sensitivity, recipes
+
+# Of all sizes, and made well enough without an importance matrix.
+PLAIN_RECIPES = ("Q2_K", "Q3_K_S", "Q3_K_M", "Q4_0", "Q4_K_S", "Q4_K_M", "Q5_K_M", "Q6_K", "Q8_0")
 
 
 def baselines(
@@ -44,6 +48,46 @@ def baselines(
         *(measured(name, stock[name], analysis.calibration) for name in best),
         measured("Q4_0", plain, None),
     ]
+
+
+def keeping_all_tokens(analysis: Analysis, problem: Problem, ours: Decision, folder: Path) -> list[Candidate]:
+    """A stock recipe of the model that was given, with all of its tokens, where some were removed.
+
+    It is the best that fits, by the sensitivities of another model (nothing is measured of this one), else
+    the smallest; made without an importance matrix, of recipes that need none. It is judged by the given
+    model's own answers. problem: of the file that was made, with the constants that its proof corrected.
+    """
+    given, budget = analysis.given, analysis.question.memory
+    if given is None:
+        return []
+    checkpoint, linear = given.checkpoint, default_sensitivity.sensitivities(given.checkpoint.specs())
+    whole = replace(
+        problem, shape=checkpoint.shape, specs=checkpoint.specs(), sensitivities=linear, merges=given.merges
+    )
+    stock = {name: given.stages.stock(name, importance=False) for name in PLAIN_RECIPES}
+    sizes = {name: whole.memory(types, ours.runtime) for name, types in stock.items()}
+    fitting = [name for name, memory in sizes.items() if memory.total <= budget]
+
+    def predicted_kl(name: str) -> float:
+        return sum(linear[tensor][kind] for tensor, kind in stock[name].items())
+
+    name = min(fitting, key=predicted_kl) if fitting else min(sizes, key=lambda name: sizes[name].total)
+    path, called = folder / "baseline.gguf", f"{name}, all tokens"
+    given.stages.write(stock[name], None, path, f"store {called}")
+    try:
+        readings = given.stages.measure(path, called, given.reference, ours.runtime)
+        return [
+            Candidate(
+                name=called,
+                file_bytes=path.stat().st_size,
+                fits=sizes[name].total <= budget,
+                memory=sizes[name],
+                readings=readings,
+                all_tokens=True,
+            )
+        ]
+    finally:
+        path.unlink()
 
 
 def _types(analysis: Analysis, recipe: str, importance: bool = True) -> dict[str, str]:

@@ -9,7 +9,7 @@ folder -> checkpoint -> texts -> calibration -> sensitivities -> decide -> round
 from __future__ import annotations
 
 import platform
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -19,7 +19,7 @@ from tenth.calibration.windows import LENGTH
 from tenth.core.errors import BudgetError, InputError
 from tenth.core.ggml import storage_type
 from tenth.core.progress import Reporter
-from tenth.core.records import Candidate, Plan, Scorecard, Structure
+from tenth.core.records import Candidate, Plan, Reading, Scorecard, Structure
 from tenth.core.store import default_work, sha256
 from tenth.measurement.check import sample
 from tenth.measurement.quality import original
@@ -27,19 +27,22 @@ from tenth.models.checkpoint import Checkpoint, open_checkpoint, open_config
 from tenth.models.edit import uniform
 from tenth.models.formats.folder import write_folder
 from tenth.models.source import model_name
-from tenth.pipeline.analysis import Analysis, analyse, check, estimated, removable
-from tenth.pipeline.baselines import baselines
+from tenth.pipeline.analysis import Analysis, Untrimmed, analyse, check, estimated, removable, rotation
+from tenth.pipeline.baselines import baselines, keeping_all_tokens
 from tenth.pipeline.candidates import Fitted, Search, candidates
-from tenth.pipeline.options import FitOptions, Making, Target
+from tenth.pipeline.options import FitOptions, Target
 from tenth.pipeline.steps import Stages, Workshop
 from tenth.pipeline.verify import MemoryCorrections
 from tenth.planning.forecast import forecast
 from tenth.planning.plan import Decision, Problem, decide
 from tenth.planning.requirements import with_requirements
 from tenth.report import page
+from tenth.report.tables import OF_FEWER_TOKENS
 from tenth.runtime import bundle, llama
 
 __all__ = ["FitOptions", "fit", "plan"]
+
+COMPARABLE = ("bits_per_byte",)  # readings of models with different tokens
 
 
 def fit(options: FitOptions, reporter: Reporter) -> Scorecard:
@@ -58,6 +61,7 @@ def fit(options: FitOptions, reporter: Reporter) -> Scorecard:
         best, of, beside = _best(options, workshop, folder, gguf)
         problem = replace(of.problem, constants=best.problem.constants)  # as the proof corrected them
         stock = baselines(of, problem, best.decision, folder, options.baselines)
+        whole = keeping_all_tokens(of, best.problem, best.decision, folder) if options.baselines else []
         if options.folder is not None:
             reporter.say(f"writing the Hugging Face folder, {options.folder}")
             write_folder(uniform(best.analysis.checkpoint), folder / bundle.FOLDER, options.folder)
@@ -69,10 +73,11 @@ def fit(options: FitOptions, reporter: Reporter) -> Scorecard:
             model=best.analysis.checkpoint.name,
             sha256=sha256(gguf),
             proof=best.proof,
-            original=original(of.reference),
-            candidates=[ours, *beside, *stock],
-            notes=_notes(options.making, best),
+            original=_original(of),
+            candidates=_candidates(of, [ours, *beside, *stock], whole),
+            notes=_notes(options, best),
             sample=sample(gguf, best.decision.runtime, log),
+            vocabulary=of.structure.vocabulary if of.structure else None,
         )
         bundle.write(folder, _fitted_plan(options.target, best), card)
         page.write(folder)
@@ -146,8 +151,8 @@ def _files(options: FitOptions, workshop: Workshop, folder: Path) -> Iterator[tu
     search = Search(target, making, options.removal, folder, len(options.models) > 1)
     sources = [_source(options, path, workshop) for path in options.models]
     count = 0
-    for number, (checkpoint, structure) in enumerate(sources, 1):
-        analysis = analyse(checkpoint, target, making, workshop, structure)
+    for number, (checkpoint, structure, given) in enumerate(sources, 1):
+        analysis = analyse(checkpoint, target, making, workshop, structure, given=given)
         try:
             for fitted in candidates(search, analysis):
                 yield analysis, fitted
@@ -158,20 +163,24 @@ def _files(options: FitOptions, workshop: Workshop, folder: Path) -> Iterator[tu
             workshop.reporter.say(f"{checkpoint.name}: {error}")
 
 
-def _source(options: FitOptions, path: Path, workshop: Workshop) -> tuple[Checkpoint, Structure | None]:
-    """The model to fit, with fewer tokens where that is asked for; the work folder is not made before it is
-    clear that something can fit.
+def _source(
+    options: FitOptions, path: Path, workshop: Workshop
+) -> tuple[Checkpoint, Structure | None, Untrimmed | None]:
+    """The model to fit, with fewer tokens where that is asked for, and then the one with all; the work folder
+    is not made before it is clear that something can fit.
     """
     target, making, removal = options.target, options.making, options.removal
     checkpoint = open_checkpoint(path)
     if removal.vocabulary is None and not removal.languages:
         check(checkpoint, target, making, removal)
-        return checkpoint, None
-    stages, before = Stages(checkpoint, workshop), checkpoint.shape.vocab
-    folder, healed = stages.trimmed(making.text, removal.vocabulary or before, removal.languages), ""
+        return checkpoint, None, None
+    stages, before, healed = Stages(checkpoint, workshop), checkpoint.shape.vocab, ""
+    folder, trim = stages.trimmed(making.text, removal.vocabulary or before, removal.languages)
     length = min(LENGTH, target.budget.context)
     texts = stages.texts(making.text, making.eval_text, length, making.tried, making.seed)
-    bits = next(r.value for r in original(stages.reference(texts)) if r.name == "bits_per_byte")
+    reference = stages.reference(texts)
+    bits = next(r.value for r in original(reference) if r.name == "bits_per_byte")
+    given = Untrimmed(checkpoint, stages, reference, bits, trim.tokens / max(1, trim.tokens_before))
     if removal.training_budget is not None:
         folder, result = stages.healed_vocabulary(
             folder, texts, making.text, removal.training_budget, making.seed
@@ -181,7 +190,31 @@ def _source(options: FitOptions, path: Path, workshop: Workshop) -> tuple[Checkp
     check(trimmed, target, making, removal)
     weights = sum(spec.count for spec in checkpoint.specs())
     sizes = before, trimmed.shape.vocab
-    return trimmed, Structure(parameters=weights, vocabulary=sizes, healed=healed, original_bits=bits)
+    structure = Structure(parameters=weights, vocabulary=sizes, healed=healed, original_bits=bits)
+    return trimmed, structure, given
+
+
+def _candidates(of: Analysis, made: Sequence[Candidate], whole: Sequence[Candidate]) -> list[Candidate]:
+    """All files, ours first; where tokens were removed, their readings say of which model they are."""
+    if of.given is None:
+        return [*made, *whole]
+    said = f"; of the model with {of.checkpoint.shape.vocab:,} tokens, not of the one that was given"
+
+    def told(reading: Reading) -> Reading:
+        changes = {"conditions": reading.conditions + said} if reading.name in OF_FEWER_TOKENS else {}
+        return reading.model_copy(update=changes)
+
+    ours, *others = [
+        each.model_copy(update={"readings": [told(reading) for reading in each.readings]}) for each in made
+    ]
+    return [ours, *whole, *others]
+
+
+def _original(of: Analysis) -> list[Reading]:
+    """Readings of the model that a person gave; of other tokens only those that compare."""
+    if of.given is None:
+        return original(of.reference)
+    return [reading for reading in original(of.given.reference) if reading.name in COMPARABLE]
 
 
 def _plan(target: Target, problem: Problem, decision: Decision, name: str, architecture: str) -> Plan:
@@ -218,8 +251,9 @@ def _fitted_plan(target: Target, best: Fitted) -> Plan:
     return made.model_copy(update=known)
 
 
-def _notes(making: Making, best: Fitted) -> list[str]:
+def _notes(options: FitOptions, best: Fitted) -> list[str]:
     """What a person must know to read the figures."""
+    making, analysis = options.making, best.analysis
     end = f"the end of {making.text}" if making.text else "the end of the bundled text"
     effort = making.tried
     rounding = "rounded to nearest" if effort.rounds is None else "rounded with error feedback"
@@ -228,8 +262,11 @@ def _notes(making: Making, best: Fitted) -> list[str]:
         f"judged on {making.eval_text or end}, which calibration did not see",
         "baselines run with the settings of our plan (context, n_ubatch, KV types),"
         " which is kinder to them than the defaults",
-        *_removed(best.analysis.structure),
-        *best.analysis.checkpoint.notes(),
+        *analysis.texts.notes(),
+        *filter(None, [analysis.stages.template_trouble]),
+        *rotation(analysis.checkpoint, options.target.budget.context),
+        *_removed(analysis.structure),
+        *analysis.checkpoint.notes(),
     ]
 
 
@@ -243,7 +280,8 @@ def _removed(structure: Structure | None) -> list[str]:
     if structure.vocabulary is not None:
         before, after = structure.vocabulary
         notes.append(
-            f"{after:,} of {before:,} tokens were kept: KL, agreement and perplexity are against the model"
-            f" with those, only bits per byte compares, and the original's is {structure.original_bits:.4f}"
+            f"{after:,} of {before:,} tokens were kept: KL, agreement and perplexity are those of the model"
+            f" with these tokens, not of the one that was given; only bits per byte compares, and the"
+            f" original's is {structure.original_bits:.4f}"
         )
     return notes

@@ -54,15 +54,15 @@ class RunOriginal(Stage[None]):
     label: ClassVar = "run the original"
 
     tokens: Path
-    text_bytes: int
+    text_bytes: int  # of the predicted tokens of the plain windows
+    plain_windows: int
 
     def make(self, emit: Emit) -> None:
         """Leave tokens.npy, logprobs.npy and reference.json."""
         from tenth.calibration.reference import run_original
 
-        run_original(
-            self.model, self.tokens, self.text_bytes, self.folder, Compute(threads=self.threads), emit
-        )
+        compute = Compute(threads=self.threads)
+        run_original(self.model, self.tokens, self.text_bytes, self.plain_windows, self.folder, compute, emit)
 
 
 class Calibrate(Stage[None]):
@@ -107,12 +107,15 @@ class MeasureKv(Stage[dict[str, float]]):
     tokens: Path
     windows: int
     head: int  # size of an attention head
+    context: int  # tokens that the cache has room for
 
     def make(self, emit: Emit) -> dict[str, float]:
         """Store a probe, run it with every type, remove it."""
         from tenth.quantization.kv import measure_kv
 
-        return measure_kv(self.model, self.tokens, self.windows, self.head, self.folder, self.threads, emit)
+        return measure_kv(
+            self.model, self.tokens, self.windows, self.head, self.context, self.folder, self.threads, emit
+        )
 
 
 class Round(Stage[int]):
@@ -285,6 +288,7 @@ class WriteCorpus(Stage[int]):
     tokens: int
     seed: int
     held_out: Path
+    frame: tuple[str, ...]  # of the chat template
 
     def make(self, emit: Emit) -> int:
         """Leave windows.npy."""
@@ -298,6 +302,7 @@ class WriteCorpus(Stage[int]):
             tokens=self.tokens,
             seed=self.seed,
             held_out=self.held_out,
+            frame=self.frame,
         )
         return write_windows(settings, emit)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any, TypedDict, TypeVar
 
@@ -13,6 +14,7 @@ import psutil
 from tenth.calibration.stats import windows_within
 from tenth.calibration.windows import Texts, Wanted
 from tenth.core import jobs
+from tenth.core.errors import InputError, NativeError
 from tenth.core.format import megabytes
 from tenth.core.ggml import WEIGHT_TYPES
 from tenth.core.jobs import Compute, Event, Job
@@ -25,8 +27,10 @@ from tenth.distillation.settings import DistilResult, TrainingResult
 from tenth.measurement.memory import ProofSettings, prove
 from tenth.measurement.quality import quality
 from tenth.measurement.speed import speed
+from tenth.models.chat_template import ReadFrame
 from tenth.models.checkpoint import Checkpoint
 from tenth.models.formats.gguf import storage, tensor_bytes
+from tenth.models.formats.tokenizer import tokenizer_metadata
 from tenth.pipeline.effort import BATCH, Effort
 from tenth.pipeline.stage import Stage, TextFile
 from tenth.pipeline.stages import (
@@ -47,9 +51,11 @@ from tenth.pipeline.stages import (
     WriteModel,
 )
 from tenth.planning.plan import Decision
+from tenth.pruning.settings import TrimResult
 from tenth.pruning.shape import PruningCosts
 from tenth.quantization import recipes, sensitivity
 from tenth.quantization.settings import BYTES_PER_WEIGHT, ScaleTraining
+from tenth.runtime.sandbox import Limits, Sandbox
 
 JUDGE_WINDOWS, LEAST_WINDOWS = 48, 12  # of held-out text
 JUDGE_WORK = 15_000 * MB  # weights x windows: large models are judged on fewer
@@ -60,6 +66,8 @@ HEAL_RATE = {
     "cpu": 20_000,
     "cuda": 1_000_000,
 }  # tokens of text read for a second of healing: more than it takes
+TEMPLATE_MEMORY, TEMPLATE_SECONDS = 512 * MB, 20.0  # that a chat template, which is a stranger's, may take
+TEMPLATE_NAMES = {"unknown": "unk", "padding": "pad"}  # of tokens, otherwise than in a GGUF
 Result = TypeVar("Result")
 HEAL_TOKENS = 50_000_000  # at most, where healing is given as a time
 
@@ -91,6 +99,7 @@ class Stages:
         self.store = Store(workshop.work, workshop.reporter.say)
         self.model_hash = checkpoint.hash()
         self.used: dict[str, Path] = {}
+        self.template_trouble = ""  # why its chat template is not used
         self._common: _Common = {
             "model": checkpoint.path,
             "model_hash": self.model_hash,
@@ -99,22 +108,52 @@ class Stages:
         }
 
     def texts(
-        self, file: Path | None, eval_file: Path | None, length: int, effort: Effort, seed: int
+        self,
+        file: Path | None,
+        eval_file: Path | None,
+        length: int,
+        effort: Effort,
+        seed: int,
+        stretch: float = 1.0,
     ) -> Texts:
-        """Tokenise the texts into windows."""
+        """Tokenise the texts into windows; stretch: so many times the usual number to judge on."""
         weights = sum(spec.count for spec in self.checkpoint.specs())
-        judge = max(LEAST_WINDOWS, min(JUDGE_WINDOWS, JUDGE_WORK // weights))
+        judge = round(stretch * max(LEAST_WINDOWS, min(JUDGE_WINDOWS, JUDGE_WORK // weights)))
         wanted = Wanted(
             length=length,
             calibrate=effort.windows,
             train=max(0, max(effort.training, REFIT) - effort.windows),
             judge=windows_within(judge, length, self.checkpoint.shape.vocab),
             seed=seed,
+            frame=self.frame,
         )
         files = TextFile.of(file), TextFile.of(eval_file)
         stage = CutTexts(**self._common, text=files[0], eval_text=files[1], wanted=wanted)
         folder, texts = self._made(stage)
         return texts.model_copy(update={"folder": folder})
+
+    @cached_property
+    def frame(self) -> tuple[str, ...]:
+        """What the model's chat template puts around turns; empty where it has none, or none that works."""
+        keys = tokenizer_metadata(self.checkpoint.path, self.checkpoint.config).keys
+        template, ids = keys.get("tokenizer.chat_template"), ("bos", "eos", "unknown", "padding")
+        if template is None:
+            return ()
+        named = {name: keys.get(f"tokenizer.ggml.{name}_token_id") for name in ids}
+        tokens = {
+            f"{TEMPLATE_NAMES.get(name, name)}_token": keys["tokenizer.ggml.tokens"][token]
+            for name, token in named.items()
+            if token is not None
+        }
+        box = Sandbox(Limits(memory=TEMPLATE_MEMORY, seconds=TEMPLATE_SECONDS), log=self.workshop.log)
+        try:
+            return box.run(ReadFrame(template=template, tokens=tokens))
+        except (InputError, NativeError) as error:
+            self.template_trouble = (
+                f"its chat template is of no use ({error}): only plain text is calibrated and judged on"
+            )
+            self.reporter.say(self.template_trouble)
+            return ()
 
     def check_weights(self) -> None:
         """InputError for a NaN or an infinity among them."""
@@ -124,7 +163,10 @@ class Stages:
 
     def reference(self, texts: Texts) -> Path:
         """The original's log-probabilities on the held-out windows."""
-        return self._made(RunOriginal(**self._common, tokens=texts.held_out, text_bytes=texts.bytes))[0]
+        stage = RunOriginal(
+            **self._common, tokens=texts.held_out, text_bytes=texts.bytes, plain_windows=texts.plain
+        )
+        return self._made(stage)[0]
 
     def calibration(self, texts: Texts, seed: int) -> Path:
         """How much each weight matters."""
@@ -137,11 +179,17 @@ class Stages:
         stage = MeasureSensitivities(**self._common, calibration=calibration, types=tuple(types))
         return sensitivity.load(self._made(stage)[0] / "sensitivities.jsonl")
 
-    def kv_sensitivities(self, texts: Texts) -> dict[str, float]:
-        """What every KV-cache type costs, in nats per token."""
+    def kv_sensitivities(self, texts: Texts, context: int) -> dict[str, float]:
+        """What every KV-cache type costs in a context of that many tokens, in nats per token.
+
+        Where the context changes what llama.cpp computes, the least that computes the same is taken.
+        """
         linear = sum(spec.count for spec in self.checkpoint.specs() if spec.linear)
         windows, head = 2 if linear < 300 * MB else 1, max(self.checkpoint.shape.head_dims)
-        return self._made(MeasureKv(**self._common, tokens=texts.held_out, windows=windows, head=head))[1]
+        short = self.checkpoint.arch.short_context(self.checkpoint.config)
+        least = texts.length if short is None else max(texts.length, min(context, short + 1))
+        stage = MeasureKv(**self._common, tokens=texts.held_out, windows=windows, head=head, context=least)
+        return self._made(stage)[1]
 
     def pruning_costs(self, texts: Texts, calibration: Path) -> PruningCosts:
         """What removing each part of the model would cost."""
@@ -154,11 +202,11 @@ class Stages:
         stage = RemoveAndRefit(**self._common, tokens=tokens, calibration=calibration, shape=shape)
         return self._made(stage)[0]
 
-    def trimmed(self, file: Path | None, size: int, languages: Sequence[str]) -> Path:
+    def trimmed(self, file: Path | None, size: int, languages: Sequence[str]) -> tuple[Path, TrimResult]:
         """A folder with the model and at most `size` tokens, those that the text has most use for."""
         text = TextFile.of(file)
         stage = TrimVocabulary(**self._common, text=text, size=size, languages=tuple(languages))
-        return self._made(stage)[0]
+        return self._made(stage)
 
     def healed(
         self, smaller: Path, texts: Texts, file: Path | None, training_budget: TrainingBudget, seed: int
@@ -287,6 +335,7 @@ class Stages:
             tokens=training_budget.tokens or min(HEAL_TOKENS, most),
             seed=seed,
             held_out=texts.held_out,
+            frame=self.frame,
         )
 
     def _place(self, stage: Stage[Result]) -> Path:

@@ -29,27 +29,29 @@ def probe_type(columns: int) -> str:
 
 
 def measure_kv(
-    model: Path, tokens: Path, windows: int, head: int, folder: Path, threads: int, emit: Emit
+    model: Path, tokens: Path, windows: int, head: int, context: int, folder: Path, threads: int, emit: Emit
 ) -> dict[str, float]:
     """{"k q8_0": nats per token, "v q8_0": ..., ...} on the first windows of tokens (npy, int32 [windows,
     T]).
 
-    head: size of an attention head; types whose blocks do not divide it are left out. The probe lies in
-    `folder` meanwhile. Emits {"done": runs, "total": runs}.
+    head: size of an attention head; types whose blocks do not divide it are left out. context: tokens that
+    the cache has room for, as many as a window at least. The probe lies in `folder` meanwhile. Emits {"done":
+    runs, "total": runs}.
     """
     probe = folder / "probe.gguf"
     specs = [spec for spec in open_checkpoint(model).specs() if spec.linear]
     write_model(model, {spec.name: probe_type(spec.columns) for spec in specs}, probe, threads=threads)
     texts = np.load(tokens, allow_pickle=False)[:windows]
+    batch = min(texts.shape[1], 512)
+    runtime = Runtime(n_ctx=context, n_ubatch=batch, type_k="f16", type_v="f16", threads=threads)
     kinds = [kind for kind in KV_TYPES if kind != "f16" and storage_type(kind).holds(head)]
     runs = [(side, kind) for kind in kinds for side in "kv"]
     total = len(runs) + 1
-    original = _logprobs(probe, texts, "f16", "f16", threads)
+    original = _logprobs(probe, texts, runtime)
     emit({"done": 1, "total": total})
     kl_by_type = {}
     for number, (side, kind) in enumerate(runs):
-        k, v = (kind, "f16") if side == "k" else ("f16", kind)
-        changed = _logprobs(probe, texts, k, v, threads)
+        changed = _logprobs(probe, texts, runtime.model_copy(update={f"type_{side}": kind}))
         kls = [divergence(a, b).mean() for a, b in zip(original, changed, strict=True)]
         kl_by_type[f"{side} {kind}"] = float(np.mean(kls))
         emit({"done": number + 2, "total": total})
@@ -57,11 +59,9 @@ def measure_kv(
     return kl_by_type
 
 
-def _logprobs(gguf: Path, texts: np.ndarray, k: str, v: str, threads: int) -> list[np.ndarray]:
-    length = texts.shape[1]
+def _logprobs(gguf: Path, texts: np.ndarray, runtime: Runtime) -> list[np.ndarray]:
     out = []
-    runtime = Runtime(n_ctx=length, n_ubatch=min(length, 512), type_k=k, type_v=v, threads=threads)
-    with Session.open(gguf, runtime, n_batch=length) as session:
+    with Session.open(gguf, runtime, n_batch=texts.shape[1]) as session:
         for text in texts:
             session.clear()
             out.append(log_softmax(session.decode(text, 0, True)))

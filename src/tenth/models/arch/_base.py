@@ -189,6 +189,14 @@ class Architecture:
         parameters: Config = config["rope_parameters"]
         return parameters
 
+    def short_context(self, config: Config) -> int | None:
+        """The context up to which llama.cpp rotates with LongRoPE's short factors, as transformers does with
+        texts up to that length; None where the factors do not depend on a length.
+        """
+        rope = self.rope(config)
+        key = "original_max_position_embeddings"
+        return integer(rope, key) if rope["rope_type"] == "longrope" else None
+
     def rotary(self, config: Config) -> int:
         """How many values of a head are rotated."""
         share = number({"partial_rotary_factor": 1.0} | self.rope(config), "partial_rotary_factor", 1e-3, 1.0)
