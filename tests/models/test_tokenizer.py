@@ -489,3 +489,29 @@ def test_added_tokens_of_other_files_stay_when_tokens_are_trimmed(where: str, tm
     opened = tokenizer(new)
     check_tokens(new, opened)
     assert opened.encode("a<|extra|>b").tolist()[1:-1] == [len(kept) - 1]
+
+
+@pytest.mark.parametrize(
+    ("kind", "key", "value", "begins"),
+    [
+        ("gpt-2", "add_prefix_space", True, None),
+        ("llama", "add_prefix_space", False, None),
+        ("gemma", "add_prefix_space", True, None),
+        ("gpt-2", "add_bos_token", True, True),
+        ("llama", "add_bos_token", False, False),
+        ("gemma", "add_bos_token", False, False),
+        ("llama", "add_eos_token", True, None),
+    ],
+)
+def test_files_that_contradict_each_other_are_noted(
+    kind: str, key: str, value: bool, begins: bool | None, tmp_path: Path
+) -> None:
+    write_tokenizer(tmp_path, kind)
+    before = tokenizer_metadata(tmp_path, {"vocab_size": 640, "bos_token_id": 1})
+    put_json(tmp_path, f"tokenizer_config.json/{key}", value)
+    after = tokenizer_metadata(tmp_path, {"vocab_size": 640, "bos_token_id": 1})
+    said = [note for note in after.notes if note not in before.notes]
+    assert len(said) == 1
+    assert key in said[0]
+    if begins is not None:
+        assert after.keys["tokenizer.ggml.add_bos_token"] == begins

@@ -50,7 +50,7 @@ def tokenizer_metadata(folder: Path, config: JsonObject) -> TokenizerInfo:
         data = read_json(folder / "tokenizer.json")
         data["added_tokens"] = added.completed(added_tokens(data), bpe(data)[1], folder, settings)
         info, vocabulary, added_bos_eos = _from_json(data)
-        info.remarks += _contradiction(settings, info.keys)
+        info.remarks += _contradictions(settings, info.keys, added_bos_eos)
     elif (folder / "tokenizer.model").is_file():
         info, vocabulary, added_bos_eos = from_model(folder / "tokenizer.model", settings)
     else:
@@ -258,17 +258,27 @@ def _of_spaces(data: JsonObject, entries: list[JsonObject]) -> list[Deviation]:
     return found
 
 
-def _contradiction(settings: JsonObject, keys: Keys) -> list[str]:
-    """A remark where tokenizer_config.json says otherwise than tokenizer.json whether text begins with a
-    space.
+def _contradictions(settings: JsonObject, keys: Keys, template: tuple[str | None, str | None]) -> list[str]:
+    """Remarks where tokenizer_config.json says otherwise than tokenizer.json how a text begins or ends.
+
+    template: what tokenizer.json's own template puts in front and behind.
     """
+    found = []
     said, done = settings.get("add_prefix_space"), bool(keys.get("tokenizer.ggml.add_space_prefix"))
-    if not isinstance(said, bool) or said == done:
-        return []
-    return [
-        f"tokenizer_config.json has add_prefix_space = {str(said).lower()}, tokenizer.json puts"
-        f" {'a space' if done else 'no space'} in front of text: tokenizer.json counts"
-    ]
+    if isinstance(said, bool) and said != done:
+        found.append(
+            f"tokenizer_config.json has add_prefix_space = {str(said).lower()}, tokenizer.json puts"
+            f" {'a space' if done else 'no space'} in front of text: tokenizer.json counts"
+        )
+    for role, put in zip(("bos", "eos"), template, strict=True):
+        wanted = settings.get(f"add_{role}_token")
+        if isinstance(wanted, bool) and wanted != (put is not None):
+            found.append(
+                f"tokenizer_config.json has add_{role}_token = {str(wanted).lower()}, tokenizer.json's"
+                f" template puts {'one' if put else 'none'}: tokenizer_config.json counts, as in llama.cpp's"
+                " converter"
+            )
+    return found
 
 
 def _template(processor: object) -> tuple[str | None, str | None]:
