@@ -9,7 +9,7 @@ import uuid
 from dataclasses import dataclass, field
 from pathlib import Path
 
-COMMAND = [sys.executable, "-c", "from tenth.cli.app import main; main()"]
+COMMAND = [sys.executable, "-c", "from tenth.__main__ import main; main()"]
 MARK = "TENTH_TEST_MARK"
 
 

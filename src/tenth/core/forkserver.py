@@ -25,12 +25,14 @@ import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import IO
 
+from tenth.core import children
+
 MOST = 2  # servers of a process at a time, each for its own imports and number of threads
 _NUMBER = struct.Struct("<q")  # of a process; its status, as subprocess gives it
 _COMMAND = """
 import sys
-from tenth.core import forkserver, jobs
-jobs.restrain()
+from tenth.core import children, forkserver, jobs
+children.restrain()
 forkserver.serve(sys.argv[1:], jobs.main)
 """
 
@@ -63,7 +65,7 @@ class ForkServer:
         self._socket, theirs = socket.socketpair()
         with theirs:
             self._process = subprocess.Popen(
-                [sys.executable, "-P", "-c", _COMMAND, *modules],
+                [*children.python(_COMMAND), *modules],
                 stdin=theirs.fileno(),
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,

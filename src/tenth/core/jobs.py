@@ -13,7 +13,6 @@ stderr  -> the log: llama.cpp's lines, and tracebacks of our own mistakes
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import errno
 import importlib
 import json
@@ -33,14 +32,14 @@ from typing import IO, Any, Generic, TypeVar, get_type_hints
 
 from pydantic import JsonValue, TypeAdapter
 
-from tenth.core import errors, forkserver
+from tenth.core import children, errors, forkserver
 from tenth.core.records import Record
 
+SAID = "llama.cpp: "  # begins a line of the log that llama.cpp said, perhaps in a model's words
 Event = dict[str, Any]  # JSON: what a running child tells, such as {"done": 3, "total": 8}
 Child = subprocess.Popen[bytes] | forkserver.Forked
 Emit = Callable[[Event], None]
 Result = TypeVar("Result")
-_PR_SET_PDEATHSIG = 1
 
 
 class Job(Record, Generic[Result]):
@@ -186,7 +185,7 @@ def _run_packed(
 def _started(wrapper: Sequence[str], environment: Mapping[str, str], log: IO[bytes]) -> Child:
     """A child that waits for its request."""
     return subprocess.Popen(
-        [*wrapper, sys.executable, "-P", "-c", "from tenth.core.jobs import main; main()"],
+        [*wrapper, *children.python("from tenth.core.jobs import main; main()")],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=log,
@@ -239,12 +238,8 @@ def _log_file(log: Path | None) -> IO[bytes]:
 
 def _environment(threads: int, extra: Mapping[str, str]) -> dict[str, str]:
     """The parent's environment and import path, without llama.cpp's gdb backtraces on an abort."""
-    environment = dict(os.environ)
-    environment["PYTHONPATH"] = os.pathsep.join(path for path in sys.path if path)
-    environment["GGML_NO_BACKTRACE"] = "1"
-    if threads:
-        environment["OMP_NUM_THREADS"] = str(threads)
-    return {**environment, **extra}
+    bound = {"OMP_NUM_THREADS": str(threads)} if threads else {}
+    return children.python_environment({"GGML_NO_BACKTRACE": "1", **bound, **extra})
 
 
 def _converse(child: Child, request: str, on_event: Emit | None) -> Event | None:
@@ -269,11 +264,11 @@ def _converse(child: Child, request: str, on_event: Emit | None) -> Event | None
 
 
 def _last_line(log: IO[bytes], begin: int) -> str:
-    """The last line that this child left in its log, of its last 4 KiB."""
+    """The last line that this child left in its log, of its last 4 KiB; none of llama.cpp's."""
     end = log.seek(0, os.SEEK_END)
     log.seek(max(begin, end - 4096))
     lines = [line.strip() for line in log.read().decode("utf-8", "replace").splitlines()]
-    return next((line for line in reversed(lines) if line.strip(".")), "")
+    return next((line for line in reversed(lines) if line.strip(".") and not line.startswith(SAID)), "")
 
 
 def _revive(answer: Event) -> errors.TenthError:
@@ -287,7 +282,7 @@ def _revive(answer: Event) -> errors.TenthError:
 
 def main() -> None:
     """Run one job in the child: read it from stdin, write events and the result to stdout."""
-    restrain()
+    children.restrain()
     request = json.load(sys.stdin)
     os.environ.clear()  # a forked child has its server's, which may be older
     os.environ.update(request["environment"])
@@ -336,13 +331,3 @@ def _trouble(error: OSError, fields: Mapping[str, JsonValue]) -> str:
     if error.errno in (errno.ENOSPC, errno.EDQUOT) or "requested and" in str(error):
         return f"no space left on the disk of {place}; free some, or choose another folder"
     return f"cannot read or write {error.filename or place}: {error.strerror or error}"
-
-
-def restrain() -> None:
-    """No core dumps; on Linux, die with the parent."""
-    with contextlib.suppress(ImportError, OSError, ValueError):
-        import resource
-
-        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)

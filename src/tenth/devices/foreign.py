@@ -17,6 +17,8 @@ from pathlib import Path
 
 from pydantic import JsonValue
 
+from tenth.core import children
+
 LETTERS = 1000  # of a line; what is longer is no line of a kind that is known here
 LINES = 20_000  # the last ones of a text
 _WHOLE = re.compile(r"[+-]?[0-9]{1,18}", re.ASCII)
@@ -75,7 +77,11 @@ def read(path: Path, most: int = _KIND) -> str:
 def output(command: Sequence[str], seconds: float, most: int = 1 << 20) -> str:
     """What a program writes on stdout. OSError where it cannot be started, takes longer, or writes more."""
     process = subprocess.Popen(
-        command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+        command,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        env=children.environment(),
     )
     alarm = threading.Timer(seconds, process.kill)
     alarm.daemon = True

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import os
 import re
-import shutil
 import subprocess
 import sys
 import sysconfig
@@ -23,7 +22,7 @@ from pathlib import Path
 
 from pydantic import JsonValue
 
-from tenth.core import jobs
+from tenth.core import children, jobs
 from tenth.core.records import Offline, Record
 from tenth.core.store import temporary_folder
 from tenth.runtime import limits
@@ -106,7 +105,7 @@ def _fallback(network: str) -> tuple[str, str]:
 
 def _strace(trace: Path) -> list[str]:
     """The command that traces what follows it; nothing where strace is missing or not allowed to."""
-    program = shutil.which("strace")
+    program = children.program("strace")
     if program is None:
         return []
     # -D: the tracer is the grandchild, so that the worker's parent stays its parent.

@@ -26,6 +26,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, TypeVar
 
+from tenth.core import children
 from tenth.core.errors import DeviceError
 from tenth.devices import foreign
 
@@ -146,6 +147,7 @@ class Transport(abc.ABC):
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
+            env=children.environment(),
             start_new_session=True,
         )
         alarm = threading.Timer(PATIENCE, process.kill)
@@ -182,6 +184,7 @@ class Transport(abc.ABC):
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
+            env=children.environment(),
             start_new_session=True,  # Ctrl-C is for us, and the keeper then ends what runs there
         )
         assert process.stdout
@@ -234,6 +237,7 @@ class Transport(abc.ABC):
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=errors,
+                env=children.environment(),
                 start_new_session=True,
             )
             stop = threading.Event()

@@ -5,11 +5,11 @@ from __future__ import annotations
 import contextlib
 import re
 import shlex
-import shutil
 import subprocess
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path, PurePosixPath
 
+from tenth.core import children
 from tenth.core.errors import DeviceError, InputError
 from tenth.remote._base import Transport
 
@@ -34,7 +34,7 @@ def connect(address: str, port: int | None) -> Iterator[Adb]:
         raise InputError("--port is for ssh; a phone over Wi-Fi is adb:ADDRESS:PORT")
     if not _SERIAL.fullmatch(address):
         raise InputError(f"{address!r} is no serial number; see: adb devices")
-    if shutil.which("adb") is None:
+    if children.program("adb") is None:
         raise InputError("adb is not installed here (Debian: apt-get install adb)")
     phone = Adb(address)
     phone.check()
@@ -95,6 +95,7 @@ class Adb(Transport):
                 errors="replace",
                 timeout=limit,
                 check=False,
+                env=children.environment(),
                 start_new_session=True,
             )
         except subprocess.TimeoutExpired:

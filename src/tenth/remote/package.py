@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import tenth
-from tenth.core import digests
+from tenth.core import children, digests
 from tenth.core.errors import DeviceError, InputError
 from tenth.core.store import default_work
 from tenth.devices import foreign
@@ -174,6 +174,7 @@ def _fetched(device: Platform, cache: Path) -> dict[str, Path]:
     if not _whole(final):
         partial = final.with_name(final.name + ".partial")
         shutil.rmtree(partial, ignore_errors=True)
+        cache.mkdir(parents=True, exist_ok=True)
         try:
             _pip(device, requirements, partial)
             digests.begin(partial)
@@ -199,16 +200,13 @@ def _whole(folder: Path) -> bool:
 def _pip(device: Platform, requirements: list[str], target: Path) -> None:
     newest_first = [f"manylinux_2_{x}_{device.machine}" for x in range(device.glibc, _OLDEST_GLIBC - 1, -1)]
     platforms = [*newest_first, f"manylinux2014_{device.machine}"]
-    command = [
-        sys.executable,
-        "-m",
-        "pip",
+    words = [
         "install",
         "--quiet",
         "--disable-pip-version-check",
         "--no-compile",
         "--target",
-        str(target),
+        str(target.resolve()),
         "--only-binary",
         ":all:",
         "--implementation",
@@ -218,7 +216,15 @@ def _pip(device: Platform, requirements: list[str], target: Path) -> None:
         *(word for name in platforms for word in ("--platform", name)),
         *requirements,
     ]
-    done = subprocess.run(command, capture_output=True, text=True, errors="replace", check=False)
+    done = subprocess.run(
+        children.module("pip", *words),
+        capture_output=True,
+        text=True,
+        errors="replace",
+        check=False,
+        cwd=target.parent,  # pip reads names of files and folders, too, where it is
+        env=children.python_environment(),
+    )
     if done.returncode:
         errors = [line for line in done.stderr.splitlines() if "ERROR" in line] or done.stderr.splitlines()
         reason = (

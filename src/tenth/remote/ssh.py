@@ -11,7 +11,6 @@ import contextlib
 import os
 import re
 import shlex
-import shutil
 import subprocess
 import tarfile
 import tempfile
@@ -19,6 +18,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import IO
 
+from tenth.core import children
 from tenth.core.errors import DeviceError, InputError
 from tenth.core.store import temporary_folder
 from tenth.remote._base import Transport
@@ -66,7 +66,7 @@ def connect(address: str, port: int | None) -> Iterator[Ssh]:
     if not _HOST.fullmatch(address):
         raise InputError(f"{address!r} is no device; give user@host, user@host:folder or adb:SERIAL")
     for program in ("ssh", "tar"):
-        if shutil.which(program) is None:
+        if children.program(program) is None:
             raise InputError(f"{program} is not installed here (Debian: apt-get install openssh-client tar)")
     with temporary_folder() as folder:
         yield Ssh(address, port, folder / "c")
@@ -99,6 +99,7 @@ class Ssh(Transport):
                 stdin=subprocess.PIPE,
                 stdout=subprocess.DEVNULL,
                 stderr=errors,
+                env=children.environment(),
                 start_new_session=True,
             )
             try:

@@ -27,8 +27,10 @@ from typing import Self
 
 import numpy as np
 
+from tenth.core import jobs
 from tenth.core.errors import InputError, NativeError
 from tenth.core.ggml import storage_type
+from tenth.core.progress import one_line
 from tenth.core.records import Runtime
 from tenth.runtime.llama_h import CONTEXT_DEFAULTS, LOG, MODEL_DEFAULTS, SIGNATURES, Batch
 
@@ -53,7 +55,8 @@ class _Journal:
         if level < _INFO or not line.strip("."):
             return
         self.tail.append((level, line))
-        self._logger.debug(line)
+        # Its lines hold a model's own strings: in the log they are told from asserts and tracebacks.
+        self._logger.debug("%s%s", jobs.SAID, one_line(line))
         if self._capture is not None and len(self._capture) < 20_000:
             self._capture.append((level, line))
 
@@ -71,10 +74,10 @@ _journal = _Journal()
 
 
 def _reason(lines: Sequence[tuple[int, str]]) -> str:
-    """The most telling error line of llama.cpp, or its last line."""
+    """The most telling error line of llama.cpp; its other lines may be a model's own words."""
     errors = [line for level, line in lines if level >= _ERROR]
     telling = [line for line in errors if "error loading model" in line or "failed to initialize" in line]
-    return (telling or errors or [line for _, line in lines[-1:]] or ["no reason was given"])[0]
+    return (telling or errors or ["no reason was given"])[0]
 
 
 def _locate() -> Path:

@@ -10,9 +10,9 @@ watts = 1.1451 * sum + 0.5879. Devices on the USB ports are not seen. A Pi 4 has
 from __future__ import annotations
 
 import re
-import shutil
 from pathlib import Path
 
+from tenth.core import children
 from tenth.devices import foreign
 from tenth.measurement.counters._base import Source, Unavailable
 
@@ -24,7 +24,7 @@ _LINE = re.compile(r"([A-Z0-9_]{1,40})_([AV])\s+(?:current|volt)\([0-9]+\)=([0-9
 def find(root: Path) -> Source:
     """The board's power, where vcgencmd knows it."""
     local = root / "usr/bin/vcgencmd"
-    program = str(local) if local.is_file() else shutil.which("vcgencmd")
+    program = str(local) if local.is_file() else children.program("vcgencmd")
     if program is None:
         raise Unavailable("there is no vcgencmd (it comes with Raspberry Pi OS)")
 
