@@ -29,9 +29,10 @@ def write_bundle(
     template: str = "",
     sample: Sample | None = None,
     forecast: Forecast | None = None,
+    budget: int = 10**8,
     **runtime: Any,
 ) -> Path:
-    """runtime: what differs from SETTINGS."""
+    """budget: bytes. runtime: what differs from SETTINGS."""
     folder.mkdir(parents=True, exist_ok=True)
     gguf = tiny_gguf.write(folder / "model.gguf", template=template)
     plan = Plan(
@@ -39,7 +40,7 @@ def write_bundle(
         model_hash="0" * 64,
         architecture="llama",
         parameters=1,
-        budget=Budget(memory=10**8, context=256),
+        budget=Budget(memory=budget, context=256),
         runtime=Runtime(**{**SETTINGS, **runtime}),
         types={},
         memory=MEMORY,
@@ -50,7 +51,7 @@ def write_bundle(
         forecast=forecast,
     )
     proof = Proof(
-        budget=10**8,
+        budget=budget,
         limit="watched RSS",
         network="",
         interpreter=0,

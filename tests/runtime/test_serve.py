@@ -40,6 +40,8 @@ def free_port() -> int:
 def ask(port: int, method: str, path: str, body: object = None, **headers: str) -> tuple[int, bytes]:
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
     try:
+        if body:
+            headers.setdefault("Content-Type", "application/json")
         connection.request(method, path, json.dumps(body) if body else None, headers)
         answer = connection.getresponse()
         return answer.status, answer.read()
@@ -49,7 +51,7 @@ def ask(port: int, method: str, path: str, body: object = None, **headers: str) 
 
 def tenth(*words: str, **options: Any) -> "subprocess.Popen[str]":
     return subprocess.Popen(
-        [sys.executable, "-c", "from tenth.cli.app import main; main()", *words],
+        [sys.executable, "-c", "from tenth.__main__ import main; main()", *words],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -115,7 +117,7 @@ def test_a_key_is_demanded_where_one_is_set(folder: Path) -> None:
     with serve.running(bundle.open_bundle(folder), key="secret") as running:
         assert ask(running.port, "POST", "/v1/completions", body)[0] == 401
         assert ask(running.port, "POST", "/v1/completions", body, Authorization="Bearer secret")[0] == 200
-        pid = running.process.pid
+        pid = running.engine.pid
     with pytest.raises(ProcessLookupError):
         os.kill(pid, 0)
 
@@ -209,7 +211,7 @@ def test_a_message_that_is_too_long_alone_is_an_error(folder: Path) -> None:
 
 
 def test_models_cannot_steer_the_terminal() -> None:
-    assert chat.printable("a\x1b[2J\x07b\nc\td\u202e\x9b") == "a[2Jb\nc\td"
+    assert chat.printable("a\x1b[2J\x07b\nc\td\u202e\x9b\\\u200d") == "a[2Jb\nc\td\\\u200d"
 
 
 def test_a_template_is_found_where_there_is_one(folder: Path, templated: Path) -> None:
@@ -243,8 +245,25 @@ def test_what_llama_cpp_refuses_is_one_error(tmp_path: Path, folder: Path) -> No
         pass
 
 
-def test_a_dying_child_is_one_error(folder: Path) -> None:
+def test_a_dead_child_is_started_again(folder: Path) -> None:
+    body = {"prompt": "hello", "max_tokens": 1}
     with serve.running(bundle.open_bundle(folder)) as running:
-        os.kill(running.process.pid, signal.SIGABRT)
-        with pytest.raises(NativeError, match="died of SIGABRT"):
+        os.kill(running.engine.pid, signal.SIGABRT)
+        soon(lambda: "SIGABRT" in running.engine.reason, "its death was not seen")
+        assert ask(running.port, "POST", "/v1/completions", body)[0] == 200
+
+
+def test_a_child_that_always_dies_ends_the_server_with_one_error(folder: Path) -> None:
+    with serve.running(bundle.open_bundle(folder)) as running:
+        killed = set()
+
+        def kill_the_next() -> bool:
+            if running.engine.ready and running.engine.pid not in killed:
+                killed.add(running.engine.pid)
+                os.kill(running.engine.pid, signal.SIGSEGV)
+            return running.engine.given_up
+
+        soon(kill_the_next, "it is still started again", 60)
+        with pytest.raises(NativeError, match="died of SIGSEGV"):
             running.wait()
+        assert len(killed) == 5

@@ -1,28 +1,28 @@
 """Talk with a bundle in the terminal, offline, token by token.
 
-The model's chat template is used where it has one (/v1/chat/completions of our own loopback server); a base
-model without one continues the text typed so far (/v1/completions). When a conversation outgrows the context,
-its oldest exchange is forgotten, and that is said.
+llama.cpp's server is asked, in a child of our own behind a Unix socket; nothing listens to the network. The
+model's chat template is used where it has one (/v1/chat/completions); a base model without one continues the
+text typed so far (/v1/completions). When a conversation outgrows the context, its oldest exchange is
+forgotten, and that is said.
 """
 
 from __future__ import annotations
 
 import http.client
 import json
-import secrets
-import subprocess
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
 from pydantic import JsonValue
 
 from tenth.core.errors import InputError, NativeError
+from tenth.core.progress import visible
 from tenth.runtime.bundle import Bundle
-from tenth.runtime.serve import HOST, Running, running
+from tenth.runtime.server.engine import Engine
 
 QUIT = {"/quit", "/exit", "/bye"}
+_MAX_REFUSAL = 1 << 20  # bytes
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ class Sampling:
 class Conversation:
     """Turns so far, and how to ask for the next one."""
 
-    server: Running
+    engine: Engine
     template: bool
     sampling: Sampling
     say: Callable[[str], None]
@@ -81,13 +81,13 @@ class Conversation:
             flat = [*(pair for turn in history for pair in turn), ("user", message)]
             messages: list[JsonValue] = [{"role": role, "content": text} for role, text in flat]
             body = {"messages": messages, **self.sampling.fields()}
-            for choice in _events(self.server, "/v1/chat/completions", body):
+            for choice in _events(self.engine, "/v1/chat/completions", body):
                 delta = choice.get("delta") or {}
                 yield delta.get("reasoning_content") or delta.get("content") or ""
         else:
             text = "".join(user + answer + "\n" for user, answer in turns) + message
             body = {"prompt": text, **self.sampling.fields()}
-            for choice in _events(self.server, "/v1/completions", body):
+            for choice in _events(self.engine, "/v1/completions", body):
                 yield choice.get("text") or ""
 
 
@@ -95,32 +95,38 @@ class _TooLongError(Exception):
     """The server's refusal of a prompt that exceeds the context."""
 
 
-def _events(server: Running, path: str, body: dict[str, JsonValue]) -> Iterator[dict[str, Any]]:
+def _events(engine: Engine, path: str, body: dict[str, JsonValue]) -> Iterator[dict[str, Any]]:
     """The first choice of every server-sent event of a streamed request."""
-    connection = http.client.HTTPConnection(HOST, server.port)
-    headers = {"Content-Type": "application/json", "Authorization": f"Bearer {server.key}"}
+    raw = json.dumps(body).encode("ascii")
+    if len(raw) > engine.largest_body:
+        raise _TooLongError(f"{len(raw)} bytes are more than it can hold")
+    connection = engine.connect()
+    headers = {"Content-Type": "application/json", "Authorization": f"Bearer {engine.key}"}
     try:
-        connection.request("POST", path, json.dumps(body), headers)
-        response = connection.getresponse()
-        if response.status != 200:
-            raise _refusal(response.read())
-        for line in response:
-            if line.startswith(b"error:"):
-                raise _refusal(line.removeprefix(b"error:"))
-            data = line.removeprefix(b"data:").strip()
-            if not line.startswith(b"data:") or data == b"[DONE]":
-                continue
-            event = json.loads(data)
-            if "error" in event:
-                raise _refusal(data)
-            yield from event.get("choices", [])[:1]
+        with engine.asked() as flight:
+            connection.request("POST", path, raw, headers)
+            response = connection.getresponse()
+            flight.answered = True
+            if response.status != 200:
+                raise _refusal(response.read(_MAX_REFUSAL))
+            yield from _choices(response)
     except (OSError, http.client.HTTPException) as error:
-        with suppress(subprocess.TimeoutExpired):
-            server.process.wait(timeout=5)
-        server.check()
-        raise NativeError(f"the model's server broke off: {error or type(error).__name__}") from error
+        raise NativeError(engine.why()) from error
     finally:
         connection.close()
+
+
+def _choices(response: http.client.HTTPResponse) -> Iterator[dict[str, Any]]:
+    for line in response:
+        if line.startswith(b"error:"):
+            raise _refusal(line.removeprefix(b"error:"))
+        data = line.removeprefix(b"data:").strip()
+        if not line.startswith(b"data:") or data == b"[DONE]":
+            continue
+        event = json.loads(data)
+        if "error" in event:
+            raise _refusal(data)
+        yield from event.get("choices", [])[:1]
 
 
 def _refusal(raw: bytes) -> Exception:
@@ -136,8 +142,13 @@ def _refusal(raw: bytes) -> Exception:
 
 
 def printable(piece: str) -> str:
-    """The text without control characters: a model must not steer the terminal."""
-    return "".join(c for c in piece if c.isprintable() or c in "\n\t")
+    """The text without what steers a terminal: a model must not."""
+    return "".join(c for c in piece if c in "\n\t" or not visible(c).startswith("\\") or c == "\\")
+
+
+def readable(message: str) -> str:
+    """A message as UTF-8 can carry it: a byte that is none becomes U+FFFD."""
+    return message.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
 
 
 def talk(
@@ -148,12 +159,12 @@ def talk(
     sampling: Sampling,
 ) -> list[tuple[str, str]]:
     """Answer messages until /quit or their end; `write` gets the answers' pieces, `say` the remarks."""
-    with running(bundle, key=secrets.token_hex(16)) as server:
+    with Engine(bundle) as engine:
         if not bundle.has_template:
             say("this model has no chat template: it continues the text that you type")
         refused: InputError | None = None
-        conversation = Conversation(server, bundle.has_template, sampling, say)
-        for message in messages:
+        conversation = Conversation(engine, bundle.has_template, sampling, say)
+        for message in map(readable, messages):
             if message.strip().lower() in QUIT:
                 break
             if not message.strip():

@@ -228,6 +228,11 @@ def _fields(path: str) -> dict[str, int]:
     return fields
 
 
+def data_size() -> int:
+    """What RLIMIT_DATA counts of this process, bytes: all private memory that may be written, used or not."""
+    return _fields("/proc/self/status")["VmData"]
+
+
 def forget_peak() -> None:
     """Let the kernel start the highest resident size of this process anew, where it can."""
     with contextlib.suppress(OSError):

@@ -1,187 +1,120 @@
-"""Run a finished bundle: a child process holds llama.cpp's own HTTP server on loopback, set as the plan says.
+"""Run a finished bundle as an OpenAI-compatible HTTP server, for the time of a with statement.
 
-The child is apart because llama.cpp aborts its process on some errors; its death becomes one line here. It
-gets its orders as one JSON line on stdin, answers with one on stdout, and ends when its stdin closes, so that
-it cannot outlive its parent. llama.cpp's log goes to a temporary file, whose last line explains a failure.
-
-    parent --- {"gguf": ..., "runtime": {...}, "port": ...} ---> child
-    parent <-- {"url": "http://127.0.0.1:PORT"} ---------------- child
+The front (server/front.py) runs in a thread of this process; the model in a child (server/engine.py), which
+is under the plan's memory limit, and is started again when it dies.
 """
 
 from __future__ import annotations
 
-import json
-import os
-import signal
+import asyncio
+import ipaddress
 import socket
-import subprocess
-import sys
-import tempfile
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
-from types import ModuleType
-from typing import IO, Any
 
-from tenth.core.errors import NativeError, OutputError
-from tenth.core.records import Runtime
+from tenth.core.errors import InputError, OutputError
 from tenth.runtime.bundle import Bundle
+from tenth.runtime.server.engine import Engine
+from tenth.runtime.server.front import Access, Front, names_of
 
 HOST = "127.0.0.1"
+SHORTEST_KEY = 16  # letters, where other machines may ask
 
 
-@dataclass
+@dataclass(frozen=True)
 class Running:
-    """The child that serves; `url` is its address without a path."""
+    """A server that answers; `url` is its address without a path."""
 
     url: str
     port: int
-    key: str
-    process: subprocess.Popen[bytes]
-    log: IO[bytes]
+    local: bool  # listens on loopback only
+    engine: Engine
 
     def check(self) -> None:
-        """NativeError when the child has ended."""
-        if self.process.poll() is not None:
-            raise NativeError(_death(self.process.returncode, self.log))
+        """NativeError when the model is given up."""
+        self.engine.check()
 
     def wait(self) -> None:
-        """Block while the child serves; NativeError when it ends by itself."""
-        self.process.wait()
-        self.check()
+        """Block while it serves; NativeError when the model is given up."""
+        self.engine.wait()
 
 
 @contextmanager
-def running(bundle: Bundle, port: int = 0, key: str = "") -> Iterator[Running]:
-    """Serve a bundle on loopback for the duration of the block.
+def running(bundle: Bundle, port: int = 0, key: str = "", host: str = HOST) -> Iterator[Running]:
+    """Serve a bundle for the duration of the block.
 
-    Port 0 takes a free one; with key "" no request needs a key.
-    OutputError when the port is taken; NativeError when the model does not load.
+    Port 0 takes a free one; with key "" no request needs a key, which is for loopback only (InputError).
+    OutputError when the address cannot be listened on; NativeError when the model does not load.
     """
-    if port:
-        _check_free(port)
-    orders = {
-        "gguf": str(bundle.gguf.resolve()),
-        "runtime": bundle.plan.runtime.model_dump(),
-        "port": port,
-        "key": key,
-        "alias": bundle.plan.model or "tenth",
-    }
-    with tempfile.TemporaryFile() as log:
-        process = subprocess.Popen(
-            [sys.executable, "-c", "from tenth.runtime.serve import child; child()"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=log,
-            env=_environment(),
-            start_new_session=True,  # Ctrl-C is for the parent, which then closes the child's stdin
-        )
-        assert process.stdin is not None
-        assert process.stdout is not None
-        try:
-            with suppress(BrokenPipeError):
-                process.stdin.write(json.dumps(orders).encode() + b"\n")
-                process.stdin.flush()
-            answer = process.stdout.readline()
-            if not answer:
-                raise NativeError(_death(process.wait(), log))
-            url = str(json.loads(answer)["url"])
-            yield Running(url, int(url.rsplit(":", 1)[1]), key, process, log)
-        finally:
-            with suppress(BrokenPipeError):
-                process.stdin.close()
-            try:
-                process.wait(timeout=5)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
-            process.stdout.close()
+    listening = _listen(host, port, key)
+    with listening:
+        address, taken = listening.getsockname()[:2]
+        loopback = ipaddress.ip_address(address).is_loopback
+        shown = f"[{address}]" if ":" in address else address
+        with Engine(bundle) as engine:
+            front = Front(engine, Access(loopback, names_of(host), key))
+            with _in_background(front, listening):
+                yield Running(f"http://{shown}:{taken}", taken, loopback, engine)
 
 
-def child() -> None:
-    """The child's whole life: read the orders, load, announce the address, end with stdin."""
-    orders = json.loads(sys.stdin.buffer.readline())
-    announce = os.fdopen(os.dup(1), "wb")
-    os.dup2(2, 1)  # llama.cpp may print; our answer must stay alone on the old stdout
-    import xllamacpp
-
+def _listen(host: str, port: int, key: str) -> socket.socket:
+    """A socket that listens; InputError for an address or a key that cannot be."""
+    if not key.isascii() or not key.isprintable() or key.strip() != key:
+        raise InputError("the key holds what cannot be sent in a header; give printable ASCII without spaces")
     try:
-        server = xllamacpp.Server(_params(xllamacpp, orders))
-    except (RuntimeError, ValueError) as error:
-        print(f"error: {error}", file=sys.stderr, flush=True)
-        os._exit(3)
-    announce.write(json.dumps({"url": server.listening_address}).encode() + b"\n")
-    announce.flush()
-    sys.stdin.buffer.read()
-    os._exit(0)  # nothing to save, and the server's own shutdown would wait for open streams
+        family, kind, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+    except (OSError, UnicodeError) as error:
+        raise InputError(f"--host {host!r} is no address of this machine: {error}") from None
+    if not ipaddress.ip_address(address[0]).is_loopback and len(key) < SHORTEST_KEY:
+        raise InputError(
+            f"--host {host} can be reached from other machines; give an --api-key of {SHORTEST_KEY} letters"
+            " or more, such as what this prints: openssl rand -hex 16"
+        )
+    listening = socket.socket(family, kind)
+    try:
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listening.bind(address)
+        listening.listen()
+    except (OSError, OverflowError) as error:
+        listening.close()
+        raise OutputError(f"cannot listen on {host}:{port}: {error}; choose another --port") from error
+    return listening
 
 
-def _params(xllamacpp: ModuleType, orders: Mapping[str, Any]) -> Any:
-    runtime = Runtime.model_validate(orders["runtime"])
-    params = xllamacpp.CommonParams()
-    params.model.path = orders["gguf"]
-    params.model_alias = {orders["alias"]}
-    params.hostnames = [HOST]
-    params.port = orders["port"]
-    params.cors_origins = "localhost"  # a page of the web must not read from a person's local model
-    params.api_keys = [orders["key"]] if orders["key"] else []
-    params.ui = False
-    params.offline = True
-    params.n_ctx = runtime.n_ctx
-    params.n_batch = params.n_ubatch = runtime.n_ubatch
-    params.n_parallel = 1
-    params.cache_type_k = _ggml_type(xllamacpp, runtime.type_k)
-    params.cache_type_v = _ggml_type(xllamacpp, runtime.type_v)
-    flash = xllamacpp.llama_flash_attn_type
-    params.flash_attn_type = getattr(
-        flash, f"LLAMA_FLASH_ATTN_TYPE_{'ENABLED' if runtime.flash_attention else 'DISABLED'}"
-    )
-    params.no_extra_bufts = not runtime.repack
-    params.load_mode = xllamacpp.llama_load_mode.LLAMA_LOAD_MODE_MMAP
-    params.n_gpu_layers = 0
-    params.fit_params = False  # it would change the settings that were proven
-    # The budget knows no second copies of past conversations.
-    params.cache_ram_mib = 0
-    params.cache_idle_slots = False
-    params.n_ctx_checkpoints = 0
-    if runtime.threads:
-        params.cpuparams.n_threads = params.cpuparams_batch.n_threads = runtime.threads
-    return params
+@contextmanager
+def _in_background(front: Front, listening: socket.socket) -> Iterator[None]:
+    """The front in a thread with an event loop of its own, until the end of the block."""
+    loop = asyncio.new_event_loop()
+    ready = threading.Event()
 
-
-def _ggml_type(xllamacpp: ModuleType, name: str) -> object:
-    kind = xllamacpp.ggml_type.__members__.get(f"GGML_TYPE_{name.upper()}")
-    if kind is None:
-        raise ValueError(f"the plan's KV cache type {name!r} is unknown to llama.cpp")
-    return kind
-
-
-def _check_free(port: int) -> None:
-    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    async def serve() -> None:
+        task = asyncio.ensure_future(front.listen([listening.dup()]))
+        loop.call_soon(ready.set)
+        tasks.append(task)
         try:
-            probe.bind((HOST, port))
-        except (OSError, OverflowError) as error:
-            raise OutputError(f"cannot listen on {HOST}:{port}: {error}; choose another --port") from error
+            await task
+        except asyncio.CancelledError:
+            return
 
+    def run() -> None:
+        asyncio.set_event_loop(loop)
+        try:
+            loop.run_until_complete(serve())
+            others = asyncio.all_tasks(loop)
+            for other in others:
+                other.cancel()
+            loop.run_until_complete(asyncio.gather(*others, return_exceptions=True))
+        finally:
+            loop.close()
 
-def _environment() -> dict[str, str]:
-    # Idle OpenMP threads must not burn the cores between tokens. The dropped names steer llama.cpp.
-    kept = {name: value for name, value in os.environ.items() if not name.startswith(("LLAMA_", "AIP_"))}
-    return kept | {"OMP_WAIT_POLICY": "passive"}
-
-
-def _death(code: int, log: IO[bytes]) -> str:
-    """One line for a child that ended: the signal or status, and the last line that explains it."""
-    log.seek(0)
-    lines = log.read().decode("utf-8", "replace").splitlines()
-    words = ("error", "assert", "fail")
-    telling = [line.strip() for line in lines if any(word in line.lower() for word in words)]
-    with suppress(ValueError):
-        if code < 0:
-            return f"llama.cpp died of {signal.Signals(-code).name}: {_last(telling or lines)}"
-    return f"llama.cpp could not run the model (status {code}): {_last(telling or lines)}"
-
-
-def _last(lines: list[str]) -> str:
-    return lines[-1][:300] if lines else "it said nothing"
+    tasks: list[asyncio.Future[None]] = []
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
+    ready.wait()
+    try:
+        yield
+    finally:
+        loop.call_soon_threadsafe(tasks[0].cancel)
+        thread.join()
