@@ -2,7 +2,8 @@
 
 Heavy modules are imported inside the verbs, so that `tenth --help` answers at once. With --json, stdout
 carries one JSON object and nothing else; an error is {"error": {"kind", "message", ...}}.
-Exit status: 0 done, 1 stdout was closed, 2 an error that is explained in one line, 130 stopped by Ctrl-C.
+Exit status: 0 done, 1 stdout was closed by its reader, 2 an error that is explained in one line, 130 stopped
+by Ctrl-C (143 by SIGTERM, 129 by its terminal).
 """
 
 from __future__ import annotations
@@ -11,7 +12,9 @@ import errno
 import json
 import os
 import sys
+import traceback
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import NoReturn
 
 from cyclopts import App, CycloptsError, Parameter
@@ -21,8 +24,11 @@ from rich.box import Box
 
 from tenth import __version__
 from tenth.cli import commands
-from tenth.core.errors import BudgetError, InputError, TenthError
+from tenth.cli.process import Interrupts, forget_stdout, plain_streams
+from tenth.core.errors import BudgetError, InputError, OutputError, TenthError
+from tenth.core.progress import one_line
 
+_RESUMED = ("fit", "judge")  # what is done is kept
 SECTION = Box(" ── \n" + "    \n" * 7)  # a rule with the title, and nothing around the rest
 
 UNUSABLE = {errno.ENAMETOOLONG, errno.ELOOP, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EISDIR}  # paths
@@ -52,9 +58,6 @@ for _place, (_name, _verb) in enumerate(commands.known().items()):
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """Run the command line and exit with its status; no traceback for a person's mistake."""
     words = list(sys.argv[1:] if arguments is None else arguments)
-    for stream in (sys.stdout, sys.stderr):
-        if hasattr(stream, "reconfigure"):
-            stream.reconfigure(errors="replace")  # a model's name must not break a narrow terminal
 
     def run() -> int:
         if not words:
@@ -64,39 +67,70 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
         sys.stdout.flush()
         return status or 0
 
-    sys.exit(guarded(run, "--json" in words))
+    with plain_streams():
+        status = guarded(run, words)
+        forget_stdout()
+    sys.exit(status)
 
 
-def guarded(run: Callable[[], int], as_json: bool) -> int:
-    """The exit status of `run`; a person's mistake becomes one line, any other exception passes through."""
+def guarded(run: Callable[[], int], words: Sequence[str]) -> int:
+    """The exit status of `run`; a person's mistake becomes one line, any other exception a traceback."""
+    interrupts = Interrupts()
     try:
-        return run()
-    except TenthError as error:
-        _tell(error, as_json)
-        return 2
-    except CycloptsError as error:
-        command = " ".join(("tenth", *(error.command_chain or ())))
-        _tell(InputError(f"{error} (see: {command} --help)"), as_json)
-        return 2
-    except KeyboardInterrupt:
-        # A terminal has just shown ^C on the line of the progress bar.
-        start = "\n" if sys.stderr.isatty() else ""
-        print(f"{start}stopped; run the same command again to resume", file=sys.stderr)
-        return 130
-    except BrokenPipeError:  # the reader left; what is still buffered goes nowhere
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
-    except OSError as error:  # of a path: too long, in a loop of links, not ours to read
-        if error.errno not in UNUSABLE or error.filename is None:
-            raise
-        _tell(InputError(f"cannot use {str(error.filename)!r:.200}: {error.strerror}; give another"), as_json)
-        return 2
+        with interrupts.heard():
+            return run()
+    except BaseException as error:
+        if interrupts.signal or isinstance(error, KeyboardInterrupt):
+            _stopped(words)
+            return interrupts.status
+        return _failed(error, words)
+
+
+def _stopped(words: Sequence[str]) -> None:
+    """Say that it was stopped; a terminal has just shown ^C on the line of the progress bar."""
+    resume = "; run the same command again to resume" if words and words[0] in _RESUMED else ""
+    with suppress(OSError):
+        print(("\n" if sys.stderr.isatty() else "") + f"stopped{resume}", file=sys.stderr)
+
+
+def _failed(error: BaseException, words: Sequence[str]) -> int:
+    """The exit status of an error, which is told."""
+    as_json = "--json" in words
+    with suppress(OSError):  # where stderr, too, takes nothing more
+        if isinstance(error, TenthError):
+            _tell(error, as_json)
+        elif isinstance(error, CycloptsError):
+            command = " ".join(("tenth", *(error.command_chain or ())))
+            _tell(InputError(f"{error} (see: {command} --help)"), as_json)
+        elif isinstance(error, BrokenPipeError):  # the reader left
+            return 1
+        elif isinstance(error, OSError):
+            _tell(_trouble(error), as_json)
+        elif isinstance(error, SystemExit):
+            return error.code if isinstance(error.code, int) else 1
+        else:
+            traceback.print_exception(error)
+            return 1
+    return 2
+
+
+def _trouble(error: OSError) -> TenthError:
+    """What is told of a path that cannot be used, a file or program that is gone, a stdout that is full."""
+    why = error.strerror or str(error)
+    if error.filename is not None:
+        name = os.fsdecode(error.filename) if isinstance(error.filename, str | bytes) else str(error.filename)
+        if error.errno in UNUSABLE:
+            return InputError(f"cannot use {name!r:.200}: {why}; give another")
+        return OutputError(f"cannot open, run or write {name}: {why}")
+    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        return OutputError(f"cannot write to stdout: {why}")
+    return OutputError(f"the system refused: {why}")
 
 
 def _tell(error: TenthError, as_json: bool) -> None:
     """One line on stderr, the same as JSON on stdout, and for a budget the smallest that would do."""
     line = " ".join(str(error).split())
-    print(f"tenth: error: {''.join(c for c in line if c.isprintable())}", file=sys.stderr)
+    print(f"tenth: error: {one_line(line)}", file=sys.stderr)
     smallest = error.smallest if isinstance(error, BudgetError) else {}
     if smallest:
         from tenth.cli.console import ConsoleReporter

@@ -1,28 +1,58 @@
 """How the command line speaks to a person on stderr: lines, tables, and progress bars with the time left.
 
 stdout is left to the answer itself, so that `--json` and pipes get nothing else. On a terminal the bars move;
-into a file or pipe a step prints a line now and then instead. No string is read as markup.
+into a file or pipe a step prints a line now and then instead. No string is read as markup, and what could
+steer a terminal is written out.
 """
 
 from __future__ import annotations
 
+import json
+import math
 import time
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
+from pydantic import BaseModel
 from rich.console import Console
 from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
 
 from tenth.core.format import duration, megabytes
+from tenth.core.progress import one_line, visible
 
 QUIET_SECONDS = 10.0  # between two lines of one step when stderr is not a terminal
 
 
-def clean(text: str) -> str:
-    """One line without control characters, for names that came from outside."""
-    return "".join(c if c.isprintable() else " " for c in text)
+def print_line(text: object) -> None:
+    """Print a line on stdout at once; what came from outside cannot steer the terminal."""
+    print(one_line(str(text)), flush=True)
+
+
+def print_lines(lines: Iterable[object]) -> None:
+    """As `print_line`, for each."""
+    for text in lines:
+        print_line(text)
+
+
+def print_text(text: str) -> None:
+    """Print a text of several lines, as it is for the rest, on stdout at once."""
+    print(visible(text, "\n"), end="", flush=True)
+
+
+def print_json(value: BaseModel | Mapping[str, object]) -> None:
+    """Print an object of JSON on stdout at once: in ASCII, with null for what is no number."""
+    plain = value.model_dump(mode="json") if isinstance(value, BaseModel) else value
+    print(json.dumps(_finite(plain)), flush=True)
+
+
+def _finite(value: object) -> object:
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {key: _finite(inner) for key, inner in value.items()}
+    return [_finite(inner) for inner in value] if isinstance(value, list | tuple) else value
 
 
 class _Amount(ProgressColumn):
@@ -42,7 +72,7 @@ class ConsoleReporter:
 
     def say(self, message: str, style: str = "") -> None:
         """Print one line; style: "bold", say."""
-        self.console.print(Text(clean(message), style=style), soft_wrap=True)
+        self.console.print(Text(one_line(message), style=style), soft_wrap=True)
 
     def table(
         self, rows: Sequence[Sequence[str]], headings: Sequence[str] = (), left: Collection[int] = (0,)
@@ -53,7 +83,7 @@ class ConsoleReporter:
             heading = headings[column] if headings else ""
             table.add_column(Text(heading), justify="left" if column in left else "right")
         for row in rows:
-            table.add_row(*(Text(clean(cell)) for cell in row))
+            table.add_row(*(Text(one_line(cell)) for cell in row))
         self.console.print(table)
 
     @contextmanager
@@ -74,10 +104,12 @@ class ConsoleReporter:
                 TimeRemainingColumn(compact=True),
                 TextColumn("left"),
                 console=self.console,
+                redirect_stdout=False,  # what others write stays plain (process.py)
+                redirect_stderr=False,
             )
             self._progress.start()
         progress = self._progress
-        task = progress.add_task(clean(name), total=total, unit=unit)
+        task = progress.add_task(one_line(name), total=total, unit=one_line(unit))
         try:
             yield lambda done: progress.update(task, completed=done)
         finally:

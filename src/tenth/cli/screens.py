@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from tenth.cli.console import ConsoleReporter
+from tenth.cli.console import ConsoleReporter, print_line
 from tenth.core.format import figure, megabytes, written, written_estimate
 from tenth.core.metrics import MEMORY, METRICS, metric
 from tenth.core.records import Bench, Depth, Forecast, Measurement, Plan, Reading, Scorecard, reading_of
@@ -158,7 +158,7 @@ def print_devices(devices: Iterable[Device], share: float) -> None:
             cell.ljust(width) if column in (0, 1, 7) else cell.rjust(width)
             for column, (cell, width) in enumerate(zip(row, widths, strict=True))
         ]
-        print("  ".join(padded).rstrip())
+        print_line("  ".join(padded).rstrip())
 
 
 def _speeds(depth: Depth) -> tuple[str, ...]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Iterator
 from typing import Annotated
@@ -25,7 +24,7 @@ def chat(
     as_json: Json = False,
 ) -> None:
     """Talk with a fitted model, offline; /quit or Ctrl-C ends it."""
-    from tenth.cli.console import ConsoleReporter
+    from tenth.cli.console import ConsoleReporter, print_json
     from tenth.runtime import chat as talking
     from tenth.runtime.bundle import open_bundle
 
@@ -35,11 +34,13 @@ def chat(
     write = no_write if as_json else write_now
     turns = talking.talk(bundle, messages, write, ConsoleReporter().say, sampling)
     if as_json:
-        print(json.dumps({"turns": [{"user": user, "answer": answer} for user, answer in turns]}))
+        print_json({"turns": [{"user": user, "answer": answer} for user, answer in turns]})
 
 
 def typed_lines() -> Iterator[str]:
     """Lines of stdin, with a prompt sign when a person types them."""
+    if hasattr(sys.stdin, "reconfigure"):
+        sys.stdin.reconfigure(errors="replace")  # a byte that is no UTF-8 becomes U+FFFD
     typing = sys.stdin.isatty()
     while True:
         if typing:

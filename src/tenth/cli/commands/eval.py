@@ -30,7 +30,7 @@ def eval(  # noqa: A001
 
     Writes eval.json and eval.jsonl (every item's outcome) into the bundle, or into --output.
     """
-    from tenth.cli.console import ConsoleReporter
+    from tenth.cli.console import ConsoleReporter, print_json, print_lines
     from tenth.cli.screens import show_evaluation
     from tenth.core.store import claimed
     from tenth.evaluation import evaluate, results
@@ -49,10 +49,10 @@ def eval(  # noqa: A001
             evaluation = evaluate.against((evaluation, outcomes), original, settings, reporter)
             files = results.write(folder, evaluation, outcomes) if folder else []
     if as_json:
-        print(evaluation.model_dump_json())
+        print_json(evaluation)
         return
     show_evaluation(reporter, evaluation)
     if files:
-        print("\n".join(map(str, files)))
+        print_lines(files)
     else:
         reporter.say("nothing was written; --output FOLDER keeps the outcomes")

@@ -110,7 +110,7 @@ def fit(
             raise InputError(f"no text file {str(file)!r}; give a UTF-8 text")
     request = target.resolve(models)
 
-    from tenth.cli.console import ConsoleReporter
+    from tenth.cli.console import ConsoleReporter, print_json
     from tenth.cli.screens import show_fit
     from tenth.pipeline import fit as flow
     from tenth.report.verdict import verdict
@@ -122,7 +122,7 @@ def fit(
     reporter = ConsoleReporter()
     card = flow.fit(chosen, reporter)
     if as_json:
-        print(card.model_dump_json())
+        print_json(card)
     words = verdict(bundle.read_bundle(output.out)[0], card)
     show_fit(reporter, card, words, [str(output.out / name) for name in sorted(bundle.BUNDLE_FILES)])
 

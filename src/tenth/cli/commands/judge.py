@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -90,7 +89,7 @@ def judge(
 
     A submission that has a verdict under the same rules and conditions is not judged again.
     """
-    from tenth.cli.console import ConsoleReporter
+    from tenth.cli.console import ConsoleReporter, print_json, print_line
     from tenth.leaderboard import run
 
     judged = run.judge_all(
@@ -117,10 +116,10 @@ def judge(
     )
     if as_json:
         verdicts = [verdict.model_dump() for verdict in judged.verdicts]
-        print(json.dumps({"verdicts": verdicts, "failed": judged.failed}))
+        print_json({"verdicts": verdicts, "failed": judged.failed})
         return 2 if judged.failed else 0  # the object says which
     for verdict in judged.verdicts:
-        print(line(verdict))
+        print_line(line(verdict))
     if judged.failed:
         failed = ", ".join(judged.failed)
         raise NativeError(f"not judged: {failed}; run the same command again, what has a verdict is kept")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from pathlib import Path
 from typing import Annotated
@@ -27,15 +26,15 @@ def leaderboard(
     as_json: Json = False,
 ) -> None:
     """Draw the verdicts of tenth judge as a web site that needs no server: open SITE/index.html."""
-    from tenth.cli.console import ConsoleReporter
+    from tenth.cli.console import ConsoleReporter, print_json, print_line
     from tenth.leaderboard.site import site
 
     drawn = site.write(results, output, submissions)
     if as_json:
         states = Counter(row.state for row in drawn.rows)
         body = {"site": str(drawn.page), "rows": len(drawn.rows), "states": states}
-        print(json.dumps(body | {"waiting": drawn.waiting, "without_log": drawn.without_log}))
+        print_json(body | {"waiting": drawn.waiting, "without_log": drawn.without_log})
         return
     for name in drawn.without_log:
         ConsoleReporter().say(f"{name}: no log that can be shown")
-    print(drawn.page)
+    print_line(drawn.page)

@@ -43,7 +43,7 @@ def measure(
 
     Writes OUT/measure.json, or OUT/measure-<device>.json.
     """
-    from tenth.cli.console import ConsoleReporter
+    from tenth.cli.console import ConsoleReporter, print_json, print_lines
     from tenth.cli.screens import show_measurement
     from tenth.measurement import measure as measuring
     from tenth.report import page
@@ -56,16 +56,16 @@ def measure(
         place = remote.Place(on, connection.port, connection.llama_cli)
         there, files = remote.measure(out, place, words_there(series), reporter, depths, series.repeats)
         if as_json:
-            print(there.model_dump_json())
+            print_json(there)
         else:
             show_measurement(reporter, there)
-            print("\n".join(map(str, files)))
+            print_lines(files)
         return
     settings = measuring.MeasureSettings(depths, series.repeats, series.minutes, series.counter, series.idle)
     measured = measuring.measure(out, settings, reporter)
     report = page.write(out)
     if as_json:
-        print(measured.model_dump_json())
+        print_json(measured)
     else:
         show_measurement(reporter, measured)
         reporter.say(str(report))

@@ -24,12 +24,12 @@ def plan(
 
     from rich.console import Console
 
-    from tenth.cli.console import ConsoleReporter
+    from tenth.cli.console import ConsoleReporter, print_json
     from tenth.cli.screens import show_plan
     from tenth.pipeline import fit
 
     decided = fit.plan(request.folders[0], request.asked, work)
     if as_json:
-        print(decided.model_dump_json())
+        print_json(decided)
     else:
         show_plan(ConsoleReporter(Console(highlight=False)), decided)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict
 from typing import Annotated
 
@@ -23,12 +22,12 @@ def push(
     as_json: Json = False,
 ) -> None:
     """Copy a fitted model, with what runs it, to another device, and print what to type there."""
-    from tenth.cli.console import ConsoleReporter
+    from tenth.cli.console import ConsoleReporter, print_json, print_lines
     from tenth.remote import run as remote
 
     place = remote.Place(target, connection.port, connection.llama_cli)
     pushed = remote.push(out, place, ConsoleReporter(), overwrite)
     if as_json:
-        print(json.dumps(asdict(pushed)))
+        print_json(asdict(pushed))
     else:
-        print("\n".join(pushed.commands))
+        print_lines(pushed.commands)

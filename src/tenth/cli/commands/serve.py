@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from typing import Annotated
 
 from cyclopts import Parameter
@@ -17,18 +16,36 @@ def serve(
     /,
     *,
     port: Annotated[Port, Parameter(help="Port on this machine.")] = 8080,
+    host: Annotated[
+        str, Parameter(help="Address to listen on; one that other machines reach needs a key.")
+    ] = "127.0.0.1",
+    api_key: Annotated[
+        str,
+        Parameter(
+            env_var="TENTH_API_KEY",
+            show_default=False,
+            help="Key that every request must bring: Authorization: Bearer KEY.",
+        ),
+    ] = "",
     as_json: Json = False,
 ) -> None:
-    """Let programs on this machine talk with a fitted model: an OpenAI-compatible HTTP server."""
-    from tenth.cli.console import ConsoleReporter
+    """Let programs talk with a fitted model: an OpenAI-compatible HTTP server.
+
+    Web pages of other sites may not ask it. The model stays within its memory and starts again if it dies.
+    """
+    from tenth.cli.console import ConsoleReporter, print_json
+    from tenth.core.format import megabytes
     from tenth.runtime import bundle
     from tenth.runtime import serve as serving
 
-    with serving.running(bundle.open_bundle(out), port=port) as server:
+    with serving.running(bundle.open_bundle(out), port=port, key=api_key, host=host) as server:
+        reporter = ConsoleReporter()
         try:
             if as_json:
-                print(json.dumps({"url": f"{server.url}/v1", "folder": str(out)}), flush=True)
-            ConsoleReporter().say(f"serving on {server.url}/v1, for this machine only; Ctrl-C stops")
+                print_json({"url": f"{server.url}/v1", "folder": str(out)})
+            whom = "for this machine only" if server.local else "for whoever has the key"
+            held = megabytes(round(server.engine.limit, -6))
+            reporter.say(f"serving on {server.url}/v1, {whom}, in {held} MB at most; Ctrl-C stops")
             server.wait()
         except KeyboardInterrupt:
-            ConsoleReporter().say("stopped")
+            reporter.say("stopped")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Literal
@@ -48,23 +47,25 @@ def submit(
     as_json: Json = False,
 ) -> None:
     """Make a submission for tenth judge from a fitted model: its file, and submission.toml."""
+    from tenth.cli.console import ConsoleReporter, print_json, print_line, print_text
     from tenth.leaderboard import submission
 
     if template:
-        print(json.dumps({"template": submission.TEMPLATE}) if as_json else submission.TEMPLATE, end="")
+        if as_json:
+            print_json({"template": submission.TEMPLATE})
+        else:
+            print_text(submission.TEMPLATE)
         return
     if bundle is None or out is None:
         raise InputError("give a folder made by tenth fit and -o submissions/NAME, or --template")
     declared = submission.Statement(**asdict(declaration))
     manifest = submission.make(bundle, out, declared, folder=form == "hf")
     if as_json:
-        print(json.dumps({"submission": str(out), "manifest": manifest.model_dump()}))
+        print_json({"submission": str(out), "manifest": manifest.model_dump()})
         return
-    from tenth.cli.console import ConsoleReporter
-
     undeclared = [key for key in ("data", "licence") if getattr(manifest, key) == submission.UNSAID]
     if undeclared:
         ConsoleReporter().say(
             f"{' and '.join(undeclared)} are {submission.UNSAID}; write them into {submission.MANIFEST}"
         )
-    print(out)
+    print_line(out)
