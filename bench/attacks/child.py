@@ -12,8 +12,8 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parents[2] / "tests"))
 
 import traps
-from attacks.report import attack
 
+from attacks.report import attack
 from tenth.core import children
 
 

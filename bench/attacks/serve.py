@@ -19,9 +19,9 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "tests"))
 
-from attacks.report import attack
 from bundles import write_bundle
 
+from attacks.report import attack
 from tenth.core.errors import TenthError
 from tenth.runtime import bundle, chat, serve
 from tenth.runtime.server import checks
@@ -343,13 +343,9 @@ def _keys(folder: Path) -> dict[str, bool]:
     outcomes = {}
     with serve.running(opened, key="secret-of-many-letters") as server:
         target = Target(server)
-        for given in (
-            {},
-            {"Authorization": "Bearer "},
-            {"Authorization": "Bearer secret"},
-            {"X_Api_Key": "a"},
-        ):
-            outcomes[f"{given}"] = target.ask(**given)[0] == 401
+        for key in ("", "Bearer ", "Bearer secret", "Basic secret-of-many-letters"):
+            outcomes[f"Authorization: {key}"] = target.ask(Authorization=key)[0] == 401
+        outcomes["X-Api-Key"] = target.ask(X_Api_Key="a")[0] == 401
         outcomes["the key"] = target.ask(Authorization="Bearer secret-of-many-letters")[0] == 200
         for other in {"engine's key": server.engine.key, "nothing": ""}.items():
             outcomes[other[0]] = target.ask(Authorization=f"Bearer {other[1]}")[0] == 401
@@ -371,7 +367,9 @@ def _bombs(place: Path) -> dict[str, bool]:
         folder = write_bundle(place / f"load-{name}", bomb)
         began = time.monotonic()
         with contextlib.suppress(TenthError):
-            chat.talk(bundle.open_bundle(folder), iter(["hello"]), str, str, chat.Sampling(max_tokens=2))
+            chat.talk(
+                bundle.open_bundle(folder), iter(["hello"]), _unheard, _unheard, chat.Sampling(max_tokens=2)
+            )
         outcomes[f"{name}, in chat"] = time.monotonic() - began < 75
         asked = "{% if messages[0]['content'] == 'bomb' %}" + bomb + "{% endif %}" + TEMPLATE
         folder = write_bundle(place / f"ask-{name}", asked)
@@ -386,6 +384,10 @@ def _bombs(place: Path) -> dict[str, bool]:
         except TenthError:
             outcomes[f"{name}, when asked"] = True  # refused when it was loaded
     return outcomes
+
+
+def _unheard(_: str) -> None:
+    """Nobody reads what a bomb says."""
 
 
 def _within(target: Target) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import re
@@ -14,12 +15,12 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "tests"))
 
-import tiny
-from attacks.report import attack
 from bundles import write_bundle
 
+from attacks.report import attack
 from tenth.core import children
 
+tiny = importlib.import_module("tiny")  # mypy would check transformers with it
 TENTH = children.python("from tenth.__main__ import main; main()")
 STEERING = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u200b\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff]")
 SEQUENCES = {
