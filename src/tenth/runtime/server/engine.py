@@ -13,11 +13,9 @@ import json
 import os
 import re
 import secrets
-import shutil
 import signal
 import socket
 import subprocess
-import tempfile
 import threading
 import time
 from collections.abc import Iterator
@@ -27,9 +25,10 @@ from types import TracebackType
 from typing import Self
 
 from tenth.core import children
-from tenth.core.errors import NativeError
+from tenth.core.errors import InputError, NativeError
 from tenth.core.format import megabytes
 from tenth.core.progress import one_line
+from tenth.core.store import temporary_folder
 from tenth.runtime import limits
 from tenth.runtime.bundle import Bundle
 from tenth.runtime.server.checks import body_limit
@@ -41,6 +40,7 @@ _SERVER, _PER_BYTE = 4_000_000, 100
 PREPARING = 30  # seconds in which a request's template and text must become tokens
 _WEDGED = 300  # seconds in which llama.cpp's loop must come round; a batch of a slow device takes a minute
 _LOADING, _SLOWEST_DISK = 30, 10e6  # seconds for a model without size; bytes/s
+_LONGEST_SOCKET = 103  # bytes of its path, on a Mac; Linux takes 107
 _DEATHS = 5  # in a row, with nothing asked: then it is given up
 _PERIOD, _LOOKS = 2, 3  # seconds between looks at a request that is late, and how many must find nothing done
 _STAMP = re.compile(r"^[\d.]+ [A-Z] ")  # how llama.cpp begins a line of its log
@@ -76,8 +76,12 @@ class Engine:
         self._changed = threading.Condition()
 
     def __enter__(self) -> Self:
-        self._folder = Path(tempfile.mkdtemp(prefix="tenth-"))  # of this user alone
+        self._stack = contextlib.ExitStack()
+        self._folder = self._stack.enter_context(temporary_folder())  # of this user alone
         self.socket = self._folder / "model.sock"
+        if len(os.fsencode(self.socket)) > _LONGEST_SOCKET:
+            self._stack.close()
+            raise InputError(f"{self._folder.parent} is too long a path for a socket; set TMPDIR to another")
         self._threads = [threading.Thread(target=run, daemon=True) for run in (self._live, self._look)]
         for thread in self._threads:
             thread.start()
@@ -106,7 +110,7 @@ class Engine:
                 process.kill()
         for thread in self._threads:
             thread.join()
-        shutil.rmtree(self._folder, ignore_errors=True)
+        self._stack.close()
 
     def check(self) -> None:
         """NativeError where the model is given up."""
