@@ -253,6 +253,14 @@ PLACES = [
         for key in ("type", "vocab", "merges", "byte_fallback", "ignore_merges", "unk_token")
     ),
     *(f"tokenizer_config.json/{key}" for key in ("bos_token", "eos_token", "add_bos_token", "chat_template")),
+    *(
+        f"tokenizer_config.json/{key}"
+        for key in ("added_tokens_decoder", "extra_special_tokens", "image_token", "add_prefix_space")
+    ),
+    "special_tokens_map.json/additional_special_tokens",
+    "special_tokens_map.json/mask_token",
+    "added_tokens.json/<|x|>",
+    "generation_config.json/eos_token_id",
 ]
 
 
@@ -272,6 +280,8 @@ JSON = st.recursive(
                     "special_tokens",
                     "ids",
                     "sep",
+                    "332",
+                    "special",
                 ]
             ),
             inner,
