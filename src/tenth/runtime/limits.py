@@ -25,7 +25,7 @@ from tenth.core import jobs
 _CLONE_NEWUSER = 0x10000000
 _CLONE_NEWNET = 0x40000000
 _CGROUPS = Path("/sys/fs/cgroup")
-_STALE = 3600  # seconds
+_STALE = 60  # seconds; a group is empty for microseconds only, between being made and entered
 
 WATCHED = "watched RSS"
 ISOLATED = "namespace without interfaces"
@@ -90,7 +90,7 @@ def limit_memory(limit: int) -> Cgroup | None:
 
 
 def _sweep(parent: Path) -> None:
-    """Remove the empty groups of runs that were killed an hour ago or earlier; none that is in use can go."""
+    """Remove the empty groups of runs that were killed; none that is in use can go."""
     for path in parent.glob("tenth-*-*"):
         with contextlib.suppress(OSError):
             alive = Path("/proc", path.name.split("-")[1]).exists()
