@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Iterator
@@ -146,10 +147,11 @@ def test_a_lost_connection_leaves_nothing(
             "with remote.connect(remote.parse('device')) as way:\n"
             f"  with way.folder({str(there)!r}) as folder: folder.run('{mark}')"
         )
-        child = subprocess.Popen([sys.executable, "-c", code])
-        soon(lambda: len(processes(mark)) > 2, "it runs there")
-        child.kill()
-        child.wait()
+        with tempfile.TemporaryDirectory() as scratch:  # of the connection; who is killed cannot remove it
+            child = subprocess.Popen([sys.executable, "-c", code], env={**os.environ, "TMPDIR": scratch})
+            soon(lambda: len(processes(mark)) > 2, "it runs there")
+            child.kill()
+            child.wait()
     else:
         if how == "silence":
             monkeypatch.setattr(_base, "SILENCE", 2)
