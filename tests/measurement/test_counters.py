@@ -318,3 +318,62 @@ def test_phases_become_gross_and_net(tmp_path: Path) -> None:
     assert gross.spread == pytest.approx(0.05)
     assert 0 < gross.value - net.value < 0.01
     assert "all of it" in gross.conditions
+
+
+NO_NUMBERS = {
+    "superscript": "²",
+    "digits": "9" * 4000,
+    "many digits": "9" * 5000,
+    "underscores": "1_000",
+    "infinite": "1e999",
+    "nan": "nan",
+    "binary": "\udcff\udcfe",
+    "escape": "\x1b[2J",
+    "empty": "",
+}
+
+
+@pytest.mark.parametrize("what", NO_NUMBERS)
+def test_a_file_of_the_system_that_lies(tmp_path: Path, what: str) -> None:
+    """Every counter that reads files: one clear reason, which a terminal may show."""
+
+    def spoil(path: Path) -> None:
+        path.write_bytes(NO_NUMBERS[what].encode("utf-8", "surrogateescape"))
+
+    power = "sys/class/power_supply/BAT0"
+    lay(
+        tmp_path,
+        {f"{power}/type": "Battery", f"{power}/status": "Discharging", f"{power}/voltage_now": 4_000_000},
+    )
+    spoil(tmp_path / power / "current_now")
+    rail = "sys/class/hwmon/hwmon0"
+    lay(tmp_path, {f"{rail}/name": "ina3221", f"{rail}/in1_label": "VDD_IN", f"{rail}/in1_input": 5000})
+    spoil(tmp_path / rail / "curr1_input")
+    spoil(package(tmp_path, "intel-rapl:0", "package-0", 1))
+    for find in (battery.find, ina3221.find, rapl.find):
+        with pytest.raises(Unavailable, match="not a number") as reason:
+            find(tmp_path)
+        assert str(reason.value).isprintable()
+        assert len(str(reason.value)) < 400
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        "yes",
+        "tr '\\0' 9 < /dev/zero",
+        "echo 'VDD_A current(7)=1.2.3A'; echo 'VDD_V volt(7)=1V'",
+        "echo 'VDD_A current(7)=.A'; echo 'VDD_V volt(7)=1V'",
+        f"echo 'VDD_A current(7)={'9' * 400}A'; echo 'VDD_V volt(7)=1V'",
+        "tr '\\0' _ < /dev/zero | head -c 900000",
+        "printf '\\033[2J'",
+    ],
+)
+def test_a_power_chip_that_lies(tmp_path: Path, said: str) -> None:
+    program = tmp_path / "usr/bin/vcgencmd"
+    program.parent.mkdir(parents=True)
+    program.write_text(f"#!/bin/sh\n{said}\n")
+    program.chmod(0o755)
+    with pytest.raises(Unavailable) as reason:
+        pmic.find(tmp_path)
+    assert str(reason.value).isprintable()
