@@ -27,15 +27,16 @@ from tenth.runtime import bundle, chat, serve
 from tenth.runtime.server import checks
 
 TEMPLATE = "{% for m in messages %}{{ m['role'] }}: {{ m['content'] }}\n{% endfor %}assistant:"
-LOOP = "{% for a in range(1000000) %}{% for b in range(1000000) %}{% endfor %}{% endfor %}"
+ROUND = "{{% for {0} in range(3000) %}}"
 DOUBLING = "{% for i in range(60) %}{% set ns.x = ns.x + ns.x %}{% endfor %}"
-GROW = "{% set ns = namespace(x='aaaaaaaa') %}" + DOUBLING + "{{ ns.x }}"
-DEEP = "{{ " + "(" * 20_000 + "1" + ")" * 20_000 + " }}"
 BOMBS = {
-    "loops": LOOP,
-    "growth": GROW,
-    "depth": DEEP,
-    "output": "{% for a in range(10**9) %}aaaaaaaaaaaa{% endfor %}",
+    "loops": "".join(map(ROUND.format, "abc")) + "{% endfor %}" * 3,
+    "growth": "{% set ns = namespace(x='aaaaaaaa') %}" + DOUBLING + "{{ ns.x }}",
+    "output": "{% for a in range(100000000) %}aaaaaaaaaaaa{% endfor %}",
+    "a long text": "{{ 'a' * 3000000000 }}",
+    "a long list": "{{ range(30000000)|join('aaaaaaaa') }}",
+    "recursion": "{% macro m() %}{{ m() }}{% endmacro %}{{ m() }}",
+    "depth": "{{ " + "(" * 20_000 + "1" + ")" * 20_000 + " }}",
 }
 AFTER = 20  # seconds within which an honest request must be answered again
 ASKED = {"prompt": "hello", "max_tokens": 2}

@@ -1,5 +1,6 @@
 """Chat and server on a tiny random model: real processes, real HTTP on loopback."""
 
+import contextlib
 import http.client
 import json
 import os
@@ -267,3 +268,96 @@ def test_a_child_that_always_dies_ends_the_server_with_one_error(folder: Path) -
         with pytest.raises(NativeError, match="died of SIGSEGV"):
             running.wait()
         assert len(killed) == 5
+
+
+BOMBS = {
+    "growth": "{% set ns = namespace(x='a') %}{% for i in range(60) %}"
+    "{% set ns.x = ns.x + ns.x %}{% endfor %}",
+    "output": "{% for a in range(100000000) %}aaaaaaaaaaaa{% endfor %}",
+    "a long text": "{{ 'a' * 3000000000 }}",
+    "a long list": "{{ range(30000000)|join('aaaaaaaa') }}",
+    "recursion": "{% macro m() %}{{ m() }}{% endmacro %}{{ m() }}",
+    "depth": "{{ " + "(" * 20_000 + "1" + ")" * 20_000 + " }}",
+}
+
+
+@pytest.mark.parametrize("bomb", BOMBS)
+def test_a_bomb_in_a_template_ends_the_child_and_not_the_machine(tmp_path: Path, bomb: str) -> None:
+    loaded = write_bundle(tmp_path / "loaded", BOMBS[bomb], budget=20_000_000)
+    with pytest.raises(NativeError, match=r"wanted more memory|died of SIG"):
+        chat.talk(bundle.open_bundle(loaded), iter(["hello"]), print, print, chat.Sampling(max_tokens=1))
+    if bomb == "depth":
+        return
+    asked = "{% if messages[0]['content'] == 'bomb' %}" + BOMBS[bomb] + "{% endif %}" + TEMPLATE
+    folder = write_bundle(tmp_path / "asked", asked, budget=20_000_000)
+    body = {"messages": [{"role": "user", "content": "bomb"}], "max_tokens": 1}
+    with serve.running(bundle.open_bundle(folder)) as running:
+        status, raw = ask(running.port, "POST", "/v1/chat/completions", body)
+        assert status == 503
+        assert "is started again" in json.loads(raw)["error"]["message"]
+        body["messages"] = [{"role": "user", "content": "hello"}]
+        assert ask(running.port, "POST", "/v1/chat/completions", body)[0] == 200
+
+
+def test_a_bomb_is_ended_where_no_cgroup_can_be_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TENTH_NO_CGROUP", "1")
+    folder = write_bundle(tmp_path / "loaded", BOMBS["growth"], budget=20_000_000)
+    with pytest.raises(NativeError, match="wanted more memory"), serve.running(bundle.open_bundle(folder)):
+        pass
+
+
+def test_a_stream_ends_with_an_error_when_the_child_dies(folder: Path) -> None:
+    body = {"prompt": "a", "max_tokens": 200, "ignore_eos": True, "stream": True, "temperature": 0}
+    with serve.running(bundle.open_bundle(folder)) as running:
+        connection = http.client.HTTPConnection("127.0.0.1", running.port, timeout=30)
+        connection.request("POST", "/v1/completions", json.dumps(body), {"Content-Type": "application/json"})
+        answer = connection.getresponse()
+        assert answer.readline().startswith(b"data: ")
+        os.kill(running.engine.pid, signal.SIGSEGV)
+        events = [line for line in answer.read().splitlines() if line.startswith(b"data: ")]
+        connection.close()
+        last = events[-1].removeprefix(b"data: ")
+        assert last == b"[DONE]" or json.loads(last)["error"]["code"] == 503
+        assert ask(running.port, "POST", "/v1/completions", {"prompt": "a", "max_tokens": 1})[0] == 200
+
+
+def test_a_thousand_unfinished_requests_block_nobody(server: serve.Running) -> None:
+    start = b"POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+    with contextlib.ExitStack() as stack:
+        for _ in range(1000):
+            sock = stack.enter_context(socket.create_connection(("127.0.0.1", server.port), 10))
+            with contextlib.suppress(OSError):
+                sock.sendall(start)
+        assert ask(server.port, "POST", "/v1/completions", {"prompt": "a", "max_tokens": 1})[0] == 200
+
+
+@pytest.mark.parametrize(
+    ("headers", "status"),
+    [
+        ({"Host": "evil.example"}, 403),
+        ({"Origin": "http://evil.example"}, 403),
+        ({"Origin": "http://evil.example", "Content-Type": "text/plain"}, 403),
+        ({"Content-Type": "text/plain"}, 415),
+        ({"Sec-Fetch-Site": "cross-site"}, 403),
+    ],
+)
+def test_pages_of_other_sites_are_refused(
+    server: serve.Running, headers: dict[str, str], status: int
+) -> None:
+    assert (
+        ask(server.port, "POST", "/v1/completions", {"prompt": "a", "max_tokens": 1}, **headers)[0] == status
+    )
+
+
+def test_a_page_of_the_servers_own_may_ask(server: serve.Running) -> None:
+    own = {"Origin": f"http://127.0.0.1:{server.port}", "Sec-Fetch-Site": "same-origin"}
+    assert ask(server.port, "POST", "/v1/completions", {"prompt": "a", "max_tokens": 1}, **own)[0] == 200
+
+
+def test_other_machines_need_a_key_of_some_length(folder: Path) -> None:
+    for host, key in (("0.0.0.0", ""), ("0.0.0.0", "short"), ("::", "short"), ("localhost", "a\nb")):
+        with (
+            pytest.raises(InputError, match="key"),
+            serve.running(bundle.open_bundle(folder), host=host, key=key),
+        ):
+            pass

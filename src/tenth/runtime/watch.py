@@ -16,11 +16,9 @@ _PERIOD = 0.005  # seconds between looks at the resident size
 class Watch(threading.Thread):
     """Records the largest resident size above a start; ends the process where it exceeds a ceiling."""
 
-    def __init__(
-        self, start: limits.Resident, ceiling: int | None, emit: jobs.Emit, period: float = _PERIOD
-    ) -> None:
+    def __init__(self, start: limits.Resident, ceiling: int | None, emit: jobs.Emit) -> None:
         super().__init__(daemon=True)
-        self.start_size, self.ceiling, self.emit, self.period = start, ceiling, emit, period
+        self.start_size, self.ceiling, self.emit = start, ceiling, emit
         self.peak = self.peak_file = self.peak_anonymous = 0
         self._done = threading.Event()
 
@@ -38,7 +36,7 @@ class Watch(threading.Thread):
     def run(self) -> None:
         """Look again and again until `finish` is called."""
         reported = 0.0
-        while not self._done.wait(self.period):
+        while not self._done.wait(_PERIOD):
             self.look()
             if self.ceiling is not None and self.peak > self.ceiling:
                 self.emit(self.report())

@@ -1,7 +1,7 @@
 """The child that holds the model: llama.cpp's own server on a Unix socket, under a hard memory limit.
 
     parent --- {"gguf": ..., "runtime": {...}, "socket": ..., "limit": ...} ---> child, one line on stdin
-    parent <-- {"group": ...} or {"watched": ...}, {"ready": true} ------------- child, lines on stdout
+    parent <-- {"group": ...} or {"watch": bytes}, {"ready": true} ------------- child, lines on stdout
 
 It ends when its stdin closes. What llama.cpp says of errors goes to stderr, a file; nothing else does, so
 that no string of the model's can pass for an error.
@@ -22,10 +22,8 @@ from tenth.core import children
 from tenth.core.jobs import Event
 from tenth.core.records import Record, Runtime
 from tenth.runtime import limits
-from tenth.runtime.watch import Watch
 
 _ERRORS = 1  # llama.cpp's verbosity
-_PERIOD = 0.1  # seconds between looks at the memory where there is no cgroup
 _STACKS = 512 << 20  # bytes of address space for the threads' stacks, of which next to nothing is used
 _FAILED = 3
 
@@ -72,7 +70,7 @@ def _end_with_stdin() -> None:
 
 
 def _hold(limit: int, tell: Any) -> None:
-    """Limit this process: by a cgroup, else by address space for data and a thread that looks."""
+    """Limit this process: by a cgroup, else by address space for data, and by the parent, who looks."""
     start = limits.baseline()
     group = limits.limit_memory(limit + start.total)
     if group:
@@ -83,12 +81,7 @@ def _hold(limit: int, tell: Any) -> None:
 
         most = limits.data_size() + limit + _STACKS
         resource.setrlimit(resource.RLIMIT_DATA, (most, most))
-
-    def over(event: Event) -> None:
-        if event["peak"] > limit:
-            tell({"over": event["peak"]})
-
-    Watch(start, limit, over, _PERIOD).start()
+    tell({"watch": start.total + limit})  # from outside: llama.cpp keeps Python waiting while it loads
 
 
 def _params(xllamacpp: ModuleType, orders: Orders) -> Any:

@@ -24,6 +24,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+import psutil
+
 from tenth.core import children
 from tenth.core.errors import InputError, NativeError
 from tenth.core.format import megabytes
@@ -43,6 +45,7 @@ _LOADING, _SLOWEST_DISK = 30, 10e6  # seconds for a model without size; bytes/s
 _LONGEST_SOCKET = 103  # bytes of its path, on a Mac; Linux takes 107
 _DEATHS = 5  # in a row, with nothing asked: then it is given up
 _PERIOD, _LOOKS = 2, 3  # seconds between looks at a request that is late, and how many must find nothing done
+_LOOK = 0.1  # seconds between looks at the memory where there is no cgroup
 _STAMP = re.compile(r"^[\d.]+ [A-Z] ")  # how llama.cpp begins a line of its log
 
 
@@ -292,10 +295,22 @@ class _Child:
             with contextlib.suppress(ValueError):  # cut short by its death
                 event = json.loads(line)
                 self.group = limits.Cgroup.from_event(event) or self.group
-                self.over = self.over or "over" in event
+                if "watch" in event:
+                    threading.Thread(target=self._watch, args=(int(event["watch"]),), daemon=True).start()
                 if until in event:
                     return True
         return False
+
+    def _watch(self, most: int) -> None:
+        """Where there is no cgroup: end it when it holds more bytes than that."""
+        with contextlib.suppress(psutil.Error):
+            process = psutil.Process(self.process.pid)
+            while self.process.poll() is None:
+                if process.memory_info().rss > most:
+                    self.over = True
+                    self.process.kill()
+                    return
+                time.sleep(_LOOK)
 
     def close(self) -> None:
         """End it, and remove its memory group."""
