@@ -31,6 +31,7 @@ _PR_SET_PDEATHSIG, _PR_SET_SECCOMP, _PR_SET_NO_NEW_PRIVS, _FILTER = 1, 22, 38, 2
 _CAPABILITIES = 0x20080522  # _LINUX_CAPABILITY_VERSION_3
 _READING = 1 << 1 | 1 << 2  # CAP_DAC_OVERRIDE, CAP_DAC_READ_SEARCH
 _FILES = 1024  # open at a time
+_LATER = 10  # seconds between the limits of processor time and wall clock, so that the first one tells
 
 _CREATE_RULESET, _ADD_RULE, _RESTRICT_SELF = 444, 445, 446
 _READ = 1 << 2 | 1 << 3
@@ -68,13 +69,13 @@ def shut(
 
     readable: files and folders that may be read. writable: the only folder that may be written. seconds: of
     processor time. file_bytes: the largest that a file may grow, the log that is open already included.
-    wall: seconds until the kernel ends the process, whatever became of its parent; by default `seconds`.
+    wall: seconds until the kernel ends the process, whatever became of its parent; by default 10 more.
     """
     guards = [_limit(seconds, file_bytes)]
     if sys.platform != "linux":
         return [*guards, f"files and processes: not shut in, {sys.platform} is not Linux"]
     ctypes.CDLL(None).prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
-    guards += [_restrict_files(readable, writable), _end_after(seconds if wall is None else wall)]
+    guards += [_restrict_files(readable, writable), _end_after(seconds + _LATER if wall is None else wall)]
     if trouble := _drop_capabilities():
         guards.append(trouble)
     _die_with_parent()
