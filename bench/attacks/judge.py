@@ -10,13 +10,14 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "tests"))
 
 import strangers
 
+from attacks.report import attack
 from tenth.leaderboard import run, submission
 from tenth.leaderboard.exam import Quiet
 
@@ -37,18 +38,6 @@ MANIFESTS = {
     "empty": "",
 }
 NAMES = [b"caf\xe9", b"\xff", b"a\nb", b"\x1b[2J", "\u202e".encode(), b"-rf", b"%s%n"]
-
-
-def attack(name: str, outcomes: Mapping[str, bool]) -> dict[str, object]:
-    """A line of the report. outcomes: what was tried -> whether it was held off."""
-    lost = [what for what, held in outcomes.items() if not held]
-    return {
-        "name": name,
-        "tried": len(outcomes),
-        "held": len(outcomes) - len(lost),
-        "lost": len(lost),
-        "which": lost,
-    }
 
 
 def _settings(place: Path, *names: str) -> run.JudgeSettings:

@@ -16,7 +16,7 @@ sys.path.insert(0, str(Path(__file__).parents[2] / "tests"))
 import liars
 from bundles import write_bundle
 
-from attacks.judge import attack
+from attacks.report import attack
 from tenth.core.errors import TenthError
 from tenth.leaderboard.exam import Quiet
 from tenth.remote import llama, package, run

@@ -18,7 +18,7 @@ sys.path.insert(0, str(Path(__file__).parents[2] / "tests"))
 import acts
 import children
 
-from attacks.judge import attack
+from attacks.report import attack
 from tenth.core import jobs
 from tenth.core.errors import NativeError
 from tenth.evaluation import programs

@@ -4,7 +4,7 @@ Nothing is imported here that Python has not loaded by itself, so that the curre
 path, and Ctrl-C is understood, before anything else is looked for.
 """
 
-import _signal  # what Python's signal is made of, and part of the interpreter itself
+import _signal  # type: ignore[import-not-found]  # a part of the interpreter, without stubs
 import os
 import sys
 

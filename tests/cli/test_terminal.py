@@ -151,6 +151,7 @@ def test_a_path_that_is_no_utf_8_is_shown(model: Path, tmp_path: Path) -> None:
     for more in ([], ["--json"]):
         done = subprocess.run([*COMMAND, "plan", name, *words, *more], capture_output=True, check=False)
         assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["model"] == "caf\\xe9"
 
 
 def test_chat_goes_on_after_a_byte_that_is_no_utf_8(tmp_path: Path) -> None:

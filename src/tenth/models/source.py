@@ -8,6 +8,7 @@ from importlib import resources
 from pathlib import Path
 
 from tenth.core.errors import InputError
+from tenth.core.progress import one_line
 
 BUNDLED = "bundled"
 WEIGHTS = ["*.safetensors", "*.safetensors.index.json"]
@@ -22,7 +23,7 @@ HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}")
 
 def model_name(path: Path) -> str:
     """What a model is called: its folder's name, or ORG/NAME where the folder is a snapshot in the hub's
-    cache, which is named after a commit.
+    cache, which is named after a commit. What steers a terminal, or is no UTF-8, is written out.
     """
     folder = path.resolve()
     snapshot, parent = folder.parents[:2] if len(folder.parents) > 1 else (folder, folder)
@@ -30,7 +31,7 @@ def model_name(path: Path) -> str:
         return "/".join(cached.groups())
     if cached := CACHED.fullmatch(folder.name):
         return "/".join(cached.groups())
-    return folder.name
+    return one_line(folder.name)
 
 
 def _snapshot(folder: Path) -> Path:
