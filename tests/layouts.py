@@ -35,14 +35,16 @@ HEAD = "lm_head.weight"
 class Compared:
     """A folder in transformers and in llama.cpp."""
 
-    verdict: str  # "equal", "refused" (by us), "different", "undefined" (we take what transformers does not)
+    verdict: (
+        str  # "equal", "refused" (by us), "different", "unrun" (transformers cannot: the first check says so)
+    )
     difference: float = 0.0  # of logits, the largest
     why: str = ""  # what was said
 
     @property
     def silent(self) -> bool:
         """Whether a person gets another model, and is told nothing."""
-        return self.verdict in ("different", "undefined")
+        return self.verdict == "different"
 
 
 def their_logits(folder: Path, ids: np.ndarray) -> np.ndarray | str:
@@ -52,7 +54,11 @@ def their_logits(folder: Path, ids: np.ndarray) -> np.ndarray | str:
     torch.manual_seed(0)
     try:
         model, info = AutoModelForCausalLM.from_pretrained(
-            folder, dtype=torch.float32, attn_implementation="eager", output_loading_info=True
+            folder,
+            dtype=torch.float32,
+            attn_implementation="eager",
+            output_loading_info=True,
+            return_dict=True,
         )
         if missing := sorted(set(info["missing_keys"]) | {key for key, *_ in info["mismatched_keys"]}):
             return f"transformers does not find {missing[0]}"
@@ -86,7 +92,7 @@ def compared(folder: Path, reference: Path | None = None) -> Compared:
         return Compared("refused", why=str(error))
     theirs = their_logits(reference or folder, ids)
     if isinstance(theirs, str):
-        return Compared("undefined", why=theirs)
+        return Compared("unrun", why=theirs)
     difference = float(np.abs(ours - theirs[: len(ours)]).max())
     return Compared("equal" if difference <= WITHIN else "different", difference)
 

@@ -83,8 +83,8 @@ def analyse(
     for note in rotation(checkpoint, budget.context):
         workshop.reporter.say(note)
     stages.check_weights()
-    calibration = stages.calibration(texts, making.seed)
     reference = original.reference if original else stages.reference(texts)
+    calibration = stages.calibration(texts, making.seed)
     sensitivities = stages.sensitivities(calibration, making.types)
     kv = stages.kv_sensitivities(texts, budget.context)
     problem = replace(unmeasured(checkpoint, target, making), sensitivities=sensitivities, kv=kv)

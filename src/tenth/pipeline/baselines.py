@@ -27,7 +27,23 @@ def baselines(
         return []
     budget = analysis.question.memory
     stock = {name: _types(analysis, name) for name in recipes.BASES if name not in ("F16", "Q4_0")}
-    fitting = [name for name, types in stock.items() if problem.memory(types, ours.runtime).total <= budget]
+    known = set().union(*problem.sensitivities.values())
+
+    def possible(name: str, types: Mapping[str, str]) -> bool:
+        """Whether every tensor's type holds its largest weight: those that do not are not measured."""
+        for tensor, kind in types.items():
+            if kind in known and kind not in problem.sensitivities[tensor]:
+                analysis.stages.reporter.say(
+                    f"no {name} to compare with: {kind} cannot hold {tensor}'s outliers"
+                )
+                return False
+        return True
+
+    fitting = [
+        name
+        for name, types in stock.items()
+        if problem.memory(types, ours.runtime).total <= budget and possible(name, types)
+    ]
 
     def predicted_kl(name: str) -> float:
         return sum(problem.sensitivities[tensor][kind] for tensor, kind in stock[name].items())
@@ -44,10 +60,8 @@ def baselines(
 
     best = sorted(fitting, key=predicted_kl)[:count]
     plain = _types(analysis, "Q4_0", importance=False)
-    return [
-        *(measured(name, stock[name], analysis.calibration) for name in best),
-        measured("Q4_0", plain, None),
-    ]
+    found = [measured(name, stock[name], analysis.calibration) for name in best]
+    return [*found, measured("Q4_0", plain, None)] if possible("Q4_0", plain) else found
 
 
 def keeping_all_tokens(analysis: Analysis, problem: Problem, ours: Decision, folder: Path) -> list[Candidate]:

@@ -8,9 +8,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import ClassVar
 
+from tenth.calibration.settings import Agreement
 from tenth.calibration.windows import Texts, Wanted, cut
 from tenth.core.ggml import WEIGHT_TYPES
-from tenth.core.jobs import Compute, Emit, Job
+from tenth.core.jobs import Compute, Emit, Job, Packed
 from tenth.core.records import Shape
 from tenth.distillation.budget import TrainingBudget
 from tenth.distillation.settings import (
@@ -63,6 +64,31 @@ class RunOriginal(Stage[None]):
 
         compute = Compute(threads=self.threads)
         run_original(self.model, self.tokens, self.text_bytes, self.plain_windows, self.folder, compute, emit)
+
+
+class CompareReadings(Stage[Agreement]):
+    """Whether our reading of the model is transformers' own (calibration/agreement.py)."""
+
+    name: ClassVar = "agreement"
+    label: ClassVar = "compare with transformers"
+
+    def make(self, emit: Emit) -> Agreement:
+        """Run a window in both; InputError where they differ."""
+        from tenth.calibration.agreement import compare
+
+        return compare(self.model, self.folder, Compute(threads=self.threads), emit)
+
+
+class InOneChild(Job[None]):
+    """Stages made one after the other by one child process: importing transformers takes seconds."""
+
+    stages: tuple[Packed, ...]
+    threads: int = 0
+
+    def run(self, emit: Emit) -> None:
+        """Each leaves its own folder."""
+        for stage in self.stages:
+            stage.unpack().run(emit)
 
 
 class Calibrate(Stage[None]):

@@ -35,9 +35,11 @@ from tenth.pipeline.effort import BATCH, Effort
 from tenth.pipeline.stage import Stage, TextFile
 from tenth.pipeline.stages import (
     Calibrate,
+    CompareReadings,
     CutTexts,
     Distil,
     DistilVocabulary,
+    InOneChild,
     MeasureKv,
     MeasureRemovals,
     MeasureSensitivities,
@@ -162,11 +164,13 @@ class Stages:
             self.checkpoint.check_finite(advance)
 
     def reference(self, texts: Texts) -> Path:
-        """The original's log-probabilities on the held-out windows."""
+        """The original's log-probabilities on the held-out windows, once it is clear that our reading of it
+        is transformers' own; InputError where it is not.
+        """
         stage = RunOriginal(
             **self._common, tokens=texts.held_out, text_bytes=texts.bytes, plain_windows=texts.plain
         )
-        return self._made(stage)[0]
+        return self._together(CompareReadings(**self._common), stage)
 
     def calibration(self, texts: Texts, seed: int) -> Path:
         """How much each weight matters."""
@@ -357,6 +361,23 @@ class Stages:
         if scratch is not None:
             self.store.remove(self._place(scratch))
         return folder, stage.model_copy(update={"folder": folder}).result()
+
+    def _together(self, first: Stage[Any], then: Stage[Any]) -> Path:
+        """The folder of the second stage, the first one made before it, by the same child if both are new."""
+        if self._place(first).exists() or self._place(then).exists():
+            self._made(first)
+            return self._made(then)[0]
+
+        def build(folder: Path) -> None:
+            def build_both(before: Path) -> None:
+                places = (first, before), (then, folder)
+                stages = tuple(stage.model_copy(update={"folder": place}).pack() for stage, place in places)
+                self._child(f"{first.label}, {then.label}", InOneChild(stages=stages, threads=then.threads))
+
+            self.used[first.name] = self.store.stage(first.name, first.key(), build_both)
+
+        folder = self.used[then.name] = self.store.stage(then.name, then.key(), build)
+        return folder
 
     def _child(self, label: str, job: Job[Result], total: float = 1.0) -> Result:
         """The result of a job, with a progress bar up to `total`: bytes if it is more than one."""

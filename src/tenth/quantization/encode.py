@@ -29,27 +29,40 @@ from tenth.runtime import llama
 # Scales and minima are half-precision (up to 65504) and may exceed the largest weight; past it ggml writes
 # infinities, and the types with a grid abort the process.
 LARGEST = 32768.0
+# Types that hold more: floats, and blocks whose scale is their largest weight over 8 or 127.
+LARGER = {
+    "F32": float("inf"),
+    "BF16": float("inf"),
+    "F16": 65504.0,
+    "Q4_0": 8 * LARGEST,
+    "Q8_0": 64 * LARGEST,
+}
 FLOOR = 1e-4  # of the mean importance, so that no column counts for nothing
+
+
+def largest(type_name: str) -> float:
+    """The largest weight that a type is trusted with."""
+    return LARGER.get(type_name, LARGEST)
 
 
 def quantise(rows: np.ndarray, type_name: str, importance: np.ndarray | None = None) -> np.ndarray:
     """Encode float32 rows [n, columns] with ggml; returns uint8 [n, bytes].
 
     importance: [columns], any non-negative scale. Thread-safe; releases the interpreter lock while it works.
-    Raises InputError for rows that are no whole blocks, or hold NaN, infinity or weights beyond `LARGEST`.
+    Raises InputError for rows that are no whole blocks, or hold NaN, infinity or weights beyond `largest`.
     """
     rows = np.ascontiguousarray(rows, np.float32)
     count, columns = rows.shape
     kind = storage_type(type_name)
     if not kind.holds(columns):
         raise InputError(f"rows of {columns} do not divide into {type_name}'s blocks of {kind.weights}")
-    largest = float(np.abs(rows).max(initial=0.0))
-    if not np.isfinite(largest):
+    found, most = float(np.abs(rows).max(initial=0.0)), largest(type_name)
+    if not np.isfinite(found):
         raise InputError(f"a weight to be stored as {type_name} is NaN or infinite")
-    if largest > LARGEST and type_name not in ("F32", "BF16"):
+    if found > most:
         raise InputError(
-            f"a weight of {largest:.3g} is beyond the half-precision scales of {type_name}"
-            f" (up to {LARGEST:g}); give a checkpoint without such outliers"
+            f"a weight of {found:.3g} is beyond the half-precision scales of {type_name} (up to {most:g});"
+            " choose another type for its matrix"
         )
     if importance is None and kind.needs_importance:
         importance = np.ones(columns, np.float32)

@@ -24,7 +24,7 @@ from tenth.core.records import TensorSpec
 from tenth.models.checkpoint import HEAD, Checkpoint, open_checkpoint
 from tenth.models.formats.gguf import source_rows
 from tenth.quantization import gptq, gram
-from tenth.quantization.encode import LARGEST, Rounding, keep, path_of
+from tenth.quantization.encode import Rounding, keep, largest, path_of
 from tenth.quantization.grids import GRIDS
 
 SLICE = 32_000_000  # bytes of float32 rows that are rounded together
@@ -139,7 +139,8 @@ class Rounder:
         self, spec: TensorSpec, kind: str, h: torch.Tensor, shift: torch.Tensor | None
     ) -> Iterable[np.ndarray]:
         def encode(rows: np.ndarray, importance: np.ndarray) -> np.ndarray:
-            return self._encode.weighted(rows.clip(-LARGEST, LARGEST), kind, importance)
+            most = largest(kind)
+            return self._encode.weighted(rows.clip(-most, most), kind, importance)
 
         for _, rows in source_rows(self._checkpoint, spec, SLICE):
             weight = torch.from_numpy(np.ascontiguousarray(rows)).to(h.device)

@@ -24,9 +24,10 @@ from tenth.core.jobs import Emit
 from tenth.core.records import TensorSpec
 from tenth.models.checkpoint import open_checkpoint
 from tenth.models.formats.hf import LazyTensor
-from tenth.quantization.encode import quantise
+from tenth.quantization.encode import largest, quantise
 from tenth.runtime.llama import cores, dequantize
 
+READ = 1 << 22  # weights looked at together for the largest one
 SAMPLE = 1 << 18  # weights of a tensor that are tried, at the least 64 rows
 # Mean square relative error of rounding to a float of p fraction bits: 2^-2p / 12 * E[1/m^2], the mantissa m
 # log-uniform in [1, 2). llama.cpp rounds activations to the type of a 16-bit matrix.
@@ -56,6 +57,13 @@ def load_rows(tensor: LazyTensor, rows: np.ndarray) -> np.ndarray:
     """The named rows (ascending), float32; reads runs of neighbours together."""
     breaks = np.flatnonzero(np.diff(rows) != 1) + 1
     return np.concatenate([tensor.load(int(run[0]), int(run[-1]) + 1) for run in np.split(rows, breaks)])
+
+
+def largest_weight(tensor: LazyTensor) -> float:
+    """The largest magnitude of all of a tensor, a few rows at a time."""
+    step = max(1, READ // max(1, tensor.shape[-1]))
+    starts = range(0, tensor.shape[0], step)
+    return max(float(np.abs(tensor.load(at, min(at + step, tensor.shape[0]))).max()) for at in starts)
 
 
 def sensitivity(
@@ -97,7 +105,11 @@ def measure_sensitivities(
         site = stats[spec.source]
         rows, stands = sampled_rows(site, spec.columns)
         weight = load_rows(checkpoint.tensors[spec.source], rows)
-        return spec, sensitivity(weight, rows, stands, site, types)
+        # A type that cannot hold the largest weight is not offered for the tensor.
+        most = largest_weight(checkpoint.tensors[spec.source])
+        return spec, sensitivity(
+            weight, rows, stands, site, [name for name in types if most <= largest(name)]
+        )
 
     with ThreadPoolExecutor(threads or cores()) as pool, path.open("a", encoding="utf-8") as file:
         listed = digests.Growing(path)

@@ -335,6 +335,7 @@ class Architecture:
                 raise InputError(
                     f"config.json: {key} = {config[key]!r:.60}: mixtures of experts are not supported"
                 )
+        only({"is_causal": True} | config, "is_causal", [True], "llama.cpp's graph is causal")
         only(config, self.activation_key, self.activations, "llama.cpp's graph has another")
         kind = self.rope(config)["rope_type"]
         if kind not in self.rope_kinds:

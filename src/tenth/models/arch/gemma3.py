@@ -7,7 +7,14 @@ from tenth.models.arch import gemma3_text
 from tenth.models.arch._config import Config
 
 # Keys that count although they stand outside text_config.
-OUTER = ("quantization_config", "transformers_weights", "bos_token_id", "eos_token_id", "pad_token_id")
+OUTER = (
+    "quantization_config",
+    "transformers_weights",
+    "is_causal",
+    "bos_token_id",
+    "eos_token_id",
+    "pad_token_id",
+)
 
 
 class Gemma3WithEyes(gemma3_text.Gemma3):
