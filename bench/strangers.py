@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import transformers
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
 from tenth.models import arch
@@ -74,9 +75,7 @@ def main() -> None:
     chosen = parser.parse_args()
     logging.getLogger("transformers").setLevel(logging.ERROR)
     warnings.simplefilter("ignore")
-    from transformers.utils import logging as theirs
-
-    theirs.disable_progress_bar()
+    transformers.utils.logging.disable_progress_bar()
     torch.set_num_threads(1)
     counts: Counter[str] = Counter()
     for line in lines(chosen.kinds, chosen.family):

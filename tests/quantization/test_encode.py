@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from tenth.core.errors import InputError
 from tenth.core.ggml import WEIGHT_TYPES, storage_type
 from tenth.core.records import TensorSpec
-from tenth.quantization.encode import LARGEST, Rounding, quantise
+from tenth.quantization.encode import LARGEST, Rounding, largest, quantise
 from tenth.runtime.llama import dequantize
 
 COLUMNS = 512
@@ -163,3 +163,16 @@ def test_rounding_is_quantise_for_any_number_of_threads(
     other = rng.random(COLUMNS)
     found = Rounding(importance.__getitem__, threads).weighted(weight, kind, other)
     np.testing.assert_array_equal(found, quantise(weight, kind, other))
+
+
+@pytest.mark.parametrize("kind", ["F16", "Q8_0", "Q4_0"])
+def test_types_that_hold_more_than_others(kind: str) -> None:
+    most = largest(kind)
+    assert most > LARGEST
+    for sign in (1, -1):
+        rows = np.where(np.arange(COLUMNS) == 77, np.float32(sign * most), BASE).astype(np.float32)
+        found = dequantize(quantise(rows, kind), kind, COLUMNS)
+        assert np.isfinite(found).all()
+        np.testing.assert_allclose(found[:, 77], rows[:, 77], rtol=0.15)
+        with pytest.raises(InputError, match="choose another type"):
+            quantise(2 * rows, kind)

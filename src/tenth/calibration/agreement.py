@@ -96,8 +96,10 @@ def _types(checkpoint: Checkpoint) -> dict[str, str]:
 def _llama_cpp(checkpoint: Checkpoint, gguf: Path, threads: int) -> tuple[np.ndarray, np.ndarray]:
     """(the window's ids, llama.cpp's logits [tokens, vocabulary])."""
     length = min(LENGTH, checkpoint.arch.context_limit(checkpoint.config)[0])
-    exact = {"type_k": "F32", "type_v": "F32", "flash_attention": False}
-    with Session.open(gguf, Runtime(n_ctx=length, n_ubatch=length, threads=threads, **exact)) as session:
+    runtime = Runtime(
+        n_ctx=length, n_ubatch=length, type_k="F32", type_v="F32", flash_attention=False, threads=threads
+    )
+    with Session.open(gguf, runtime) as session:
         _check_beginning(checkpoint.path, session.tokenize("").tolist()[:1])
         ids = session.tokenize(bundled()[:TEXT])[:length].astype(np.int64)
         return ids, session.decode(ids)
@@ -138,9 +140,10 @@ def transformers_logits(checkpoint: Checkpoint, ids: np.ndarray, whole: int = WH
     """
     os.environ.setdefault("TRANSFORMERS_OFFLINE", "1")
     logging.getLogger("transformers").setLevel(logging.ERROR)
-    from transformers.utils import logging as their_logging
+    import transformers
 
-    their_logging.disable_progress_bar()
+    logs: Any = transformers.utils.logging
+    logs.disable_progress_bar()
     count = sum(int(np.prod(tensor.shape, dtype=np.int64)) for tensor in checkpoint.tensors.values())
     try:
         if count <= whole:
@@ -178,12 +181,13 @@ def _loaded(
     """The folder's model by from_pretrained, as float32; weights: instead of those in its files, for a model
     of that class and config.
     """
-    from transformers import AutoModelForCausalLM
+    import transformers
 
+    auto: Any = transformers.AutoModelForCausalLM
     source = (
         {"trust_remote_code": False, "local_files_only": True} if weights is None else {"state_dict": weights}
     )
-    model, info = (kind or AutoModelForCausalLM).from_pretrained(
+    model, info = (kind or auto).from_pretrained(
         folder if weights is None else None,
         config=config or _config(folder),
         dtype=torch.float32,
@@ -203,14 +207,15 @@ def _loaded(
 
 def _streamed(folder: Path, files: list[Path]) -> Any:
     """The model with placeholders for its weights, which are read whenever a module is called."""
-    from transformers import AutoModelForCausalLM
+    import transformers
 
+    auto: Any = transformers.AutoModelForCausalLM
     tensors: dict[str, LazyTensor] = {}
     for file in files:
         tensors |= read_header(file)[0]
     config = _config(folder)
     with torch.device("meta"):
-        kind = type(AutoModelForCausalLM.from_config(config, trust_remote_code=False))
+        kind = type(auto.from_config(config, trust_remote_code=False))
     largest = max((tensor.shape for tensor in tensors.values()), key=lambda shape: int(np.prod(shape)))
     placeholders, places = {}, {}
     for number, (name, tensor) in enumerate(tensors.items()):
@@ -253,5 +258,5 @@ def _checksum(tensor: LazyTensor) -> int:
     """Of the values, 24 bits, which a float32 holds."""
     found, step = 0, max(1, (1 << 22) // max(1, tensor.shape[-1]))
     for start in range(0, tensor.shape[0], step):
-        found = crc32(tensor.load(start, min(start + step, tensor.shape[0])), found)
+        found = crc32(tensor.load(start, min(start + step, tensor.shape[0])).data, found)
     return found & 0xFFFFFF

@@ -29,20 +29,21 @@ def baselines(
     stock = {name: _types(analysis, name) for name in recipes.BASES if name not in ("F16", "Q4_0")}
     known = set().union(*problem.sensitivities.values())
 
-    def possible(name: str, types: Mapping[str, str]) -> bool:
+    def possible(types: Mapping[str, str]) -> bool:
         """Whether every tensor's type holds its largest weight: those that do not are not measured."""
-        for tensor, kind in types.items():
-            if kind in known and kind not in problem.sensitivities[tensor]:
-                analysis.stages.reporter.say(
-                    f"no {name} to compare with: {kind} cannot hold {tensor}'s outliers"
-                )
-                return False
-        return True
+        return not any(
+            kind in known and kind not in problem.sensitivities[tensor] for tensor, kind in types.items()
+        )
 
+    plain = _types(analysis, "Q4_0", importance=False)
+    if left := [name for name, types in {**stock, "Q4_0": plain}.items() if not possible(types)]:
+        analysis.stages.reporter.say(
+            f"not compared with, since a weight is too large for their types: {', '.join(left)}"
+        )
     fitting = [
         name
         for name, types in stock.items()
-        if problem.memory(types, ours.runtime).total <= budget and possible(name, types)
+        if problem.memory(types, ours.runtime).total <= budget and possible(types)
     ]
 
     def predicted_kl(name: str) -> float:
@@ -59,9 +60,8 @@ def baselines(
             path.unlink()
 
     best = sorted(fitting, key=predicted_kl)[:count]
-    plain = _types(analysis, "Q4_0", importance=False)
     found = [measured(name, stock[name], analysis.calibration) for name in best]
-    return [*found, measured("Q4_0", plain, None)] if possible("Q4_0", plain) else found
+    return [*found, measured("Q4_0", plain, None)] if possible(plain) else found
 
 
 def keeping_all_tokens(analysis: Analysis, problem: Problem, ours: Decision, folder: Path) -> list[Candidate]:

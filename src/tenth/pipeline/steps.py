@@ -17,7 +17,7 @@ from tenth.core import jobs
 from tenth.core.errors import InputError, NativeError
 from tenth.core.format import megabytes
 from tenth.core.ggml import WEIGHT_TYPES
-from tenth.core.jobs import Compute, Event, Job
+from tenth.core.jobs import Compute, Event, Job, Packed
 from tenth.core.progress import Reporter
 from tenth.core.records import MB, Proof, Reading, Runtime, Shape
 from tenth.core.store import Store
@@ -369,12 +369,17 @@ class Stages:
             return self._made(then)[0]
 
         def build(folder: Path) -> None:
+            both: list[Packed] = []
+
             def build_both(before: Path) -> None:
                 places = (first, before), (then, folder)
-                stages = tuple(stage.model_copy(update={"folder": place}).pack() for stage, place in places)
-                self._child(f"{first.label}, {then.label}", InOneChild(stages=stages, threads=then.threads))
+                both.extend(stage.model_copy(update={"folder": place}).pack() for stage, place in places)
+                job = InOneChild(stages=tuple(both), threads=then.threads)
+                self._child(f"{first.label}, {then.label}", job)
 
             self.used[first.name] = self.store.stage(first.name, first.key(), build_both)
+            if not both:  # another run has made the first one meanwhile
+                self._child(then.label, then.model_copy(update={"folder": folder}))
 
         folder = self.used[then.name] = self.store.stage(then.name, then.key(), build)
         return folder
