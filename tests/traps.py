@@ -11,8 +11,8 @@ import os
 import sys
 from pathlib import Path
 
+import forged
 import items
-import strangers
 from bundles import write_bundle
 
 import tenth
@@ -65,7 +65,7 @@ def lay(folder: Path) -> Path:
     write_bundle(folder)
     tiny = importlib.import_module("tiny")  # mypy would check transformers with it
     tiny.make_model(folder / "model", "llama", "tied")
-    strangers.submission(folder / "submissions", "a", strangers.model(folder / "original.gguf").read_bytes())
+    forged.submission(folder / "submissions", "a", forged.model(folder / "original.gguf").read_bytes())
     (folder / "data").mkdir()
     items.write(folder / "data", 2)
     return folder

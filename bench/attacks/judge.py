@@ -15,7 +15,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "tests"))
 
-import strangers
+import forged
 
 from attacks.report import attack
 from tenth.leaderboard import run, submission
@@ -59,26 +59,26 @@ def _settings(place: Path, *names: str) -> run.JudgeSettings:
 def _hostile(place: Path, original: Path) -> None:
     """All folders that are to be disqualified."""
     raw, folder = original.read_bytes(), place / "submissions"
-    for number, (name, lie) in enumerate([*strangers.LIES.items(), *_corpus()]):
-        strangers.submission(folder, f"header-{number}-{name}", lie)
+    for number, (name, lie) in enumerate([*forged.LIES.items(), *_corpus()]):
+        forged.submission(folder, f"header-{number}-{name}", lie)
     for number, text in enumerate(MANIFESTS.values()):
-        made = strangers.submission(folder, f"manifest-{number}", raw)
+        made = forged.submission(folder, f"manifest-{number}", raw)
         (made / submission.MANIFEST).write_bytes(text.encode("utf-8", "surrogateescape"))
     values: dict[str, object] = {"nine": 9, "text": "2", "array": [2], "nan": float("nan"), "yes": True}
     for name, value in values.items():
-        made_of = strangers.edited(original, place / "edited.gguf", {"split.count": value})
-        strangers.submission(folder, f"split-{name}", made_of.read_bytes())
+        made_of = forged.edited(original, place / "edited.gguf", {"split.count": value})
+        forged.submission(folder, f"split-{name}", made_of.read_bytes())
     for name, value in {"short": 100, "zero": 0, "text": "512", "array": [512]}.items():
-        made_of = strangers.edited(original, place / "edited.gguf", {"llama.context_length": value})
-        strangers.submission(folder, f"context-{name}", made_of.read_bytes())
+        made_of = forged.edited(original, place / "edited.gguf", {"llama.context_length": value})
+        forged.submission(folder, f"context-{name}", made_of.read_bytes())
     scratch = {"division": "scratch", "base": "scratch"}
-    strangers.submission(folder, "copied", raw, **scratch)
-    quantised = strangers.model(place / "quantised.gguf", kind="Q4_0")
-    strangers.submission(folder, "copied-in-4-bits", quantised.read_bytes(), **scratch)
-    disguised = strangers.disguised(original, place / "disguised.gguf")
-    strangers.submission(folder, "copied-in-disguise", disguised.read_bytes(), **scratch)
+    forged.submission(folder, "copied", raw, **scratch)
+    quantised = forged.model(place / "quantised.gguf", kind="Q4_0")
+    forged.submission(folder, "copied-in-4-bits", quantised.read_bytes(), **scratch)
+    disguised = forged.disguised(original, place / "disguised.gguf")
+    forged.submission(folder, "copied-in-disguise", disguised.read_bytes(), **scratch)
     for kind in ("pipe", "link", "folder", "sparse"):
-        _no_file(strangers.submission(folder, f"file-{kind}") / "model.gguf", kind)
+        _no_file(forged.submission(folder, f"file-{kind}") / "model.gguf", kind)
 
 
 def _no_file(path: Path, kind: str) -> None:
@@ -94,15 +94,15 @@ def _no_file(path: Path, kind: str) -> None:
 
 
 def _corpus() -> list[tuple[str, bytes]]:
-    return [(name, raw) for name, (raw, _) in list(strangers.corpus().items())[::EVERY]]
+    return [(name, raw) for name, (raw, _) in list(forged.corpus().items())[::EVERY]]
 
 
 def _round(place: Path) -> dict[str, bool]:
-    original = strangers.model(place / "original.gguf")
-    strangers.submission(place / "submissions", "honest", original.read_bytes(), division="bits")
+    original = forged.model(place / "original.gguf")
+    forged.submission(place / "submissions", "honest", original.read_bytes(), division="bits")
     _hostile(place, original)
     for name in NAMES:
-        strangers.submission(place / "submissions", os.fsdecode(name), original.read_bytes(), division="bits")
+        forged.submission(place / "submissions", os.fsdecode(name), original.read_bytes(), division="bits")
     done = run.judge_all(_settings(place), Quiet())
     printable = {"honest", "-rf", "%s%n"}
     outcomes = {
@@ -119,7 +119,7 @@ def _swaps(place: Path) -> dict[str, bool]:
     """The file is exchanged while it is judged: for another, in its place, or for a pipe."""
     raw, outcomes = (place / "original.gguf").read_bytes(), {}
     for how in ("another", "in place", "pipe"):
-        folder = strangers.submission(place / "submissions", f"swap-{how[:2]}", raw, division="bits")
+        folder = forged.submission(place / "submissions", f"swap-{how[:2]}", raw, division="bits")
         artifact = submission.open_submission(folder, 1 << 30).artifact
         swapper = threading.Thread(target=_swap, args=(place, folder, how))
         swapper.start()
@@ -139,7 +139,7 @@ def _swap(place: Path, folder: Path, how: str) -> None:
     if how == "pipe":
         os.mkfifo(file)
     else:
-        file.write_bytes(strangers.LIES["cut"])
+        file.write_bytes(forged.LIES["cut"])
 
 
 def _signals(place: Path) -> dict[str, bool]:

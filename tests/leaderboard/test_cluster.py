@@ -3,8 +3,8 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+import forged
 import pytest
-import strangers
 
 from tenth.core import jobs
 from tenth.core.errors import InputError
@@ -36,9 +36,9 @@ def options(place: Path, cluster: str) -> run.JudgeSettings:
 
 @pytest.fixture
 def place(tmp_path: Path) -> Path:
-    raw = strangers.model(tmp_path / "original.gguf").read_bytes()
-    strangers.submission(tmp_path / "submissions", "honest", raw, division="bits")
-    strangers.submission(tmp_path / "submissions", "lies", strangers.LIES["past-the-end"])
+    raw = forged.model(tmp_path / "original.gguf").read_bytes()
+    forged.submission(tmp_path / "submissions", "honest", raw, division="bits")
+    forged.submission(tmp_path / "submissions", "lies", forged.LIES["past-the-end"])
     return tmp_path
 
 

@@ -3,10 +3,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import forged
 import gguf
 import numpy as np
 import pytest
-import strangers
 import tiny_gguf
 
 from tenth.core.records import Runtime
@@ -26,11 +26,11 @@ def ignore(event: dict[str, Any]) -> None:
 
 @pytest.fixture(scope="module")
 def original(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return strangers.model(tmp_path_factory.mktemp("division") / "original.gguf")
+    return forged.model(tmp_path_factory.mktemp("division") / "original.gguf")
 
 
 def test_cosines_are_those_of_the_reference_decoder(original: Path, tmp_path: Path) -> None:
-    other = strangers.model(tmp_path / "other.gguf", kind="Q4_0")
+    other = forged.model(tmp_path / "other.gguf", kind="Q4_0")
     found = division.CompareWeights(gguf=other, original=original).run(ignore)
     theirs = {t.name: np.array(t.data, np.float64).ravel() for t in gguf.GGUFReader(original).tensors}
     for tensor in gguf.GGUFReader(other).tensors:
@@ -38,7 +38,7 @@ def test_cosines_are_those_of_the_reference_decoder(original: Path, tmp_path: Pa
         wanted = mine @ theirs[tensor.name] / np.linalg.norm(mine) / np.linalg.norm(theirs[tensor.name])
         assert found[tensor.name] == pytest.approx(wanted, abs=1e-6)
     assert division.near(found).passed
-    random = strangers.model(tmp_path / "random.gguf", seed=9)
+    random = forged.model(tmp_path / "random.gguf", seed=9)
     apart = division.near(division.CompareWeights(gguf=random, original=original).run(ignore))
     assert not apart.passed
     assert apart.value == pytest.approx(0, abs=0.1)

@@ -4,9 +4,9 @@ import importlib.util
 from dataclasses import replace
 from pathlib import Path
 
+import forged
 import items
 import pytest
-import strangers
 
 from tenth.core.errors import InputError
 from tenth.evaluation import hidden
@@ -19,8 +19,8 @@ pytestmark = pytest.mark.skipif(
 
 
 def test_tasks_are_asked_beside_the_original_and_of_hidden_items(tmp_path: Path) -> None:
-    raw = strangers.model(tmp_path / "original.gguf").read_bytes()
-    strangers.submission(tmp_path / "submissions", "same", raw, division="bits")
+    raw = forged.model(tmp_path / "original.gguf").read_bytes()
+    forged.submission(tmp_path / "submissions", "same", raw, division="bits")
     data = items.write(tmp_path / "data", 12, ["piqa", "arc_easy"])
     (tmp_path / "seed").write_text("17" * hidden.SEED_BYTES)
     options = run.JudgeSettings(

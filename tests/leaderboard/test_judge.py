@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import acts
+import forged
 import numpy as np
 import pytest
-import strangers
 from waiting import soon
 
 from tenth.core import jobs
@@ -61,16 +61,16 @@ REASONS = {
 
 def make(place: Path) -> None:
     """Every submission; the original is the tiny model beside them."""
-    original = strangers.model(place.parent / "original.gguf")
+    original = forged.model(place.parent / "original.gguf")
     raw = original.read_bytes()
 
     def gguf(name: str, **settings: object) -> bytes:
-        return strangers.model(place.parent / f"{name}.gguf", **settings).read_bytes()
+        return forged.model(place.parent / f"{name}.gguf", **settings).read_bytes()
 
     def edited(name: str, keys: dict[str, object] | None = None, **tensors: np.ndarray) -> bytes:
-        return strangers.edited(original, place.parent / f"{name}.gguf", keys, **tensors).read_bytes()
+        return forged.edited(original, place.parent / f"{name}.gguf", keys, **tensors).read_bytes()
 
-    add: Callable[..., Path] = lambda name, *rest, **more: strangers.submission(place, name, *rest, **more)  # noqa: E731
+    add: Callable[..., Path] = lambda name, *rest, **more: forged.submission(place, name, *rest, **more)  # noqa: E731
     add("same", raw, division="bits")
     add("half", gguf("half", kind="F16"), division="structure")
     add("from-nothing", gguf("from-nothing", seed=5, vocab=280), division="scratch", base="scratch")
@@ -84,7 +84,7 @@ def make(place: Path) -> None:
     add("quantised", gguf("quantised", kind="Q8_0"), division="structure")
     add("large", gguf("large", hidden=512, ffn=2048, layers=4, heads=8))
     add("long", gguf("long", hidden=512, layers=8, heads=8, kv_heads=8), runtime={"type_k": "f32"})
-    add("lies", strangers.LIES["past-the-end"])
+    add("lies", forged.LIES["past-the-end"])
     add("wrong-shapes", edited("wrong-shapes", output_norm_weight=np.ones(32)))
     os.mkfifo(add("pipe") / "model.gguf")
     (add("no-manifest", raw) / "submission.toml").unlink()
@@ -102,7 +102,7 @@ def make(place: Path) -> None:
     add("short-context", edited("a", {"llama.context_length": 512}))
     add("context-text", edited("a", {"llama.context_length": "4096"}))
     add("copied", gguf("copied", kind="Q4_0"), **scratch)
-    add("disguised", strangers.disguised(original, place.parent / "disguised.gguf").read_bytes(), **scratch)
+    add("disguised", forged.disguised(original, place.parent / "disguised.gguf").read_bytes(), **scratch)
     add(os.fsdecode(b"caf\xe9"), raw)
     add("\x1b[2J", raw)
     halves = add("halves", division="structure")
@@ -252,7 +252,7 @@ def test_nothing_is_judged_twice_unless_rules_or_files_change(
     file.write_text(json.dumps(json.loads(file.read_text()) | {"rules": RULES - 1}))
     assert run.judge_all(one, Quiet()).kept == 1
     assert json.loads(file.read_text())["rules"] == RULES
-    (place / "submissions" / "lies" / "model.gguf").write_bytes(strangers.LIES["empty"])
+    (place / "submissions" / "lies" / "model.gguf").write_bytes(forged.LIES["empty"])
     again = run.judge_all(one, Quiet())
     assert again.kept == 1
     attempts = [v for v in read_results(place / "results") if v.submission == "lies"]
@@ -286,8 +286,8 @@ def test_a_worker_that_dies_costs_its_own_submission_only(
 
 
 def test_a_hang_and_greed_are_the_artifacts_fault(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    raw = strangers.model(tmp_path / "m.gguf").read_bytes()
-    folder = strangers.submission(tmp_path, "bad", raw, division="scratch", base="scratch")
+    raw = forged.model(tmp_path / "m.gguf").read_bytes()
+    folder = forged.submission(tmp_path, "bad", raw, division="scratch", base="scratch")
     conditions = Conditions(device="pixel-8", budget=50_000_000, context=64, text="", text_bytes=1)
     of = JudgingRound(
         results=tmp_path, conditions=conditions, device="pixel-8", text_chunks=tmp_path, threads=1
@@ -326,7 +326,7 @@ def test_what_the_judge_itself_needs(place: Path, tmp_path: Path) -> None:
 def test_a_folder_with_a_changed_weight_is_another_artifact(tmp_path: Path) -> None:
     from tenth.leaderboard.submission import open_submission
 
-    folder = strangers.submission(tmp_path, "a")
+    folder = forged.submission(tmp_path, "a")
     for file in source.bundled().iterdir():
         if file.name != "README.md":
             shutil.copy(file, folder)
@@ -341,13 +341,13 @@ def test_a_folder_with_a_changed_weight_is_another_artifact(tmp_path: Path) -> N
 def test_what_was_hashed_is_judged(place: Path, tmp_path: Path) -> None:
     """The file is exchanged as soon as the judge has begun; verdict and hash are those of the first one."""
     raw = (place / "original.gguf").read_bytes()
-    folder = strangers.submission(tmp_path, "swapped", raw, division="bits")
+    folder = forged.submission(tmp_path, "swapped", raw, division="bits")
     before = submission.open_submission(folder, 1 << 30).artifact
     results = tmp_path / "results"
 
     def swap() -> None:
         soon(lambda: list(results.glob("swapped-*.log")), "it is never judged", 120)
-        (folder / "model.gguf").write_bytes(strangers.LIES["cut"])
+        (folder / "model.gguf").write_bytes(forged.LIES["cut"])
 
     swapper = threading.Thread(target=swap)
     swapper.start()

@@ -10,8 +10,8 @@ import tomllib
 from pathlib import Path
 
 import bundles
+import forged
 import pytest
-import strangers
 from commands import Shell
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -96,7 +96,7 @@ NAMES = [b"caf\xe9", b"\xff\xfe", b"a\nb", b"\x1b]0;x\x07", "a\u202eb".encode(),
 
 @pytest.mark.parametrize("name", NAMES)
 def test_names_that_cannot_be_printed(tmp_path: Path, name: bytes) -> None:
-    folder = strangers.submission(tmp_path, os.fsdecode(name), b"GGUF")
+    folder = forged.submission(tmp_path, os.fsdecode(name), b"GGUF")
     seen = submission.open_submission(folder, 1 << 30)
     assert "no printable UTF-8; rename it" in seen.trouble
     assert seen.name.isprintable()
@@ -125,7 +125,7 @@ def _spoil(path: Path, kind: str) -> None:
 @pytest.mark.parametrize("file", ["model.gguf", "submission.toml"])
 @pytest.mark.parametrize("kind", ["pipe", "socket", "link", "loop", "folder", "unreadable", "sparse"])
 def test_files_that_are_none(tmp_path: Path, file: str, kind: str) -> None:
-    folder = strangers.submission(tmp_path, "a", b"GGUF")
+    folder = forged.submission(tmp_path, "a", b"GGUF")
     _spoil(folder / file, kind)
     (tmp_path / "copies").mkdir()
     seen = submission.open_submission(folder, 1 << 30, tmp_path / "copies")
@@ -134,7 +134,7 @@ def test_files_that_are_none(tmp_path: Path, file: str, kind: str) -> None:
 
 
 def test_copies_are_what_counts(tmp_path: Path) -> None:
-    folder = strangers.submission(tmp_path, "a", b"GGUF")
+    folder = forged.submission(tmp_path, "a", b"GGUF")
     (tmp_path / "copies").mkdir()
     seen = submission.open_submission(folder, 1 << 30, tmp_path / "copies")
     (folder / "model.gguf").write_bytes(b"other")
@@ -157,7 +157,7 @@ def test_copies_are_what_counts(tmp_path: Path) -> None:
     ],
 )
 def test_what_a_manifest_may_not_say(tmp_path: Path, change: dict[str, object], said: str) -> None:
-    folder = strangers.submission(tmp_path, "a", **change)
+    folder = forged.submission(tmp_path, "a", **change)
     with pytest.raises(InputError, match=said):
         submission.read_manifest((folder / "submission.toml").read_bytes())
 
@@ -175,14 +175,14 @@ def test_what_a_manifest_may_not_say(tmp_path: Path, change: dict[str, object], 
     ],
 )
 def test_what_a_folder_may_not_hold(tmp_path: Path, file: str, content: bytes, said: str) -> None:
-    folder = strangers.submission(tmp_path, "a", b"GGUF")
+    folder = forged.submission(tmp_path, "a", b"GGUF")
     (folder / file).write_bytes(content)
     seen = submission.open_submission(folder, 1 << 30)
     assert said in seen.trouble
 
 
 def test_an_endless_file_is_not_read(tmp_path: Path) -> None:
-    folder = strangers.submission(tmp_path, "a", b"GGUF")
+    folder = forged.submission(tmp_path, "a", b"GGUF")
     os.truncate(folder / "model.gguf", 1 << 42)
     assert "over the budget: its files are" in submission.open_submission(folder, 1 << 30).trouble
     for i in range(submission.FILES_AT_MOST + 1):
@@ -191,7 +191,7 @@ def test_an_endless_file_is_not_read(tmp_path: Path) -> None:
 
 
 def test_links_are_not_followed(tmp_path: Path) -> None:
-    folder = strangers.submission(tmp_path, "a")
+    folder = forged.submission(tmp_path, "a")
     (folder / "model.gguf").symlink_to("/etc/passwd")
     assert "no plain file" in submission.open_submission(folder, 1 << 30).trouble
     (folder / "model.gguf").unlink()
@@ -203,7 +203,7 @@ def test_links_are_not_followed(tmp_path: Path) -> None:
 def test_the_hash_is_that_of_sha256sum(tmp_path: Path) -> None:
     import hashlib
 
-    folder = strangers.submission(tmp_path, "a", b"GGUF")
+    folder = forged.submission(tmp_path, "a", b"GGUF")
     (folder / "README.md").write_text("about it")
     line = f"{hashlib.sha256(b'GGUF').hexdigest()}  model.gguf\n"
     seen = submission.open_submission(folder, 1 << 30)
@@ -212,12 +212,12 @@ def test_the_hash_is_that_of_sha256sum(tmp_path: Path) -> None:
 
 
 def test_submissions_are_found(tmp_path: Path) -> None:
-    one = strangers.submission(tmp_path / "all", "one")
-    two = strangers.submission(tmp_path / "all", "two")
+    one = forged.submission(tmp_path / "all", "one")
+    two = forged.submission(tmp_path / "all", "two")
     (tmp_path / "all" / ".hidden").mkdir()
     assert submission.find_submissions([tmp_path / "all"]) == [one, two]
     assert submission.find_submissions([one]) == [one]
-    again = strangers.submission(tmp_path / "more", "one")
+    again = forged.submission(tmp_path / "more", "one")
     with pytest.raises(InputError, match="two submissions are called 'one'"):
         submission.find_submissions([tmp_path / "all", again])
 
@@ -246,9 +246,9 @@ def test_submit_makes_one_from_a_bundle(tmp_path: Path) -> None:
 
 
 def test_judge_on_the_command_line(tmp_path: Path) -> None:
-    raw = strangers.model(tmp_path / "original.gguf").read_bytes()
-    strangers.submission(tmp_path / "submissions", "honest", raw, division="bits")
-    strangers.submission(tmp_path / "submissions", "liar", strangers.LIES["cut"])
+    raw = forged.model(tmp_path / "original.gguf").read_bytes()
+    forged.submission(tmp_path / "submissions", "honest", raw, division="bits")
+    forged.submission(tmp_path / "submissions", "liar", forged.LIES["cut"])
     words = [
         "judge",
         "submissions",
@@ -289,10 +289,10 @@ def test_a_signal_leaves_nothing_and_what_was_judged_stays(
     temporary = tmp_path / "temporary"
     temporary.mkdir()
     monkeypatch.setenv("TMPDIR", str(temporary))
-    raw = strangers.model(tmp_path / "original.gguf").read_bytes()
-    strangers.submission(tmp_path / "submissions", "a-liar", strangers.LIES["cut"])
+    raw = forged.model(tmp_path / "original.gguf").read_bytes()
+    forged.submission(tmp_path / "submissions", "a-liar", forged.LIES["cut"])
     for name in ("honest", "later"):
-        strangers.submission(tmp_path / "submissions", name, raw)
+        forged.submission(tmp_path / "submissions", name, raw)
     shell = Shell(tmp_path)
     process = shell.start(
         "judge",

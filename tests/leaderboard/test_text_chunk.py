@@ -4,9 +4,9 @@ import json
 from pathlib import Path
 from typing import Any
 
+import forged
 import numpy as np
 import pytest
-import strangers
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.special import log_softmax
@@ -45,8 +45,8 @@ def test_too_little_text_is_an_error() -> None:
 def judged(tmp_path_factory: pytest.TempPathFactory) -> Judged:
     """(original, other, passages, what is found of the other); by the functions of the children."""
     place = tmp_path_factory.mktemp("passage")
-    original = strangers.model(place / "original.gguf")
-    other = strangers.model(place / "other.gguf", kind="Q4_0")
+    original = forged.model(place / "original.gguf")
+    other = forged.model(place / "other.gguf", kind="Q4_0")
     text_chunks = text_chunk.cut(text.bundled(), 4)
     file = place / "text-chunks.json"
     file.write_text(json.dumps(text_chunks))

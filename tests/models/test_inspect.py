@@ -6,10 +6,10 @@ import tracemalloc
 from contextlib import suppress
 from pathlib import Path
 
+import forged
 import gguf
 import numpy as np
 import pytest
-import strangers
 import tiny_gguf
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -18,7 +18,7 @@ from tenth.core.errors import InputError
 from tenth.models.formats import hf
 from tenth.models.formats.inspect import read_header
 
-CORPUS = strangers.corpus()
+CORPUS = forged.corpus()
 
 
 def read(folder: Path, raw: bytes) -> None:
@@ -54,18 +54,18 @@ def test_a_sound_file_is_read_as_the_reference_reader_reads_it(tmp_path: Path, k
 
 
 def test_one_more_byte_is_needed(tmp_path: Path) -> None:
-    raw = strangers.header(data=128)
+    raw = forged.header(data=128)
     read(tmp_path, raw)
     with pytest.raises(InputError, match="lies at bytes"):
         read(tmp_path, raw[:-1])
 
 
-@pytest.mark.parametrize("lie", strangers.LIES)
+@pytest.mark.parametrize("lie", forged.LIES)
 def test_a_lie_is_refused_without_memory_for_it(tmp_path: Path, lie: str) -> None:
     tracemalloc.start()
     try:
         with pytest.raises(InputError, match=r"model\.gguf is no sound GGUF"):
-            read(tmp_path, strangers.LIES[lie])
+            read(tmp_path, forged.LIES[lie])
         assert tracemalloc.get_traced_memory()[1] < 1_000_000
     finally:
         tracemalloc.stop()
@@ -73,7 +73,7 @@ def test_a_lie_is_refused_without_memory_for_it(tmp_path: Path, lie: str) -> Non
 
 def test_every_type_of_key_is_read_as_the_reference_reader_reads_it(tmp_path: Path) -> None:
     file = tmp_path / "model.gguf"
-    file.write_bytes(strangers.SOUND)
+    file.write_bytes(forged.SOUND)
     agrees_with_the_reference_reader(file)
     assert len(read_header(file).keys) == 15
 

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import numpy as np
+import pytest
 import tiny
 from commands import Shell
 from gguf import GGUFReader
@@ -14,10 +15,24 @@ from layouts import save, tensors
 from tenth.core.records import Scorecard
 
 
-def test_an_outlier(tmp_path: Path) -> None:
-    tiny.make_model(tmp_path / "model", hidden_size=256, intermediate_size=256, num_hidden_layers=2)
+@pytest.mark.parametrize(
+    ("source", "name"),
+    [
+        ("model.layers.1.mlp.down_proj.weight", "blk.1.ffn_down.weight"),
+        ("model.embed_tokens.weight", "token_embd.weight"),  # the head too: log-probabilities of -400,000
+    ],
+)
+def test_an_outlier(tmp_path: Path, source: str, name: str) -> None:
+    tied = source.startswith("model.embed")
+    tiny.make_model(
+        tmp_path / "model",
+        hidden_size=256,
+        intermediate_size=256,
+        num_hidden_layers=2,
+        tie_word_embeddings=tied,
+    )
     found = tensors(tmp_path / "model")
-    found["model.layers.1.mlp.down_proj.weight"][200, 3] = 40_000.0
+    found[source][200, 3] = 40_000.0
     save(tmp_path / "model", found)
     words: list[object] = [
         "--memory",
@@ -37,7 +52,7 @@ def test_an_outlier(tmp_path: Path) -> None:
     done = Shell(tmp_path).run("fit", tmp_path / "model", *words)
     assert done.returncode == 0, done.stderr
     held = {t.name: t for t in GGUFReader(tmp_path / "out" / "model.gguf").tensors}
-    assert held["blk.1.ffn_down.weight"].tensor_type.name in ("F16", "BF16", "Q8_0", "Q4_0")
+    assert held[name].tensor_type.name in ("F16", "BF16", "Q8_0", "Q4_0")
     card = Scorecard.model_validate_json((tmp_path / "out" / "scorecard.json").read_text())
     ours = card.candidates[0]
     assert np.isfinite([reading.value for reading in ours.readings]).all()

@@ -190,6 +190,14 @@ def test_chat_as_json_is_one_object_and_repeats_itself(templated: Path) -> None:
     assert outs[0]["turns"][0]["user"] == "hello"
 
 
+def test_a_template_that_cannot_be_read_is_named(tmp_path: Path) -> None:
+    broken = bundle.open_bundle(
+        write_bundle(tmp_path / "broken", "{% for m in messages %}{{ m }}{% endif %}")
+    )
+    with pytest.raises(NativeError, match="cannot use the file's chat template: "), serve.running(broken):
+        pass
+
+
 @pytest.mark.parametrize("with_template", [True, False])
 def test_a_conversation_that_outgrows_the_context_forgets_its_beginning(
     folder: Path, templated: Path, with_template: bool

@@ -17,6 +17,8 @@ from tenth.core.jobs import Compute, Emit
 from tenth.core.store import atomic, write_text
 from tenth.models.checkpoint import open_checkpoint
 
+LEAST = -60_000.0  # nats: a float16 has no less, and e to it is nothing
+
 
 def run_original(
     model: Path, tokens: Path, text_bytes: int, plain: int, folder: Path, compute: Compute, emit: Emit
@@ -45,7 +47,7 @@ def run_original(
             header = {"descr": "<f2", "fortran_order": False, "shape": shape}
             np.lib.format.write_array_header_1_0(file, header)
             for hidden in state.read(depth):
-                logprobs = layerwise.logits(hidden)[0, :-1].log_softmax(-1)
+                logprobs = layerwise.logits(hidden)[0, :-1].log_softmax(-1).clamp(min=LEAST)
                 logprobs.to(torch.float16).numpy().tofile(file)
     np.save(folder / "tokens.npy", windows.astype(np.int32), allow_pickle=False)
     sizes = {"bytes": text_bytes, "windows": count, "context": length, "plain": plain}

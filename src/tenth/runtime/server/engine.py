@@ -35,6 +35,7 @@ from tenth.runtime import limits
 from tenth.runtime.bundle import Bundle
 from tenth.runtime.server.checks import body_limit
 from tenth.runtime.server.child import Orders
+from tenth.runtime.template import complaint
 
 # Beside what the proof ran, llama.cpp's HTTP server holds 3.5 MB (threads, JSON, the template: seen with two
 # models), and for the time of a request up to 100 bytes for each byte of a text that is too long for it.
@@ -333,6 +334,9 @@ class _Child:
         with self.log.open("rb") as file:
             file.seek(max(0, file.seek(0, os.SEEK_END) - (64 << 10)))
             lines = [_STAMP.sub("", line) for line in file.read().decode("utf-8", "replace").splitlines()]
+        about_template = any("chat template" in line.lower() or "chat_template" in line for line in lines)
+        if about_template and (why := complaint(lines)):
+            return f"llama.cpp cannot use the file's chat template: {why}"
         words = ("assert", "abort", "terminate") if code < 0 else ("error", "fail")
         telling = [line for line in lines if any(word in line.lower() for word in words)]
         if code >= 0:
