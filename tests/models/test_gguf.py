@@ -155,7 +155,7 @@ def test_full_disk(checkpoint: Checkpoint, tmp_path: Path, monkeypatch: pytest.M
 
     monkeypatch.setattr(os, "posix_fallocate", full)
     (tmp_path / "m.gguf").write_bytes(b"before")
-    with pytest.raises(OutputError, match="no room for"):
+    with pytest.raises(OutputError, match="no space left"):
         write_gguf(checkpoint, {}, tmp_path / "m.gguf")
     assert [p.name for p in tmp_path.iterdir()] == ["m.gguf"]
     assert (tmp_path / "m.gguf").read_bytes() == b"before"

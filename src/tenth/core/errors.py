@@ -57,5 +57,5 @@ def unknown(kind: str, name: str, known: Iterable[str], hint: str = "") -> Input
 def unwritten(path: Path, size: int, error: OSError) -> OutputError:
     """An OutputError for so many bytes that could not be written to `path`."""
     if error.errno == errno.ENOSPC:
-        return OutputError(f"no room for {size} bytes at {path}; free some or give another place")
+        return OutputError(f"no space left for {size} bytes at {path}; free some, or give another place")
     return OutputError(f"{path} cannot be written: {error.strerror}")
