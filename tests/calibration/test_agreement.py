@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import sentencepiece
 import tiny
 from layouts import make_layout, set_config, split
 
@@ -111,6 +112,29 @@ def test_a_wrong_beginning_is_refused(kind: str, tmp_path: Path, monkeypatch: py
         InputError, match="begins a text with no token of its own, the model's tokenizer with"
     ):
         check(tmp_path / "model")
+
+
+@pytest.mark.parametrize("stated", [None, True, False])
+def test_a_tokenizer_model_alone_begins_as_stated(stated: bool | None, tmp_path: Path) -> None:
+    """Without a word on it, as llama.cpp begins and as transformers 4 did."""
+    folder = tmp_path / "model"
+    tiny.make_model(folder, vocab_size=420, bos_token_id=1, eos_token_id=2)
+    (folder / "tokenizer.json").unlink()
+    (tmp_path / "corpus.txt").write_text("\n".join(tiny.CORPUS * 20))
+    sentencepiece.SentencePieceTrainer.train(
+        input=str(tmp_path / "corpus.txt"),
+        model_prefix=str(folder / "tokenizer"),
+        model_type="bpe",
+        vocab_size=400,
+        byte_fallback=True,
+        normalization_rule_name="identity",
+        remove_extra_whitespaces=False,
+        minloglevel=2,
+    )
+    settings = {"tokenizer_class": "LlamaTokenizer", "bos_token": "<s>", "eos_token": "</s>"}
+    more = {} if stated is None else {"add_bos_token": stated}
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings | more))
+    check(folder)
 
 
 def test_what_transformers_cannot_run_is_refused(tmp_path: Path) -> None:

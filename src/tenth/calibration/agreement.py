@@ -30,7 +30,7 @@ from tenth.core.jobs import Compute, Emit
 from tenth.core.records import Runtime
 from tenth.models.checkpoint import Checkpoint, open_checkpoint
 from tenth.models.formats.gguf import write_gguf
-from tenth.models.formats.hf import LazyTensor, read_header
+from tenth.models.formats.hf import LazyTensor, read_header, read_json
 from tenth.models.text import bundled
 from tenth.runtime.llama import Session
 
@@ -108,7 +108,12 @@ def _llama_cpp(checkpoint: Checkpoint, gguf: Path, threads: int) -> tuple[np.nda
 def _check_beginning(model: Path, ours: list[int]) -> None:
     """InputError where llama.cpp begins a text with another token than the tokenizer does: as its
     tokenizer.json says, or as transformers makes it.
+
+    A folder with a tokenizer.model alone and no word on add_bos_token says nothing: transformers 5.24 then
+    begins with none, although its own documentation of LlamaTokenizer promises one, as version 4 gave.
     """
+    if not (model / "tokenizer.json").exists() and not _says_how_to_begin(model):
+        return
     others: list[list[int]] = []
     with suppress(Exception):  # of many kinds, for files that the tokenizer's own check has words for
         import tokenizers
@@ -127,6 +132,11 @@ def _check_beginning(model: Path, ours: list[int]) -> None:
             f"{model}: llama.cpp begins a text with {ours or 'no token of its own'}, the model's tokenizer"
             f" with {expected}; look at add_bos_token and bos_token in tokenizer_config.json"
         )
+
+
+def _says_how_to_begin(model: Path) -> bool:
+    settings = model / "tokenizer_config.json"
+    return settings.exists() and "add_bos_token" in read_json(settings)
 
 
 # -- transformers --------------------------------------------------------------------------------------------
