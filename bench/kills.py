@@ -32,7 +32,7 @@ from pathlib import Path
 from tenth.core.digests import LIST
 from tenth.core.store import sha256
 
-COMMAND = [sys.executable, "-P", "-c", "from tenth.cli.app import main; main()"]
+COMMAND = [sys.executable, "-P", "-c", "from tenth.__main__ import main; main()"]
 MARK = "TENTH_KILLS_MARK"
 DIES_WITHIN = 10.0  # seconds, a child whose parent was killed
 SMALL = ["--context", 256, "--windows", 8, "--threads", 1, "--baselines", 0]
