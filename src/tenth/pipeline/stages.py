@@ -11,7 +11,7 @@ from typing import ClassVar
 from tenth.calibration.settings import Agreement
 from tenth.calibration.windows import Texts, Wanted, cut
 from tenth.core.ggml import WEIGHT_TYPES
-from tenth.core.jobs import Compute, Emit, Job, Packed
+from tenth.core.jobs import Compute, Emit, Job
 from tenth.core.records import Shape
 from tenth.distillation.budget import TrainingBudget
 from tenth.distillation.settings import (
@@ -77,18 +77,6 @@ class CompareReadings(Stage[Agreement]):
         from tenth.calibration.agreement import compare
 
         return compare(self.model, self.folder, Compute(threads=self.threads), emit)
-
-
-class InOneChild(Job[None]):
-    """Stages made one after the other by one child process: importing transformers takes seconds."""
-
-    stages: tuple[Packed, ...]
-    threads: int = 0
-
-    def run(self, emit: Emit) -> None:
-        """Each leaves its own folder."""
-        for stage in self.stages:
-            stage.unpack().run(emit)
 
 
 class Calibrate(Stage[None]):

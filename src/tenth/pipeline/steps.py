@@ -17,7 +17,7 @@ from tenth.core import jobs
 from tenth.core.errors import InputError, NativeError
 from tenth.core.format import megabytes
 from tenth.core.ggml import WEIGHT_TYPES
-from tenth.core.jobs import Compute, Event, Job, Packed
+from tenth.core.jobs import Compute, Event, Job
 from tenth.core.progress import Reporter
 from tenth.core.records import MB, Proof, Reading, Runtime, Shape
 from tenth.core.store import Store
@@ -39,7 +39,6 @@ from tenth.pipeline.stages import (
     CutTexts,
     Distil,
     DistilVocabulary,
-    InOneChild,
     MeasureKv,
     MeasureRemovals,
     MeasureSensitivities,
@@ -170,7 +169,8 @@ class Stages:
         stage = RunOriginal(
             **self._common, tokens=texts.held_out, text_bytes=texts.bytes, plain_windows=texts.plain
         )
-        return self._together(CompareReadings(**self._common), stage)
+        self._made(CompareReadings(**self._common))
+        return self._made(stage)[0]
 
     def calibration(self, texts: Texts, seed: int) -> Path:
         """How much each weight matters."""
@@ -361,28 +361,6 @@ class Stages:
         if scratch is not None:
             self.store.remove(self._place(scratch))
         return folder, stage.model_copy(update={"folder": folder}).result()
-
-    def _together(self, first: Stage[Any], then: Stage[Any]) -> Path:
-        """The folder of the second stage, the first one made before it, by the same child if both are new."""
-        if self._place(first).exists() or self._place(then).exists():
-            self._made(first)
-            return self._made(then)[0]
-
-        def build(folder: Path) -> None:
-            both: list[Packed] = []
-
-            def build_both(before: Path) -> None:
-                places = (first, before), (then, folder)
-                both.extend(stage.model_copy(update={"folder": place}).pack() for stage, place in places)
-                job = InOneChild(stages=tuple(both), threads=then.threads)
-                self._child(f"{first.label}, {then.label}", job)
-
-            self.used[first.name] = self.store.stage(first.name, first.key(), build_both)
-            if not both:  # another run has made the first one meanwhile
-                self._child(then.label, then.model_copy(update={"folder": folder}))
-
-        folder = self.used[then.name] = self.store.stage(then.name, then.key(), build)
-        return folder
 
     def _child(self, label: str, job: Job[Result], total: float = 1.0) -> Result:
         """The result of a job, with a progress bar up to `total`: bytes if it is more than one."""
