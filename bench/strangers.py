@@ -75,7 +75,8 @@ def main() -> None:
     chosen = parser.parse_args()
     logging.getLogger("transformers").setLevel(logging.ERROR)
     warnings.simplefilter("ignore")
-    transformers.utils.logging.disable_progress_bar()
+    logs: Any = transformers.utils.logging
+    logs.disable_progress_bar()
     torch.set_num_threads(1)
     counts: Counter[str] = Counter()
     for line in lines(chosen.kinds, chosen.family):
