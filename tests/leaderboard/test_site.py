@@ -384,7 +384,7 @@ def test_only_an_earlier_site_is_replaced(tmp_path: Path) -> None:
 
 
 def test_submissions_without_a_verdict_are_listed(tmp_path: Path) -> None:
-    from strangers import submission
+    from forged import submission
 
     from tenth.leaderboard.submission import open_submission
 

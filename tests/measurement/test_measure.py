@@ -263,10 +263,10 @@ def test_a_killed_measurement_leaves_nothing_and_a_second_one_is_refused(
     shell, temporary = Shell(folder.parent), folder.parent / "tmp"
     temporary.mkdir()
     monkeypatch.setenv("TMPDIR", str(temporary))
-    words = ["measure", folder, "--repeats", 1, "--depths", "0", "--counter", "none"]
+    words = ["measure", folder, "--depths", "0", "--counter", "none", "--repeats", 1]
     before = {path.name for path in folder.iterdir()}
     for steps in (1, 3):
-        process = shell.start(*words)
+        process = shell.start(*words[:-1], 1000)  # that does not end before it is killed
         assert process.stderr is not None
         for _ in range(steps):
             assert process.stderr.readline()
