@@ -4,7 +4,7 @@ import re
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from jinja2 import UndefinedError
 from markupsafe import Markup
@@ -33,6 +33,7 @@ def test_a_path_is_short() -> None:
 
 
 @given(st.floats(1e-3, 1e6), st.floats(1.01, 1e4))
+@example(867925.0, 1.25)  # 1.15e+06: the exponent is no digit to read
 def test_scales_have_a_few_round_ticks_between_their_ends(low: float, span: float) -> None:
     values = [low, low * span]
     for scale in (
@@ -48,7 +49,7 @@ def test_scales_have_a_few_round_ticks_between_their_ends(low: float, span: floa
         assert scale.share(scale.low) == 0
         assert scale.share(scale.high) == pytest.approx(1)
         assert all(
-            len(f"{tick:g}".replace("0", "").replace(".", "").lstrip("e+-")) <= 5 for tick in scale.ticks
+            len(f"{tick:g}".split("e")[0].replace("0", "").replace(".", "")) <= 5 for tick in scale.ticks
         )
 
 
