@@ -32,8 +32,10 @@ from pathlib import Path
 from tenth.core.digests import LIST
 from tenth.core.store import sha256
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
+from commands import MARK, running
+
 COMMAND = [sys.executable, "-P", "-c", "from tenth.__main__ import main; main()"]
-MARK = "TENTH_KILLS_MARK"
 DIES_WITHIN = 10.0  # seconds, a child whose parent was killed
 SMALL = ["--context", 256, "--windows", 8, "--threads", 1, "--baselines", 0]
 FITS: dict[str, list[object]] = {
@@ -91,14 +93,7 @@ class Runner:
 
     def running(self) -> list[int]:
         """Processes that it started, or they did, and that are alive."""
-        found = []
-        for folder in Path("/proc").glob("[0-9]*"):
-            try:
-                if f"{MARK}={self.mark}".encode() in (folder / "environ").read_bytes():
-                    found.append(int(folder.name))
-            except OSError:
-                continue
-        return found
+        return running(self.mark)
 
     def gone(self) -> bool:
         """Whether all of them end by themselves."""

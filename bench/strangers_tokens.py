@@ -158,7 +158,7 @@ def _write(model: Path, family: str, kind: str, name: str | None, variant: str) 
     model.mkdir()
     tiny.make_config(family, vocab_size=SIZE).save_pretrained(model)
     if kind == "tokenizer.model":
-        _sentencepiece(model)
+        tiny.write_sentencepiece(model)
         settings: dict[str, Any] = {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}
     else:
         tiny.write_tokenizer(model, kind)
@@ -171,22 +171,6 @@ def _write(model: Path, family: str, kind: str, name: str | None, variant: str) 
     if name:
         settings["tokenizer_class"] = name
     (model / "tokenizer_config.json").write_text(json.dumps(settings))
-
-
-def _sentencepiece(model: Path) -> None:
-    import sentencepiece
-
-    (model / "corpus.txt").write_text("\n".join(tiny.CORPUS * 20))
-    sentencepiece.SentencePieceTrainer.train(
-        input=str(model / "corpus.txt"),
-        model_prefix=str(model / "tokenizer"),
-        model_type="bpe",
-        vocab_size=400,
-        byte_fallback=True,
-        normalization_rule_name="identity",
-        remove_extra_whitespaces=False,
-        minloglevel=2,
-    )
 
 
 def _reference(model: Path) -> Callable[[str], list[int]]:

@@ -52,11 +52,16 @@ class Shell:
 
     def running(self) -> list[int]:
         """Processes of this shell that are alive, zombies not counted (Linux)."""
-        found = []
-        for folder in Path("/proc").glob("[0-9]*"):
-            try:
-                if f"{MARK}={self.mark}".encode() in (folder / "environ").read_bytes():
-                    found.append(int(folder.name))
-            except OSError:
-                continue
-        return found
+        return running(self.mark)
+
+
+def running(mark: str) -> list[int]:
+    """Processes with that mark in their environment that are alive, zombies not counted (Linux)."""
+    found = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            if f"{MARK}={mark}".encode() in (folder / "environ").read_bytes():
+                found.append(int(folder.name))
+        except OSError:
+            continue
+    return found

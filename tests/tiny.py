@@ -325,3 +325,21 @@ def write_tokenizer(folder: Path, kind: str) -> Any:
     }
     (folder / "tokenizer_config.json").write_text(json.dumps(settings))
     return tokenizer
+
+
+def write_sentencepiece(folder: Path, **more: Any) -> None:
+    """Train a tokenizer.model of 400 BPE pieces on CORPUS; more: further settings of the trainer."""
+    import sentencepiece
+
+    (folder / "corpus.txt").write_text("\n".join(CORPUS * 20))
+    sentencepiece.SentencePieceTrainer.train(
+        input=str(folder / "corpus.txt"),
+        model_prefix=str(folder / "tokenizer"),
+        model_type="bpe",
+        vocab_size=400,
+        byte_fallback=True,
+        normalization_rule_name="identity",
+        remove_extra_whitespaces=False,
+        minloglevel=2,
+        **more,
+    )

@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-import sentencepiece
 import tiny
 from layouts import make_layout, set_config, split
 
@@ -120,17 +119,7 @@ def test_a_tokenizer_model_alone_begins_as_stated(stated: bool | None, tmp_path:
     folder = tmp_path / "model"
     tiny.make_model(folder, vocab_size=420, bos_token_id=1, eos_token_id=2)
     (folder / "tokenizer.json").unlink()
-    (tmp_path / "corpus.txt").write_text("\n".join(tiny.CORPUS * 20))
-    sentencepiece.SentencePieceTrainer.train(
-        input=str(tmp_path / "corpus.txt"),
-        model_prefix=str(folder / "tokenizer"),
-        model_type="bpe",
-        vocab_size=400,
-        byte_fallback=True,
-        normalization_rule_name="identity",
-        remove_extra_whitespaces=False,
-        minloglevel=2,
-    )
+    tiny.write_sentencepiece(folder)
     settings = {"tokenizer_class": "LlamaTokenizer", "bos_token": "<s>", "eos_token": "</s>"}
     more = {} if stated is None else {"add_bos_token": stated}
     (folder / "tokenizer_config.json").write_text(json.dumps(settings | more))

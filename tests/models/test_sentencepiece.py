@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_tokenizer import NASTY, one_line
-from tiny import CORPUS, make_model
+from tiny import CORPUS, make_model, write_sentencepiece
 
 from tenth.calibration.same_tokens import check_tokens
 from tenth.core.errors import InputError
@@ -31,24 +31,11 @@ TEXT = " ".join(CORPUS[:2])
 @pytest.fixture(scope="module")
 def spm(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with tokenizer.model alone."""
-    import sentencepiece
-
     folder = tmp_path_factory.mktemp("spm")
     make_model(folder, vocab_size=420, num_hidden_layers=1, bos_token_id=1, eos_token_id=2)
     (folder / "tokenizer.json").unlink()
     (folder / "tokenizer_config.json").write_text('{"bos_token": "<s>", "eos_token": "</s>"}')
-    (folder / "corpus.txt").write_text("\n".join(CORPUS * 20))
-    sentencepiece.SentencePieceTrainer.train(
-        input=str(folder / "corpus.txt"),
-        model_prefix=str(folder / "tokenizer"),
-        model_type="bpe",
-        vocab_size=400,
-        byte_fallback=True,
-        normalization_rule_name="identity",
-        remove_extra_whitespaces=False,
-        minloglevel=2,
-        character_coverage=1.0,
-    )
+    write_sentencepiece(folder, character_coverage=1.0)
     return folder
 
 
@@ -134,18 +121,7 @@ def test_ids_are_those_of_sentencepiece(case: str, tmp_path: Path) -> None:
 
     trainer, files = MODELS[case]
     (tmp_path / "config.json").write_text('{"model_type": "llama", "vocab_size": 410}')
-    (tmp_path / "corpus.txt").write_text("\n".join(CORPUS * 20))
-    sentencepiece.SentencePieceTrainer.train(
-        input=str(tmp_path / "corpus.txt"),
-        model_prefix=str(tmp_path / "tokenizer"),
-        model_type="bpe",
-        vocab_size=400,
-        byte_fallback=True,
-        normalization_rule_name="identity",
-        remove_extra_whitespaces=False,
-        minloglevel=2,
-        **trainer,
-    )
+    write_sentencepiece(tmp_path, **trainer)
     for name, value in files.items():
         (tmp_path / name).write_text(json.dumps(value))
     theirs = sentencepiece.SentencePieceProcessor(model_file=str(tmp_path / "tokenizer.model"))
@@ -172,18 +148,7 @@ def test_user_defined_pieces_behind_a_prefix_are_noted(tmp_path: Path) -> None:
     import sentencepiece
 
     (tmp_path / "config.json").write_text('{"model_type": "llama", "vocab_size": 400}')
-    (tmp_path / "corpus.txt").write_text("\n".join(CORPUS * 20))
-    sentencepiece.SentencePieceTrainer.train(
-        input=str(tmp_path / "corpus.txt"),
-        model_prefix=str(tmp_path / "tokenizer"),
-        model_type="bpe",
-        vocab_size=400,
-        byte_fallback=True,
-        normalization_rule_name="identity",
-        remove_extra_whitespaces=False,
-        minloglevel=2,
-        user_defined_symbols=["<h1>", "</h1>"],
-    )
+    write_sentencepiece(tmp_path, user_defined_symbols=["<h1>", "</h1>"])
     theirs = sentencepiece.SentencePieceProcessor(model_file=str(tmp_path / "tokenizer.model"))
     ours = tokenizer(tmp_path)
     check_tokens(tmp_path, ours)

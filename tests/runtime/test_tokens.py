@@ -9,10 +9,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-import sentencepiece
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tiny import CORPUS, write_tokenizer
+from tiny import CORPUS, write_sentencepiece, write_tokenizer
 
 from tenth.core.errors import InputError
 from tenth.runtime import tokens
@@ -46,17 +45,7 @@ def folder_of(folder: Path, kind: str) -> Path:
     folder.mkdir(exist_ok=True)
     (folder / "config.json").write_text('{"model_type": "llama", "vocab_size": 700}')
     if kind == "tokenizer.model":
-        (folder / "corpus.txt").write_text("\n".join(CORPUS * 20))
-        sentencepiece.SentencePieceTrainer.train(
-            input=str(folder / "corpus.txt"),
-            model_prefix=str(folder / "tokenizer"),
-            model_type="bpe",
-            vocab_size=400,
-            byte_fallback=True,
-            normalization_rule_name="identity",
-            remove_extra_whitespaces=False,
-            minloglevel=2,
-        )
+        write_sentencepiece(folder)
         return folder
     size = write_tokenizer(folder, kind).get_vocab_size()
     data = json.loads((folder / "tokenizer.json").read_text())
