@@ -30,7 +30,7 @@ from tenth.core.jobs import Compute, Emit
 from tenth.core.records import Runtime
 from tenth.models.checkpoint import Checkpoint, open_checkpoint
 from tenth.models.formats.gguf import write_gguf
-from tenth.models.formats.hf import LazyTensor, read_header, read_json
+from tenth.models.formats.hf import LazyTensor, read_header, read_optional
 from tenth.models.text import bundled
 from tenth.runtime.llama import Session
 
@@ -135,8 +135,7 @@ def _check_beginning(model: Path, ours: list[int]) -> None:
 
 
 def _says_how_to_begin(model: Path) -> bool:
-    settings = model / "tokenizer_config.json"
-    return settings.exists() and "add_bos_token" in read_json(settings)
+    return "add_bos_token" in read_optional(model / "tokenizer_config.json")
 
 
 # -- transformers --------------------------------------------------------------------------------------------

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from tenth.core.errors import InputError
 from tenth.models.formats.added import elsewhere
-from tenth.models.formats.hf import JsonObject, read_json
+from tenth.models.formats.hf import JsonObject, read_optional
 from tenth.models.formats.sentencepiece import processor
 from tenth.runtime.tokens import Tokenizer
 
@@ -90,9 +90,8 @@ def _apart(ours: Sequence[int], theirs: Sequence[int]) -> str:
 def _reference(model: Path) -> tuple[Callable[[str], list[int]], str]:
     """(the folder's tokenizer, without tokens before and behind a text, the file that it is of)."""
     name = "tokenizer.json" if (model / "tokenizer.json").is_file() else "tokenizer.model"
-    config = model / "tokenizer_config.json"
     try:
-        settings = read_json(config) if config.is_file() else {}
+        settings = read_optional(model / "tokenizer_config.json")
         if name == "tokenizer.json":
             return _from_json(model, settings), name
         return processor(model / name, settings)[0].encode, name

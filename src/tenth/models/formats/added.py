@@ -17,7 +17,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from tenth.core.errors import InputError
-from tenth.models.formats.hf import JsonObject, read_json
+from tenth.models.formats.hf import JsonObject, read_optional
 from tenth.models.formats.vocabulary import CONTROL, UNKNOWN, USER_DEFINED, Deviation, Vocabulary
 
 ROLES = ("bos", "eos", "unk", "sep", "pad", "cls", "mask")
@@ -72,8 +72,8 @@ def elsewhere(folder: Path, settings: JsonObject) -> Iterator[tuple[Token, int |
     if isinstance(held, dict):
         listed = [(_token(entry, False), number) for number, entry in sorted(_numbered(held), key=_first)]
     else:
-        roles |= _optional(folder / "special_tokens_map.json")
-        added = _optional(folder / "added_tokens.json")
+        roles |= read_optional(folder / "special_tokens_map.json")
+        added = read_optional(folder / "added_tokens.json")
         special = {_text(value) for value in _with_role(roles)}
         for text, number in sorted(added.items(), key=lambda entry: str(entry[1])):
             if type(number) is not int:
@@ -125,10 +125,6 @@ def _text(value: object) -> str:
     """A token's text, given as such or as an object; "" for none."""
     value = value.get("content") if isinstance(value, dict) else value
     return value if isinstance(value, str) else ""
-
-
-def _optional(path: Path) -> JsonObject:
-    return read_json(path) if path.is_file() else {}
 
 
 # -- flags --------------------------------------------------------------------------------------------------

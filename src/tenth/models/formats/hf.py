@@ -63,6 +63,11 @@ def read_json(path: Path, limit: int = JSON_LIMIT) -> JsonObject:
         raise InputError(f"{path} cannot be read: {error.strerror}") from None
 
 
+def read_optional(path: Path) -> JsonObject:
+    """As `read_json`; {} where there is no such file."""
+    return read_json(path) if path.is_file() else {}
+
+
 def _object(data: bytes, where: str) -> JsonObject:
     def pairs(items: list[tuple[str, Any]]) -> JsonObject:
         found = dict(items)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from tenth.core.errors import InputError
-from tenth.models.formats.hf import JsonObject, read_json
+from tenth.models.formats.hf import JsonObject, read_optional
 from tenth.models.formats.vocabulary import CONTROL, UNUSED, Vocabulary
 
 # Ends of a turn, by the names under which chat models publish them, most specific first.
@@ -34,8 +34,8 @@ def add_ids(
     added: texts of the tokens that the tokenizer itself puts first and last. Returns remarks on ends of an
     answer that llama.cpp will not know. InputError for a model in which no token can end a text.
     """
-    named = _optional(folder / "special_tokens_map.json")
-    generation = _optional(folder / "generation_config.json")
+    named = read_optional(folder / "special_tokens_map.json")
+    generation = read_optional(folder / "generation_config.json")
     ids = {text: token for token, text in vocabulary.texts.items()}
     found: dict[str, int] = {}
     for role in ("bos", "eos", "unk", "pad"):
@@ -116,10 +116,6 @@ def text_of(value: object, key: str = "content") -> str | None:
     """A token's text, given as such or as an object that has it under key."""
     value = value.get(key) if isinstance(value, dict) else value
     return value if isinstance(value, str) else None
-
-
-def _optional(path: Path) -> JsonObject:
-    return read_json(path) if path.is_file() else {}
 
 
 def _ids(value: object, vocabulary: Vocabulary) -> list[int]:

@@ -16,7 +16,7 @@ from pathlib import Path
 from tenth.core.errors import InputError
 from tenth.models.formats import added, pretokenizers, special
 from tenth.models.formats.bpe import SPACE, added_tokens, bpe, merges_of, parts_of
-from tenth.models.formats.hf import JsonObject, read_json
+from tenth.models.formats.hf import JsonObject, read_json, read_optional
 from tenth.models.formats.sentencepiece import from_model
 from tenth.models.formats.vocabulary import (
     BYTE,
@@ -43,9 +43,7 @@ def tokenizer_metadata(folder: Path, config: JsonObject) -> TokenizerInfo:
     """The tokenizer's GGUF keys. InputError for one that llama.cpp cannot reproduce, naming what stands in
     the way.
     """
-    settings = (
-        read_json(folder / "tokenizer_config.json") if (folder / "tokenizer_config.json").is_file() else {}
-    )
+    settings = read_optional(folder / "tokenizer_config.json")
     if (folder / "tokenizer.json").is_file():
         data = read_json(folder / "tokenizer.json")
         data["added_tokens"] = added.completed(added_tokens(data), bpe(data)[1], folder, settings)

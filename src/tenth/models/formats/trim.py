@@ -18,7 +18,7 @@ from typing import Any
 from tenth.core.errors import InputError
 from tenth.models.formats.added import completed
 from tenth.models.formats.bpe import SPACE, added_tokens, bpe, merges_of, parts_of
-from tenth.models.formats.hf import JsonObject, read_json
+from tenth.models.formats.hf import JsonObject, read_json, read_optional
 from tenth.models.formats.sentencepiece import Piece, pieces, read_model, without
 from tenth.models.formats.vocabulary import NORMAL, UNUSED
 
@@ -67,7 +67,7 @@ def tokens_of(folder: Path) -> Tokens:
     if (folder / "tokenizer.model").is_file():
         found = pieces(read_model(folder / "tokenizer.model"))
         ids = {piece.text: token for token, piece in enumerate(found)}
-        added = completed([], ids, folder, _optional(folder / "tokenizer_config.json"), renames=True)
+        added = completed([], ids, folder, read_optional(folder / "tokenizer_config.json"), renames=True)
         rows = _rows(folder)
         return _from_model(found, {e["id"]: e["content"] for e in added if e["id"] < rows}, named)
     raise InputError(
@@ -81,7 +81,7 @@ def _completed(folder: Path) -> JsonObject:
     """
     data, rows = read_json(folder / "tokenizer.json"), _rows(folder)
     model, ids = bpe(data)
-    added = completed(added_tokens(data), ids, folder, _optional(folder / "tokenizer_config.json"))
+    added = completed(added_tokens(data), ids, folder, read_optional(folder / "tokenizer_config.json"))
     return {
         **data,
         "model": {**model, "vocab": {text: token for text, token in ids.items() if token < rows}},
@@ -91,7 +91,7 @@ def _completed(folder: Path) -> JsonObject:
 
 def _rows(folder: Path) -> int:
     """Of the embedding; a number that no vocabulary has where nothing says."""
-    config = _optional(folder / "config.json")
+    config = read_optional(folder / "config.json")
     inner = config.get("text_config")
     rows = {**config, **(inner if isinstance(inner, dict) else {})}.get("vocab_size")
     return rows if type(rows) is int else 1 << 24
@@ -320,10 +320,6 @@ def _decoder(entries: object) -> dict[int, JsonObject]:
         for token, entry in (entries.items() if isinstance(entries, dict) else ())
         if token.isdecimal() and isinstance(entry, dict) and isinstance(entry.get("content"), str)
     }
-
-
-def _optional(path: Path) -> JsonObject:
-    return read_json(path) if path.is_file() else {}
 
 
 def _dump(value: JsonObject) -> bytes:
