@@ -54,10 +54,15 @@ def test_tokenizer_model(spm: Path, tmp_path: Path) -> None:
     write_folder(edited, tmp_path, tokenizer=files)
     write_gguf(open_checkpoint(tmp_path), {}, tmp_path / "model.gguf")
     plain = [text for text in NASTY if text and "<s>" not in text]
+
+    def readable(text: str) -> bool:
+        """Whether both read the same in it: SentencePiece takes markers for letters, llama.cpp does not."""
+        return not any(marker in text for marker in ("\0", "<s>", "</s>", "<unk>"))
+
     with Session.open(tmp_path / "model.gguf", Runtime(n_ctx=256, n_ubatch=32, threads=1)) as session:
 
         @settings(max_examples=150, deadline=None, database=None)
-        @given(st.text(max_size=30).filter(lambda text: "\0" not in text) | st.sampled_from(plain))
+        @given(st.text(max_size=30).filter(readable) | st.sampled_from(plain))
         def check(text: str) -> None:
             assert after.decode(after.encode(text)) == before.decode(before.encode(text))
             assert session.tokenize(text).tolist() == [1, *after.encode(text)]
