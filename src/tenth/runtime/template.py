@@ -16,6 +16,7 @@ from pathlib import Path
 
 import jinja2
 
+from tenth.core import children
 from tenth.core.errors import InputError
 from tenth.models.formats.gguf import write_hollow
 from tenth.models.formats.vocabulary import TokenizerInfo
@@ -36,7 +37,8 @@ def check_template(tokenizer: TokenizerInfo) -> None:
         command = "from tenth.runtime.template import child; child()"
         try:
             status = subprocess.run(
-                [sys.executable, "-P", "-c", command, str(model.fileno())],
+                [*children.python(command), str(model.fileno())],
+                env=children.python_environment(),
                 pass_fds=(model.fileno(),),
                 stdin=subprocess.DEVNULL,
                 stdout=log,
