@@ -59,21 +59,12 @@ def claimed(folder: Path, taken: str) -> Iterator[None]:
     OutputError with the words of `taken`, at once, where another one has. Where the system or the file system
     has no locks, nobody is kept out.
     """
-    held = _open(folder)
-    if held is None:
-        yield
-        return
-    import fcntl
 
-    try:
-        with suppress(OSError):
-            try:
-                fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise OutputError(taken) from None
+    def refuse() -> None:
+        raise OutputError(taken)
+
+    with _locked(folder, refuse):
         yield
-    finally:
-        os.close(held)
 
 
 @contextmanager
@@ -222,23 +213,9 @@ class Store:
         """No other process works in that folder for the length of the with statement, where the system has
         locks; a killed one lets go.
         """
-        held = _open(folder)
-        if held is None:
+        waiting = f"waiting for another run, which is at the same work ({folder.name})"
+        with _locked(folder, lambda: self._say(waiting)):
             yield
-            return
-        import fcntl
-
-        try:
-            try:
-                fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                self._say(f"waiting for another run, which is at the same work ({folder.name})")
-                fcntl.flock(held, fcntl.LOCK_EX)
-            except OSError:
-                pass  # a file system without locks
-            yield
-        finally:
-            os.close(held)
 
     def remove(self, stage: Path) -> None:
         """Forget a finished stage and free its space."""
@@ -248,6 +225,30 @@ class Store:
             shutil.rmtree(gone, ignore_errors=True)
             stage.replace(gone)
         shutil.rmtree(gone, ignore_errors=True)
+
+
+@contextmanager
+def _locked(folder: Path, busy: Callable[[], None]) -> Iterator[None]:
+    """No other process locks that folder for the length of the with statement, where the system has locks.
+
+    busy: called where another one has; what it raises is raised, else the folder is waited for.
+    """
+    held = _open(folder)
+    if held is None:
+        yield
+        return
+    import fcntl
+
+    try:
+        with suppress(OSError):  # a file system without locks
+            try:
+                fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                busy()
+                fcntl.flock(held, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(held)
 
 
 def _open(folder: Path) -> int | None:
