@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from tenth.core.records import Candidate
+from tenth.core.records import Candidate, MemoryParts
 from tenth.pipeline.analysis import Analysis
+from tenth.pipeline.steps import Stages
 from tenth.planning.plan import Decision, Problem
 from tenth.quantization import default_sensitivity, recipes
 
@@ -26,7 +27,8 @@ def baselines(
     if not count:
         return []
     budget = analysis.question.memory
-    stock = {name: _types(analysis, name) for name in recipes.BASES if name not in ("F16", "Q4_0")}
+    stages = analysis.stages
+    stock = {name: stages.stock(name) for name in recipes.BASES if name not in ("F16", "Q4_0")}
     known = set().union(*problem.sensitivities.values())
 
     def possible(types: Mapping[str, str]) -> bool:
@@ -35,9 +37,9 @@ def baselines(
             kind in known and kind not in problem.sensitivities[tensor] for tensor, kind in types.items()
         )
 
-    plain = _types(analysis, "Q4_0", importance=False)
+    plain = stages.stock("Q4_0", importance=False)
     if left := [name for name, types in {**stock, "Q4_0": plain}.items() if not possible(types)]:
-        analysis.stages.reporter.say(
+        stages.reporter.say(
             f"not compared with, since a weight is too large for their types: {', '.join(left)}"
         )
     fitting = [
@@ -50,14 +52,8 @@ def baselines(
         return sum(problem.sensitivities[tensor][kind] for tensor, kind in stock[name].items())
 
     def measured(name: str, types: Mapping[str, str], calibration: Path | None) -> Candidate:
-        path, memory = folder / "baseline.gguf", problem.memory(types, ours.runtime)
-        analysis.stages.write(types, calibration, path, f"store {name}")
-        try:
-            readings = analysis.stages.measure(path, name, analysis.reference, ours.runtime)
-            size, fits = path.stat().st_size, memory.total <= budget
-            return Candidate(name=name, file_bytes=size, fits=fits, memory=memory, readings=readings)
-        finally:
-            path.unlink()
+        recipe = _Recipe(name, types, problem.memory(types, ours.runtime), budget, calibration)
+        return _measured(recipe, stages, analysis.reference, ours, folder)
 
     best = sorted(fitting, key=predicted_kl)[:count]
     found = [measured(name, stock[name], analysis.calibration) for name in best]
@@ -86,25 +82,34 @@ def keeping_all_tokens(analysis: Analysis, problem: Problem, ours: Decision, fol
         return sum(linear[tensor][kind] for tensor, kind in stock[name].items())
 
     name = min(fitting, key=predicted_kl) if fitting else min(sizes, key=lambda name: sizes[name].total)
-    path, called = folder / "baseline.gguf", f"{name}, all tokens"
-    given.stages.write(stock[name], None, path, f"store {called}")
+    recipe = _Recipe(f"{name}, all tokens", stock[name], sizes[name], budget)
+    made = _measured(recipe, given.stages, given.reference, ours, folder)
+    return [made.model_copy(update={"all_tokens": True})]
+
+
+@dataclass(frozen=True)
+class _Recipe:
+    """A stock recipe of a model: what it is called, what it holds, and what may be held."""
+
+    name: str
+    types: Mapping[str, str]
+    memory: MemoryParts
+    budget: int  # bytes
+    calibration: Path | None = None  # of the importance matrix; None for none
+
+
+def _measured(recipe: _Recipe, stages: Stages, reference: Path, ours: Decision, folder: Path) -> Candidate:
+    """Make the file, measure it with our file's settings against a reference, and remove it."""
+    path = folder / "baseline.gguf"
+    stages.write(recipe.types, recipe.calibration, path, f"store {recipe.name}")
     try:
-        readings = given.stages.measure(path, called, given.reference, ours.runtime)
-        return [
-            Candidate(
-                name=called,
-                file_bytes=path.stat().st_size,
-                fits=sizes[name].total <= budget,
-                memory=sizes[name],
-                readings=readings,
-                all_tokens=True,
-            )
-        ]
+        readings = stages.measure(path, recipe.name, reference, ours.runtime)
+        return Candidate(
+            name=recipe.name,
+            file_bytes=path.stat().st_size,
+            fits=recipe.memory.total <= recipe.budget,
+            memory=recipe.memory,
+            readings=readings,
+        )
     finally:
         path.unlink()
-
-
-def _types(analysis: Analysis, recipe: str, importance: bool = True) -> dict[str, str]:
-    """The types that llama-quantize would give the model's matrices."""
-    queries = analysis.checkpoint.shape.queries_per_kv
-    return recipes.types(recipe, analysis.checkpoint.specs(), queries, importance)
