@@ -193,6 +193,18 @@ def _library_for(path: Path | str) -> ctypes.CDLL:
     return library()
 
 
+def _loaded(
+    path: Path | str, params: ctypes.Structure, lines: Sequence[tuple[int, str]], stack: contextlib.ExitStack
+) -> int:
+    """A model's handle, freed with the stack; NativeError with llama.cpp's reason, of its lines, for none."""
+    lib = library()
+    model: int | None = lib.llama_model_load_from_file(os.fsencode(path), params)
+    if not model:
+        raise NativeError(f"llama.cpp cannot load {path}: {_reason(lines)}")
+    stack.callback(lib.llama_model_free, model)
+    return model
+
+
 class LlamaVocabulary:
     """A GGUF's tokenizer as llama.cpp runs it. Use it in a `with`."""
 
@@ -211,13 +223,10 @@ class LlamaVocabulary:
 
         Raises InputError for a missing file, NativeError with llama.cpp's reason where it refuses.
         """
-        lib, params = _library_for(path), library().llama_model_default_params()
+        params = _library_for(path).llama_model_default_params()
         params.vocab_only = True
         with contextlib.ExitStack() as stack, _journal.capture() as lines:
-            model = lib.llama_model_load_from_file(os.fsencode(path), params)
-            if not model:
-                raise NativeError(f"llama.cpp cannot load {path}: {_reason(lines)}")
-            stack.callback(lib.llama_model_free, model)
+            model = _loaded(path, params, lines, stack)
             return cls(model, stack.pop_all())
         raise AssertionError("unreachable")
 
@@ -317,10 +326,7 @@ class Session(LlamaVocabulary):
         params.flash_attn_type = int(runtime.flash_attention)
         params.swa_full = swa_full
         with contextlib.ExitStack() as stack, _journal.capture() as lines:
-            model = lib.llama_model_load_from_file(os.fsencode(path), model_params)
-            if not model:
-                raise NativeError(f"llama.cpp cannot load {path}: {_reason(lines)}")
-            stack.callback(lib.llama_model_free, model)
+            model = _loaded(path, model_params, lines, stack)
             context = lib.llama_init_from_model(model, params)
             if not context:
                 raise NativeError(f"llama.cpp cannot make a context for {path}: {_reason(lines)}")
