@@ -38,7 +38,7 @@ def visible(text: str, kept: str = "") -> str:
 
     kept: characters that stay, such as a newline. A byte of a path that is no UTF-8 is shown as \xe9.
     """
-    return "".join(c if c in kept or not _steers(c) else _written_out(c) for c in text)
+    return "".join(c if c in kept or not steers(c) else _written_out(c) for c in text)
 
 
 def one_line(text: str) -> str:
@@ -46,7 +46,8 @@ def one_line(text: str) -> str:
     return visible(" ".join(text.splitlines()).replace("\t", " "))
 
 
-def _steers(c: str) -> bool:
+def steers(c: str) -> bool:
+    """Whether a character is none to see, and may steer a terminal."""
     if c.isascii():
         return not c.isprintable()
     return unicodedata.category(c) in _UNSEEN and c not in _JOINERS

@@ -19,13 +19,12 @@ from tenth.pipeline.effort import expected
 from tenth.pipeline.options import Making, Removal, Target
 from tenth.pipeline.steps import Stages, Workshop
 from tenth.pipeline.verify import MemoryCorrection
-from tenth.planning.memory import Constants, cells
+from tenth.planning.memory import CELLS, Constants, cells
 from tenth.planning.plan import Problem, decide, smallest_decision
 from tenth.planning.requirements import with_requirements
 from tenth.pruning import shape
 from tenth.quantization import default_sensitivity
 
-CELLS = 256  # tokens: llama.cpp rounds contexts up to multiples
 KQUANT = 256  # weights of a super-block: widths of which K- and I-quants can store
 
 

@@ -30,6 +30,7 @@ from tenth.measurement.speed import speed
 from tenth.models.chat_template import ReadFrame
 from tenth.models.checkpoint import Checkpoint
 from tenth.models.formats.gguf import storage, tensor_bytes
+from tenth.models.formats.special import key_of
 from tenth.models.formats.tokenizer import tokenizer_metadata
 from tenth.pipeline.effort import BATCH, Effort
 from tenth.pipeline.stage import Stage, TextFile
@@ -68,7 +69,7 @@ HEAL_RATE = {
     "cuda": 1_000_000,
 }  # tokens of text read for a second of healing: more than it takes
 TEMPLATE_MEMORY, TEMPLATE_SECONDS = 512 * MB, 20.0  # that a chat template, which is a stranger's, may take
-TEMPLATE_NAMES = {"unknown": "unk", "padding": "pad"}  # of tokens, otherwise than in a GGUF
+TEMPLATE_ROLES = ("bos", "eos", "unk", "pad")  # of tokens that templates know by name
 Result = TypeVar("Result")
 HEAL_TOKENS = 50_000_000  # at most, where healing is given as a time
 
@@ -137,14 +138,13 @@ class Stages:
     def frame(self) -> tuple[str, ...]:
         """What the model's chat template puts around turns; empty where it has none, or none that works."""
         keys = tokenizer_metadata(self.checkpoint.path, self.checkpoint.config).keys
-        template, ids = keys.get("tokenizer.chat_template"), ("bos", "eos", "unknown", "padding")
+        template = keys.get("tokenizer.chat_template")
         if template is None:
             return ()
-        named = {name: keys.get(f"tokenizer.ggml.{name}_token_id") for name in ids}
         tokens = {
-            f"{TEMPLATE_NAMES.get(name, name)}_token": keys["tokenizer.ggml.tokens"][token]
-            for name, token in named.items()
-            if token is not None
+            f"{role}_token": keys["tokenizer.ggml.tokens"][keys[key]]
+            for role in TEMPLATE_ROLES
+            if (key := key_of(role)) in keys
         }
         box = Sandbox(Limits(memory=TEMPLATE_MEMORY, seconds=TEMPLATE_SECONDS), log=self.workshop.log)
         try:

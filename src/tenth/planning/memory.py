@@ -38,7 +38,7 @@ from tenth.models.shape import ModelShape
 from tenth.runtime.llama import cores
 
 _ALIGN = 32
-_KV_PAD = 256
+CELLS = 256  # tokens: llama.cpp rounds contexts up to multiples
 _TILE = 64  # queries and keys of a flash-attention tile (ggml-cpu/common.h)
 _ACTIVATION_BYTES = {256: 292, 32: 36}  # of a block of Q8_K; of Q8_1, which Q8_0 (34) stays below
 _TILED_SLOT = 512 * 1024  # scratch per thread of the tiled K- and I-quant product (ggml-cpu/tiled)
@@ -131,10 +131,10 @@ def _repacked(specs: Sequence[TensorSpec], types: Mapping[str, str]) -> int:
 
 def cells(runtime: Runtime, window: int = 0) -> int:
     """Tokens that the cache of a layer holds; window 0 is full attention."""
-    full = _pad(runtime.n_ctx, _KV_PAD)
+    full = _pad(runtime.n_ctx, CELLS)
     if not window:
         return full
-    return _pad(min(full, window + min(runtime.n_ubatch, runtime.n_ctx)), _KV_PAD)
+    return _pad(min(full, window + min(runtime.n_ubatch, runtime.n_ctx)), CELLS)
 
 
 def _kv(shape: ModelShape, runtime: Runtime) -> int:

@@ -17,7 +17,7 @@ from typing import Any
 from pydantic import JsonValue
 
 from tenth.core.errors import InputError, NativeError
-from tenth.core.progress import visible
+from tenth.core.progress import steers
 from tenth.runtime.bundle import Bundle
 from tenth.runtime.server.engine import Engine
 
@@ -143,7 +143,7 @@ def _refusal(raw: bytes) -> Exception:
 
 def printable(piece: str) -> str:
     """The text without what steers a terminal: a model must not."""
-    return "".join(c for c in piece if c in "\n\t" or not visible(c).startswith("\\") or c == "\\")
+    return "".join(c for c in piece if c in "\n\t" or not steers(c))
 
 
 def readable(message: str) -> str:

@@ -18,6 +18,7 @@ ENDS_BY_NAME = {
     *("<|end_of_text|>", "<end_of_utterance>", "<eos>", "<turn|>", "<|tool_response>", "[e~["),
     *("<\uff5cend\u2581of\u2581sentence\uff5c>", "<|ifm|im_end|>"),
 }
+WRITTEN_OUT = {"unk": "unknown", "pad": "padding"}  # roles in the keys of a GGUF
 DEFAULT_END = {"gpt2": 11, "llama": 2}  # the end of text that llama.cpp takes where a file names none
 
 
@@ -57,10 +58,13 @@ def add_ids(
     if "eos" not in found:
         found["eos"], remark = _any_end(keys["tokenizer.ggml.model"], vocabulary)
         remarks.append(remark)
-    names = {"unk": "unknown", "pad": "padding"}
-    for role, token_id in found.items():
-        keys[f"tokenizer.ggml.{names.get(role, role)}_token_id"] = token_id
+    keys |= {key_of(role): token_id for role, token_id in found.items()}
     return remarks
+
+
+def key_of(role: str) -> str:
+    """The GGUF key of the token with a role, such as "bos" or "pad"."""
+    return f"tokenizer.ggml.{WRITTEN_OUT.get(role, role)}_token_id"
 
 
 def _add_ends(
